@@ -1,0 +1,1 @@
+"""Celeriac: Celery's API and wire protocol, implemented from scratch."""

@@ -1,0 +1,110 @@
+"""The store port: results as bytes under keys, waiting without polling, and joins.
+
+Encoding, task states and exceptions are the business of `celery.backends.base`; a driver moves bytes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from celery.utils.clock import SYSTEM, Clock
+from celery.wire.message import Arrival, Record
+
+TERMINAL: Mapping[str, int] = {"SUCCESS": 2, "FAILURE": 1, "REVOKED": 1}
+"""How final a state is: 2 is never replaced, 1 only by a terminal record of another writer, absent: 0."""
+
+
+class StoreCapabilities(msgspec.Struct, frozen=True):
+    """Facts about a store, read instead of the driver's name."""
+
+    durable: bool = False
+    shared: bool = False
+    notify: bool = True
+    """`watch` wakes on writes instead of looking again at intervals."""
+    expire: bool = True
+    """Values end by themselves after their ttl."""
+
+
+class Store(ABC):
+    """A connection to one URL. Thread-safe; connects lazily; safe to use after a fork (it reconnects).
+
+    Methods raise `celery.exceptions.BackendError` when the store cannot be reached or refuses.
+    """
+
+    can: StoreCapabilities = StoreCapabilities()
+
+    def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        self.url = url
+        self.options: dict[str, Any] = dict(options or {})
+        self.clock = clock
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of every connection. May be called twice; the store may be used again."""
+
+    @abstractmethod
+    def put(self, records: Sequence[Record]) -> list[bool]:
+        """Store results in one atomic step; False where an earlier terminal state stays (see `Record`)."""
+
+    @abstractmethod
+    def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values, None where there is none or it has expired."""
+
+    @abstractmethod
+    def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        """Store plainly, whatever was there."""
+
+    @abstractmethod
+    def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+        """Store only if the key is absent or expired; whether it was stored."""
+
+    @abstractmethod
+    def delete(self, keys: Sequence[str]) -> int:
+        """Remove; how many there were."""
+
+    @abstractmethod
+    def watch(self, keys: Sequence[str]) -> Watch:
+        """Be told of writes to *keys* from now on. Read the keys after this call: then no write can be missed."""
+
+    @abstractmethod
+    def arrive(self, arrivals: Sequence[Arrival]) -> list[bool]:
+        """Record parts of joins, atomically and idempotently.
+
+        True for the one call that completes a join: the part was new and `size` distinct parts are now there.
+        """
+
+    @abstractmethod
+    def arrived(self, group: str) -> dict[str, bytes]:
+        """The parts of a join by index."""
+
+    @abstractmethod
+    def expire(self) -> int:
+        """Delete what has expired; how many. Does nothing where the store does it by itself."""
+
+
+class Watch(ABC):
+    """Waits for writes to some keys. One thread, except `close`."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until one of the keys may have been written since the last `wait` (or since the watch was made).
+
+        False when *timeout* seconds passed first. May wake without a write; never misses one.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop watching. Idempotent; a waiting `wait` returns."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

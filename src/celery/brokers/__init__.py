@@ -1,0 +1,1 @@
+"""Brokers: one file a store. `base` is the port they fill."""

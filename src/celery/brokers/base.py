@@ -1,0 +1,249 @@
+"""The broker port: batched publish, claim, start and settle, with leases and fences.
+
+A driver fills these three classes; `celery.contrib.testing.contract` ships the suites that say whether it did.
+Everything speaks in sequences: one call is one atomic step and, on a network, one round trip.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import msgspec
+
+from celery.utils.clock import SYSTEM, Clock
+from celery.wire.message import Delivery, Outgoing, Queue, Record, Settlement
+
+if TYPE_CHECKING:
+    from celery.backends.store import Store
+
+LEASE = 30.0
+"""Seconds a consumer's lease lasts unless `renew` is called; a worker renews every third of it."""
+
+Kind = Literal["ready", "leased", "delayed", "dead"]
+Verdict = Literal["ok", "lost", "revoked"]
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """Facts about a broker, read by the worker and by the contract suites instead of the driver's name."""
+
+    durable: bool = False
+    """What `publish` returned from survives the end of every process."""
+    shared: bool = False
+    """Other processes can connect to the same URL."""
+    delay: bool = True
+    """Holds messages until they are due."""
+    lease: bool = True
+    """Claims are leases that other workers sweep when their owner dies."""
+    transactional: bool = False
+    """Settlement and effects on a store that `fuses` says yes to are one atomic step."""
+    fanout: bool = True
+    """Has a bus for remote control and events."""
+    priorities: bool = True
+    """Delivers urgent messages first."""
+    most_urgent: int = 9
+    """The priority that is served first: 9 (AMQP's meaning) or 0 (kombu's on Redis)."""
+    max_bytes: int | None = None
+    """Largest envelope in bytes, None if only memory limits it."""
+
+
+class QueueStats(msgspec.Struct, frozen=True):
+    """One queue now. `oldest` is the age in seconds of the oldest ready message, None when there is none."""
+
+    name: str
+    ready: int = 0
+    leased: int = 0
+    delayed: int = 0
+    dead: int = 0
+    oldest: float | None = None
+    consumers: int = 0
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A message as `Broker.entries` lists it. Times are Unix seconds; `since` is when it came into this state."""
+
+    tag: int | str
+    queue: str
+    kind: Kind
+    task_id: str
+    envelope: bytes
+    since: float
+    due: float | None = None
+    deliveries: int = 0
+    reason: str = ""
+    owner: str = ""
+
+
+class Broker(ABC):
+    """A connection to one URL. Thread-safe; connects lazily; safe to use after a fork (it reconnects).
+
+    Methods raise `celery.exceptions.BrokerError` when the store cannot be reached or refuses, with one sentence that
+    says what to do; within `timeout` seconds (option `timeout`, default 5) and with nothing half done.
+    """
+
+    can: Capabilities = Capabilities()
+
+    def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        self.url = url
+        self.options: dict[str, Any] = dict(options or {})
+        self.clock = clock
+        self.lease = float(self.options.get("lease", LEASE))
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Reach the store now rather than at the first use."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of every connection. May be called twice; the broker may be used again."""
+
+    @abstractmethod
+    def declare(self, queues: Sequence[Queue]) -> None:
+        """Create the queues and their bindings. Idempotent."""
+
+    @abstractmethod
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """On return the store has all of them; when it raises it has none (or, if the link broke, may have all)."""
+
+    @abstractmethod
+    def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> Consumer:
+        """A consumer of *queues* under lease. *store*: where effects go when `fuses(store)`."""
+
+    def fuses(self, store: Store) -> bool:
+        """Whether settlements can commit their effects on *store* in the same atomic step."""
+        return False
+
+    @abstractmethod
+    def sweep(self) -> int:
+        """Return to their queues the messages of consumers whose lease ran out. Any process may call it at any time."""
+
+    @abstractmethod
+    def purge(self, queue: str) -> int:
+        """Delete the ready and delayed messages of *queue*; how many there were. Leased and dead ones stay."""
+
+    @abstractmethod
+    def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
+        """The named queues, or all that the store knows, sorted by name."""
+
+    @abstractmethod
+    def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
+        """Messages in one state, those next to be delivered (dead: longest dead) first."""
+
+    @abstractmethod
+    def remove(self, tags: Sequence[int | str]) -> int:
+        """Delete ready, delayed or dead messages; how many there were. Leased ones stay."""
+
+    @abstractmethod
+    def replay(self, tags: Sequence[int | str]) -> int:
+        """Move dead messages back to their queues with a fresh delivery count; how many there were."""
+
+    @abstractmethod
+    def revoke(self, task_ids: Sequence[str], ttl: float) -> None:
+        """Record that these tasks must not run, for *ttl* seconds. Seen by every later claim and start."""
+
+    @abstractmethod
+    def revoked(self) -> list[str]:
+        """The task ids under revocation."""
+
+    @abstractmethod
+    def bus(self) -> Bus:
+        """The fan-out channel of this store."""
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Consumer(ABC):
+    """One lease over several queues. All methods but `renew` and `wake` belong to one thread."""
+
+    queues: tuple[str, ...]
+    name: str
+
+    @abstractmethod
+    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
+        """Move up to *limit* messages to this consumer, leased and fenced, in one atomic step.
+
+        Order: queues in the order given take turns, within a queue urgent first, then oldest first.  Delayed
+        messages that are due count as ready.  With nothing to claim it waits up to *timeout* seconds for a message,
+        a due one or `wake`; it never polls faster than the store notifies.  Expired messages are delivered too:
+        whoever claims them says what becomes of them.
+        """
+
+    @abstractmethod
+    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
+        """Mark as started, one verdict each, in one step: `lost` and `revoked` ones must not be run.
+
+        *records* are stored in the same step if this broker fuses with the consumer's store.
+        """
+
+    @abstractmethod
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """End deliveries, with their effects where fused, in one step. False: the lease was lost, nothing applied."""
+
+    @abstractmethod
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give back deliveries that were not started, to the front of their queues, uncounted."""
+
+    @abstractmethod
+    def renew(self) -> bool:
+        """Keep every lease of this consumer for another `lease` seconds. Any thread. False: it had been swept."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make a `claim` that waits return now. Any thread, also a signal handler."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """A descriptor that turns readable when `claim` may find something; `claim` resets it."""
+
+    @abstractmethod
+    def due_in(self) -> float | None:
+        """Seconds until the next delayed message of these queues is due (0 if it is), None if there is none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back everything not settled (what was started counts as interrupted) and leave. Idempotent."""
+
+
+class Bus(ABC):
+    """Fan-out of short-lived messages: remote control, replies, events. Nobody listening: the message is gone."""
+
+    @abstractmethod
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send to everyone who is subscribed now."""
+
+    @abstractmethod
+    def subscribe(self, topics: Sequence[str]) -> Subscription:
+        """Listen from now on. A topic that ends in `*` matches every topic with that beginning."""
+
+
+class Subscription(ABC):
+    """What arrives on a bus. One thread, except `close`."""
+
+    @abstractmethod
+    def get(self, timeout: float | None = None) -> tuple[str, bytes] | None:
+        """The next (topic, payload); None when *timeout* seconds passed or it was closed."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """A descriptor that turns readable when `get(0)` may find something."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop listening. Any thread; idempotent; a waiting `get` returns None."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,119 @@
+"""The pool port: slots that run jobs and say what became of them.
+
+A pool knows nothing of tasks, brokers or applications: it is handed `boot`, a picklable callable that is called once
+in every process (or thread) that will run jobs and returns the runner for them.  It never calls back: the worker's
+loop waits on `filenos` and collects with `poll`, so that everything the loop does happens on one thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from celery.wire.message import Job, Outcome
+
+Runner = Callable[[Job], Outcome]
+"""Runs one job to its end. Never raises but for SystemExit and what ends the process."""
+Boot = Callable[[], Runner]
+"""Prepares a slot: loads the application, sends the process signals. May raise; the pool then fails to start."""
+
+
+class PoolCapabilities(msgspec.Struct, frozen=True):
+    """Facts about a pool, read instead of its name."""
+
+    processes: bool = False
+    """Jobs run outside the worker's process: they can be killed, and can die."""
+    limits: bool = False
+    """Soft and hard time limits are enforced."""
+    windows: bool = False
+    """Takes several jobs a slot, so that tiny ones need no wake-up each."""
+
+
+class PoolOptions(msgspec.Struct, frozen=True):
+    """How slots are kept. Times in seconds, memory in KiB of resident set."""
+
+    max_tasks: int | None = None
+    max_memory: int | None = None
+    start_timeout: float = 30.0
+    start_method: str = "forkserver"
+    preload: tuple[str, ...] = ()
+    """Modules that a process template imports once, before any slot is forked from it."""
+    window: int = 64
+    """Most jobs a slot holds at once, where the pool has windows; 1 means exactly one (`-O fair`)."""
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A job in a slot. `started` is the Unix time at which it began, None while it waits in the slot's window."""
+
+    tag: int
+    pid: int
+    started: float | None
+
+
+class Pool(ABC):
+    """Runs jobs. Every method belongs to the thread that called `start`, except where it says otherwise."""
+
+    name: str = ""
+    can: PoolCapabilities = PoolCapabilities()
+
+    def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
+        self.size = size
+        self.boot = boot
+        self.options = options or PoolOptions()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Make the slots. Returns when every slot can run jobs; raises `PoolError` when one cannot."""
+
+    @abstractmethod
+    def free(self) -> int:
+        """How many more jobs `submit` would take now."""
+
+    @abstractmethod
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Hand out jobs, at most `free()` of them. Does not block."""
+
+    @abstractmethod
+    def poll(self) -> list[Outcome]:
+        """What has ended since the last call. Does not block. Also does the upkeep: replaces slots, kills at limits."""
+
+    @abstractmethod
+    def filenos(self) -> list[int]:
+        """Descriptors that turn readable when `poll` may have something to say. Ask again after each `poll`."""
+
+    @abstractmethod
+    def wait_hint(self) -> float | None:
+        """Seconds after which `poll` should be called although nothing became readable (a limit, a dying slot)."""
+
+    @abstractmethod
+    def running(self) -> list[Running]:
+        """The jobs that were submitted and have not been collected."""
+
+    @abstractmethod
+    def withdraw(self) -> list[int]:
+        """Take back every job that has not started, where that is possible; their tags."""
+
+    @abstractmethod
+    def kill(self, tag: int, signal: int) -> bool:
+        """Send *signal* to the process that runs job *tag*; False where it is not running or cannot be killed.
+
+        The job then ends with an `Outcome` of state LOST.
+        """
+
+    @abstractmethod
+    def resize(self, size: int) -> None:
+        """Grow now; shrink as slots come free."""
+
+    @abstractmethod
+    def pids(self) -> list[int]:
+        """The processes that run jobs."""
+
+    @abstractmethod
+    def stop(self, timeout: float | None = None) -> list[Outcome]:
+        """Warm: no new jobs, wait up to *timeout* seconds for the running ones, end the slots; the last outcomes."""
+
+    @abstractmethod
+    def terminate(self) -> list[Outcome]:
+        """Cold: kill what runs and end the slots now; LOST and RETURNED outcomes for every job that was out."""

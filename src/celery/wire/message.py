@@ -1,0 +1,140 @@
+"""The values that travel: messages as bytes, deliveries, settlements and their effects.
+
+One byte format is used on every store and every socket: the *envelope*, the JSON text that kombu keeps in Redis
+lists (`body` in base64, `headers`, `properties`).  A producer makes it once; brokers, the worker and its children
+hand the same bytes on.  The records here are `msgspec.Struct`s: as cheap to make as a tuple, typed, and directly
+encodable for the sockets between a worker and its children.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """Where messages are published. `''` is the default exchange: the routing key is the name of the queue."""
+
+    name: str = ""
+    type: Literal["direct", "topic", "fanout", "headers"] = "direct"
+    durable: bool = True
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """A named queue and how it is bound to its exchange."""
+
+    name: str
+    exchange: Exchange = Exchange()
+    routing_key: str = ""
+    durable: bool = True
+    max_priority: int | None = None
+    arguments: dict[str, Any] | None = None
+
+
+class Outgoing(msgspec.Struct, frozen=True, array_like=True):
+    """A message on its way to a broker.
+
+    `due` is the Unix time in seconds before which it must not be delivered; `expires` the one after which nobody
+    wants it.  Routing is AMQP's: with the default exchange `''`, `routing_key` is the name of the queue.
+    """
+
+    envelope: bytes
+    routing_key: str
+    exchange: str = ""
+    priority: int | None = None
+    due: float | None = None
+    expires: float | None = None
+    task_id: str = ""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A message claimed by a consumer, which holds its lease.
+
+    `tag` names the message within its broker; `fence` changes with every claim, so that a settlement by a former
+    owner is refused.  `deliveries` counts the executions that were *started* before this claim (a message that was
+    only held, and given back or swept, is not counted).  `interrupted`: the last owner had marked it started and
+    died.  `revoked`: a durable revocation names its task.
+    """
+
+    tag: int | str
+    queue: str
+    envelope: bytes
+    fence: int
+    deliveries: int = 0
+    interrupted: bool = False
+    redelivered: bool = False
+    revoked: bool = False
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """A result to store under `key`.
+
+    `state` is a task state; a terminal one (SUCCESS, FAILURE, REVOKED) wins once: SUCCESS is never replaced, FAILURE
+    and REVOKED only by a record of another `writer` (the message that was executed: a replay or a new message for
+    the same task id), and no terminal state by one that is not.  `ttl` in seconds; None keeps it for ever.
+    """
+
+    key: str
+    value: bytes
+    state: str = "SUCCESS"
+    writer: str = ""
+    ttl: float | None = None
+
+
+class Arrival(msgspec.Struct, frozen=True, array_like=True):
+    """Part `index` of join `group` has ended. The join is complete when `size` distinct parts have arrived."""
+
+    group: str
+    index: str
+    value: bytes
+    size: int
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """How a delivery ends, with the effects to commit beside it.
+
+    `done` removes the message; `requeue` makes it claimable again after `delay` seconds; `dead` moves it to the dead
+    set with `reason`.
+    """
+
+    delivery: Delivery
+    verb: Literal["done", "requeue", "dead"] = "done"
+    delay: float = 0.0
+    reason: str = ""
+    records: tuple[Record, ...] = ()
+    messages: tuple[Outgoing, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """A task handed to a pool. `tag` is the worker's own number for it; `soft` and `hard` are limits in seconds."""
+
+    tag: int
+    envelope: bytes
+    redelivered: bool = False
+    soft: float | None = None
+    hard: float | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a job.
+
+    `state` is a task state (SUCCESS, FAILURE, RETRY, REVOKED, IGNORED, REJECTED) as the tracer found it, or what the
+    pool says of a job that never came back: LOST (its process died), TIMEOUT (its hard limit passed and it was
+    killed), RETURNED (it was never started: hand it out again, uncounted).  `records` and `messages` are effects to
+    commit with the settlement; `requeue` asks for redelivery (`Reject(requeue=True)`).  `detail` is the repr of the
+    result or of the exception and `traceback` its text, for logs, events and the dead set; `runtime` in seconds.
+    `internal`: the tracer itself failed, not the task.
+    """
+
+    tag: int
+    state: str
+    runtime: float = 0.0
+    records: tuple[Record, ...] = ()
+    messages: tuple[Outgoing, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+    requeue: bool = False
+    detail: str = ""
+    traceback: str = ""
+    internal: bool = False
