@@ -1,0 +1,139 @@
+"""What holds for every test: its own state folder and application, nothing left running, no silent skip under CI."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+GRACE = 5.0
+"""Seconds that a process or thread which a test has asked to end may still take."""
+KEPT = ("multiprocessing.forkserver", "multiprocessing.resource_tracker", "multiprocessing.spawn import")
+"""Python's own helpers, which live as long as the process that first needed them."""
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Embedded brokers of this test meet in a folder of its own, and its current application is its own."""
+    folder = tmp_path_factory.getbasetemp() / "home" / str(time.monotonic_ns())
+    monkeypatch.setenv("CELERY_HOME", str(folder))
+    for name in [name for name in os.environ if name.startswith("CELERY_") and name != "CELERY_HOME"]:
+        monkeypatch.delenv(name)
+    yield
+    _forget_current_app()
+
+
+def _forget_current_app() -> None:
+    state = sys.modules.get("celery._state")
+    if state is not None:
+        state.set_default_app(None)
+        state._set_current_app(None)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running(_own_state: None) -> Iterator[None]:
+    """A test ends what it starts. What fixtures of wider scope started stands before and is not counted."""
+    processes, threads = set(_descendants()), set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + GRACE
+    left = _leaks(processes, threads)
+    while left and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left = _leaks(processes, threads)
+    if left:
+        pytest.fail("left running: " + "; ".join(left), pytrace=False)
+
+
+def _leaks(processes: set[int], threads: set[threading.Thread]) -> list[str]:
+    found = []
+    for pid in set(_descendants()) - processes:
+        command = _command(pid)
+        if command and not any(kept in command for kept in KEPT):
+            found.append(f"process {pid} ({command[:120]})")
+    found += [
+        f"thread {thread.name!r}"
+        for thread in set(threading.enumerate()) - threads
+        if thread.is_alive() and not thread.daemon
+    ]
+    return sorted(found)
+
+
+def _descendants() -> Iterator[int]:
+    """The pids of the children of this process and of theirs, where the system lists them in /proc."""
+    waiting = [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+            try:
+                children = [int(word) for word in listing.read_text().split()]
+            except OSError:  # the process ended while it was looked at
+                continue
+            waiting += children
+            yield from children
+
+
+def _command(pid: int) -> str:
+    """The command line of a process; empty when it has ended (a zombie has none either)."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+@pytest.fixture(scope="session")
+def server() -> Callable[[str], Path]:
+    """`server("redis")` is the program of that server; the test is skipped, with how to get it, where there is none."""
+
+    def program(name: str) -> Path:
+        try:
+            path: Path = _servers().ensure(name)
+        except LookupError as error:
+            pytest.skip(str(error))
+        return path
+
+    return program
+
+
+@cache
+def _servers():  # type: ignore[no-untyped-def]
+    path = Path(__file__).parents[1] / "tools" / "servers.py"
+    spec = importlib.util.spec_from_file_location("servers", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Under CI a skip is a failure: a gate that does not run is not a gate. The contract suites skip what a driver does not
+# claim to be able to do; their reasons begin with "capability:".
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.CallInfo[None], None]:
+    outcome = yield
+    _refuse_skip(outcome.get_result())  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CallInfo[None], None]:
+    outcome = yield
+    _refuse_skip(outcome.get_result())  # type: ignore[attr-defined]
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not CI or report.outcome != "skipped" or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = reason.removeprefix("Skipped: ")
+    if not reason.startswith("capability:"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI: {reason}"
