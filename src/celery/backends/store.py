@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -85,6 +85,20 @@ class Store(ABC):
     @abstractmethod
     def expire(self) -> int:
         """Delete what has expired; how many. Does nothing where the store does it by itself."""
+
+
+@runtime_checkable
+class TransactionalStore(Protocol):
+    """A store that can write inside the transaction of a broker that lives in the same place."""
+
+    place: str
+    """Where it lives: a broker `fuses` with a store whose place is its own."""
+
+    def write(self, transaction: Any, records: Sequence[Record], arrivals: Sequence[Arrival]) -> None:
+        """Write as `put` and `arrive` do, on the broker's open *transaction* (its driver's connection)."""
+
+    def announce(self) -> None:
+        """Wake those who watch; the broker calls it once its transaction is committed."""
 
 
 class Watch(ABC):
