@@ -1,0 +1,295 @@
+"""Objects that stand in for others: looked up at each use (`Proxy`) or made at the first (`PromiseProxy`)."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+MODULE_DEPRECATED = "\nThe module %s is deprecated and will be removed in a future version.\n"
+DEFAULT_ATTRS = {"__file__", "__path__", "__doc__", "__all__"}
+
+
+class Proxy:
+    """Forwards everything to the object that *local* returns, which is asked for at each use."""
+
+    __slots__ = ("__args", "__dict__", "__kwargs", "__local", "__weakref__")
+
+    def __init__(
+        self,
+        local: Callable[..., Any],
+        args: tuple[Any, ...] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        __doc__: str | None = None,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "_Proxy__local", local)
+        put(self, "_Proxy__args", args or ())
+        put(self, "_Proxy__kwargs", dict(kwargs or {}))
+        if name is not None:
+            put(self, "__custom_name__", name)
+        if __doc__ is not None:
+            put(self, "__doc__", __doc__)
+
+    def _get_current_object(self) -> Any:
+        """The object behind this proxy."""
+        local: Any = object.__getattribute__(self, "_Proxy__local")
+        if not hasattr(local, "__release_local__"):
+            return local(*self.__args, **self.__kwargs)
+        try:
+            return getattr(local, self.__name__)
+        except AttributeError:
+            raise RuntimeError(f"no object bound to {self.__name__}") from None
+
+    @property
+    def __name__(self) -> str:
+        try:
+            return str(object.__getattribute__(self, "__custom_name__"))
+        except AttributeError:
+            return str(self._get_current_object().__name__)
+
+    @property
+    def __class__(self) -> Any:
+        return self._get_class()
+
+    @__class__.setter
+    def __class__(self, value: Any) -> None:
+        self._get_current_object().__class__ = value
+
+    def _get_class(self) -> type:
+        kind: type = self._get_current_object().__class__
+        return kind
+
+    @property
+    def __module__(self) -> Any:  # type: ignore[override]
+        return self._get_current_object().__module__
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        try:
+            return self._get_current_object().__dict__
+        except RuntimeError:
+            raise AttributeError("__dict__") from None
+
+    def __dir__(self) -> list[str]:
+        return dir(self._get_current_object())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._get_current_object(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._get_current_object(), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._get_current_object(), name)
+
+    def __call__(self, *a: Any, **kw: Any) -> Any:
+        return self._get_current_object()(*a, **kw)
+
+    def __bool__(self) -> bool:
+        return bool(self._get_current_object())
+
+    def __enter__(self) -> Any:
+        return self._get_current_object().__enter__()
+
+    def __exit__(self, *exc_info: Any) -> Any:
+        return self._get_current_object().__exit__(*exc_info)
+
+    def __reduce__(self) -> Any:
+        return self._get_current_object().__reduce__()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._get_current_object().__reduce_ex__(protocol)
+
+
+def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
+    def forwarded(self: Proxy, *args: Any) -> Any:
+        return function(self._get_current_object(), *args)
+
+    return forwarded
+
+
+def _reflect(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def reflected(self: Proxy, other: Any) -> Any:
+        return function(other, self._get_current_object())
+
+    return reflected
+
+
+_UNARY: tuple[Callable[..., Any], ...] = (
+    str, repr, hash, len, iter, next, reversed, int, float, complex, bytes, abs, round, format, operator.index,
+    operator.neg, operator.pos, operator.invert,
+)  # fmt: skip
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "contains", "getitem", "setitem", "delitem")
+_ARITHMETIC = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or",
+               "xor")  # fmt: skip
+
+# The interpreter looks special methods up on the type: each needs a method here that forwards.
+for _function in _UNARY:
+    setattr(Proxy, f"__{_function.__name__}__", _forward(_function))
+for _name in _COMPARISONS:
+    setattr(Proxy, f"__{_name}__", _forward(getattr(operator, f"__{_name}__")))
+for _name in _ARITHMETIC:
+    _function = getattr(operator, f"__{_name}__")
+    setattr(Proxy, f"__{_name}__", _forward(_function))
+    setattr(Proxy, f"__r{_name}__", _reflect(_function))
+    setattr(Proxy, f"__i{_name}__", _forward(getattr(operator, f"__i{_name}__")))
+setattr(Proxy, "__divmod__", _forward(divmod))
+setattr(Proxy, "__rdivmod__", _reflect(divmod))
+
+
+class PromiseProxy(Proxy):
+    """A proxy whose object is made once, at the first use; `__then__` calls back when it is."""
+
+    __slots__ = ("__pending__", "__thing")
+
+    def _get_current_object(self) -> Any:
+        try:
+            return object.__getattribute__(self, "_PromiseProxy__thing")
+        except AttributeError:
+            return self.__evaluate__()
+
+    def __then__(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call `fun(object, *args, **kwargs)` as soon as the object is made: now, if it is."""
+        if self.__evaluated__():
+            return fun(self._get_current_object(), *args, **kwargs)
+        try:
+            pending = object.__getattribute__(self, "__pending__")
+        except AttributeError:
+            pending = []
+            object.__setattr__(self, "__pending__", pending)
+        pending.append((fun, args, kwargs))
+        return None
+
+    def __evaluated__(self) -> bool:
+        """Whether the object has been made."""
+        try:
+            object.__getattribute__(self, "_PromiseProxy__thing")
+        except AttributeError:
+            return False
+        return True
+
+    def __maybe_evaluate__(self) -> Any:
+        """The object, made if need be."""
+        return self._get_current_object()
+
+    def __evaluate__(self) -> Any:
+        """Make the object and call back who waited for it."""
+        put = object.__setattr__
+        thing = Proxy._get_current_object(self)
+        put(self, "_PromiseProxy__thing", thing)
+        # What made it is not needed any more, and may hold on to much.
+        put(self, "_Proxy__args", ())
+        put(self, "_Proxy__kwargs", {})
+        try:
+            pending = object.__getattribute__(self, "__pending__")
+        except AttributeError:
+            pending = []
+        while pending:
+            fun, args, kwargs = pending.pop(0)
+            fun(thing, *args, **kwargs)
+        return thing
+
+
+def maybe_evaluate(obj: Any) -> Any:
+    """The object behind a `PromiseProxy`; anything else as it is."""
+    evaluate = getattr(type(obj), "__maybe_evaluate__", None)
+    return obj if evaluate is None else evaluate(obj)
+
+
+def try_import(module: str, default: Any = None) -> Any:
+    """The module, or *default* when it cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return default
+
+
+class class_property:  # noqa: N801 - the public name
+    """A property of the class as well as of its objects."""
+
+    def __init__(self, getter: Any = None, setter: Any = None) -> None:
+        self.__get = getter if getter is None or isinstance(getter, classmethod) else classmethod(getter)
+        self.__set = setter if setter is None or isinstance(setter, classmethod) else classmethod(setter)
+        self.__doc__ = getattr(getter, "__doc__", None)
+
+    def __get__(self, obj: Any, type: type | None = None) -> Any:
+        if self.__get is None:
+            return self
+        return self.__get.__get__(obj, type or obj.__class__)()
+
+    def __set__(self, obj: Any, value: Any) -> Any:
+        if self.__set is None:
+            raise AttributeError("this class property cannot be set")
+        return self.__set.__get__(obj, obj.__class__)(value)
+
+    def setter(self, setter: Any) -> class_property:
+        return type(self)(self.__get, setter)
+
+
+def fun_of_method(method: Any) -> Any:
+    """The function of a method."""
+    return getattr(method, "__func__", method)
+
+
+def reclassmethod(method: Any) -> Any:
+    """A class method made of one that was bound to another class."""
+    return classmethod(fun_of_method(method))
+
+
+def getappattr(path: tuple[str, ...] | list[str]) -> Any:
+    """An attribute of the current app, by its path."""
+    app = importlib.import_module("celery").current_app
+    return operator.attrgetter(".".join(path))(app)
+
+
+class LazyModule(ModuleType):
+    """A module whose names are imported when they are first used.
+
+    `_object_origins` maps a name to its module, `_direct` a name to the module that *is* the attribute.
+    """
+
+    _compat_modules: tuple[str, ...] = ()
+    _all_by_module: Mapping[str, Any] = {}
+    _direct: Mapping[str, str] = {}
+    _object_origins: Mapping[str, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._object_origins:
+            value = getattr(importlib.import_module(self._object_origins[name]), name)
+        elif name in self._direct:
+            value = importlib.import_module(self._direct[name])
+        else:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *self._object_origins, *self._direct, *DEFAULT_ATTRS})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self.__name__,)
+
+
+def get_origins(defs: Mapping[str, Any]) -> dict[str, str]:
+    """{name: module} of {module: names}."""
+    return {name: module for module, names in defs.items() for name in names}
+
+
+__all__ = [
+    "DEFAULT_ATTRS",
+    "MODULE_DEPRECATED",
+    "LazyModule",
+    "PromiseProxy",
+    "Proxy",
+    "class_property",
+    "fun_of_method",
+    "get_origins",
+    "getappattr",
+    "maybe_evaluate",
+    "reclassmethod",
+    "try_import",
+]
