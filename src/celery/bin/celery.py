@@ -1,0 +1,171 @@
+"""`celery`: the global options, the commands by name and how to find the application."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from celery import VERSION_BANNER
+from celery.bin.base import CeleryCommand, CeleryOption, CLIContext, CommandError, environment, explain, user_errors
+
+COMMANDS = {
+    "call": "call",
+    "control": "control",
+    "dead": "dead",
+    "inspect": "control",
+    "purge": "purge",
+    "queues": "queues",
+    "result": "result",
+    "status": "control",
+    "worker": "worker",
+}
+"""Command -> its module in this package; a module is imported when its command is used."""
+LATER = ("amqp", "beat", "events", "graph", "list", "logtool", "migrate", "multi", "shell", "upgrade")
+"""Commands of Celery that this version does not have yet."""
+PLUGINS = "celery.commands"
+"""Entry points by which other packages add commands."""
+WRONG_APP_OPTION = """\
+-A (--app) is a global option, it comes before the command: celery -A {app} {command} ..."""
+
+
+class CeleryGroup(click.Group):
+    """Loads a command when it is used, and tells a user's mistakes in one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *COMMANDS, *_plugins()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        known = super().get_command(ctx, cmd_name)
+        if known is not None:
+            return known
+        if cmd_name in COMMANDS:
+            return _command(import_module(f"celery.bin.{COMMANDS[cmd_name]}"), cmd_name)
+        if cmd_name in LATER:
+            return None
+        plugin = _plugins().get(cmd_name)
+        return None if plugin is None else _load_plugin(plugin)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            ctx.fail(_unknown(name, self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except user_errors() as error:
+            raise explain(error) from error
+
+
+def _command(module: Any, name: str) -> click.Command:
+    command: click.Command = getattr(module, name)
+    return command
+
+
+def _plugins() -> dict[str, Any]:
+    metadata = import_module("importlib.metadata")
+    return {entry.name: entry for entry in metadata.entry_points(group=PLUGINS)}
+
+
+def _load_plugin(entry: Any) -> click.Command:
+    try:
+        command: click.Command = entry.load()
+    except Exception as error:  # noqa: BLE001 - whatever a package of others does, the command line lives on
+        problem = f"The command {entry.name!r} of {entry.value} cannot be loaded: {type(error).__name__}: {error}"
+
+        def broken() -> None:
+            raise CommandError(problem)
+
+        return click.Command(entry.name, callback=broken, help="Cannot be loaded.")
+    return command
+
+
+def _unknown(name: str, commands: list[str]) -> str:
+    if name in LATER:
+        return f"There is no 'celery {name}' in this version of Celeriac; it comes with a later one."
+    near = difflib.get_close_matches(name, commands, n=3, cutoff=0.6)
+    hint = "\n\nDid you mean one of these?\n" + "\n".join(f"    {command}" for command in near) if near else ""
+    return f"No such command '{name}'.{hint}"
+
+
+@click.group(cls=CeleryGroup, invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]})
+@click.option("-A", "--app", envvar="APP", cls=CeleryOption, help="Where the application is: pkg, pkg.module, pkg:app.")
+@click.option("-b", "--broker", envvar="BROKER_URL", cls=CeleryOption, help="URL of the broker.")
+@click.option("--result-backend", envvar="RESULT_BACKEND", cls=CeleryOption, help="URL of the result backend.")
+@click.option("--loader", envvar="LOADER", cls=CeleryOption, help="Class that loads configuration and tasks.")
+@click.option("--config", envvar="CONFIG_MODULE", cls=CeleryOption, help="Configuration module.")
+@click.option("--workdir", cls=CeleryOption, type=click.Path(exists=True, file_okay=False), help="Folder to work in.")
+@click.option("-C", "--no-color", envvar="NO_COLOR", is_flag=True, cls=CeleryOption, help="Plain output.")
+@click.option("-q", "--quiet", is_flag=True, cls=CeleryOption, help="Say less.")
+@click.option("--version", is_flag=True, is_eager=True, cls=CeleryOption, help="Show the version and leave.")
+@click.option(
+    "--skip-checks", envvar="SKIP_CHECKS", cls=CeleryOption, is_flag=True, help="Skip Django's checks at start-up."
+)
+@click.pass_context
+def celery(
+    ctx: click.Context,
+    app: str | None,
+    broker: str | None,
+    result_backend: str | None,
+    loader: str | None,
+    config: str | None,
+    workdir: str | None,
+    no_color: bool,
+    quiet: bool,
+    version: bool,
+    skip_checks: bool,
+) -> None:
+    """Distributed tasks: workers, and what there is to ask and tell them."""
+    if version:
+        click.echo(VERSION_BANNER)
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit()
+    if workdir:
+        os.chdir(workdir)
+    environment("CELERY_BROKER_URL", broker)
+    environment("CELERY_RESULT_BACKEND", result_backend)
+    environment("CELERY_LOADER", loader)
+    environment("CELERY_CONFIG_MODULE", config)
+    environment("CELERY_SKIP_CHECKS", "true" if skip_checks else "")
+    ctx.obj = CLIContext(_find(app), no_color=no_color, workdir=workdir, quiet=quiet)
+    _add_user_options(ctx)
+
+
+def _find(name: str | None) -> Any:
+    """The application that `-A` names; without it the current one, which has the default configuration."""
+    if not name:
+        return import_module("celery").current_app._get_current_object()
+    sys.path.insert(0, "") if "" not in sys.path else None
+    return import_module("celery.app.find").find_app(name)
+
+
+def _add_user_options(ctx: click.Context) -> None:
+    """The options that the application adds to commands: `app.user_options`."""
+    options = ctx.obj.app.user_options
+    command = celery.get_command(ctx, ctx.invoked_subcommand or "")
+    if command is not None:
+        known = {parameter.name for parameter in command.params}
+        added = [*options.get("preload", ()), *options.get(command.name or "", ())]
+        command.params += [option for option in added if option.name not in known]
+
+
+@celery.command(cls=CeleryCommand)
+@click.pass_context
+def report(ctx: click.Context) -> None:
+    """Show what belongs into a bug report."""
+    ctx.obj.echo(ctx.obj.app.bugreport())
+
+
+def main() -> int:
+    """Run the command line of this process; ends in SystemExit."""
+    return int(celery(auto_envvar_prefix="CELERY") or 0)

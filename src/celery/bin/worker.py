@@ -1,0 +1,314 @@
+"""`celery worker`: run tasks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import click
+
+from celery.bin.base import (
+    COMMA_SEPARATED_LIST,
+    LOG_LEVEL,
+    CeleryDaemonCommand,
+    CeleryOption,
+    CommandError,
+    ParamType,
+    handle_preload_options,
+)
+from celery.drivers import known
+from celery.exceptions import SecurityError
+from celery.platforms import EX_CONFIG, EX_OK, maybe_drop_privileges
+from celery.utils.nodenames import default_nodename, host_format, node_format
+
+WORKER, POOL, QUEUE, FEATURES, BEAT = (
+    "Worker Options", "Pool Options", "Queue Options", "Features", "Embedded Beat Options",
+)  # fmt: skip
+POOLS = ("prefork", "eventlet", "gevent", "solo", "processes", "threads", "custom")
+GREEN = ("eventlet", "gevent")
+DETACHED = "C_FAKEFORK"
+"""Set in the environment of a worker that is in the background already (or that is to stay in the foreground)."""
+
+
+class WorkersPool(ParamType):
+    """The name of a pool: Celery's, or one that another package brought."""
+
+    name = "pool"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(POOLS)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "custom":
+            return os.environ.get("CELERY_CUSTOM_WORKER_POOL") or self.fail(
+                "'custom' is what CELERY_CUSTOM_WORKER_POOL names, and it is not set.", param, ctx
+            )
+        if value in GREEN:
+            self.fail(f"the {value} pool comes with a later version of Celeriac; use 'threads' until then.", param, ctx)
+        names = [*POOLS, *known("pool")]
+        if value not in names:
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, dict.fromkeys(names)))}.", param, ctx)
+        return value
+
+
+class Hostname(ParamType):
+    """A node name, in which %h is the full host name, %n its first part and %d its domain."""
+
+    name = "hostname"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return host_format(default_nodename(value))
+
+
+class Concurrency(ParamType):
+    """A number of slots, or `auto`: what the machine or its container gives."""
+
+    name = "concurrency"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int) or value == "auto":
+            return value
+        if not value.isdecimal():
+            self.fail(f"must be a number of 1 or more, or 'auto', got {value!r}", param, ctx)
+        return int(value)
+
+
+def _later(what: str) -> Any:
+    def refuse(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        if value:
+            raise click.BadParameter(f"{what} comes with a later version of Celeriac.", ctx, param)
+        return value
+
+    return refuse
+
+
+@click.command(cls=CeleryDaemonCommand, context_settings={"allow_extra_args": False})
+@click.option(
+    "-n",
+    "--hostname",
+    cls=CeleryOption,
+    type=Hostname(),
+    help_group=WORKER,
+    help="Name of this node, such as w1@%h; %h is the host name, %n its first part, %d its domain.",
+)
+@click.option("-D", "--detach", cls=CeleryOption, is_flag=True, help_group=WORKER, help="Run in the background.")
+@click.option(
+    "-S",
+    "--statedb",
+    cls=CeleryOption,
+    type=click.Path(),
+    help_group=WORKER,
+    help="Accepted for Celery's sake: revocations are kept by the broker.",
+)
+@click.option(
+    "-l",
+    "--loglevel",
+    cls=CeleryOption,
+    type=LOG_LEVEL,
+    default="WARNING",
+    help_group=WORKER,
+    help="Least level that is logged.",
+)
+@click.option(
+    "-O",
+    "--optimization",
+    cls=CeleryOption,
+    type=click.Choice(("default", "fair")),
+    default="default",
+    help_group=WORKER,
+    help="fair: a slot gets one task at a time, and no more.",
+)
+@click.option(
+    "--prefetch-multiplier",
+    cls=CeleryOption,
+    type=click.IntRange(min=0),
+    help_group=WORKER,
+    help="Tasks held for every slot while tasks are long.",
+)
+@click.option(
+    "--disable-prefetch",
+    cls=CeleryOption,
+    is_flag=True,
+    default=None,
+    help_group=WORKER,
+    help="Claim a task only when a slot is free.",
+)
+@click.option(
+    "-c",
+    "--concurrency",
+    cls=CeleryOption,
+    type=Concurrency(),
+    help_group=POOL,
+    help="Slots that run tasks; as many as there are CPUs by default.",
+)
+@click.option("-P", "--pool", cls=CeleryOption, type=WorkersPool(), help_group=POOL, help="What the slots are.")
+@click.option(
+    "-E",
+    "--task-events",
+    "--events",
+    cls=CeleryOption,
+    is_flag=True,
+    default=None,
+    help_group=POOL,
+    help="Send events that monitors can capture.",
+)
+@click.option(
+    "--time-limit", cls=CeleryOption, type=float, help_group=POOL, help="Seconds after which a task is killed."
+)
+@click.option(
+    "--soft-time-limit",
+    cls=CeleryOption,
+    type=float,
+    help_group=POOL,
+    help="Seconds after which SoftTimeLimitExceeded is raised in a task.",
+)
+@click.option(
+    "--max-tasks-per-child",
+    cls=CeleryOption,
+    type=click.IntRange(min=1),
+    help_group=POOL,
+    help="Tasks after which a process is replaced.",
+)
+@click.option(
+    "--max-memory-per-child",
+    cls=CeleryOption,
+    type=click.IntRange(min=1),
+    help_group=POOL,
+    help="KiB of resident memory above which a process is replaced when its task has ended.",
+)
+@click.option(
+    "--pool-start-method",
+    cls=CeleryOption,
+    type=click.Choice(("fork", "spawn")),
+    help_group=POOL,
+    help="fork: from a clean template process; spawn: a fresh interpreter each.",
+)
+@click.option(
+    "--purge",
+    "--discard",
+    cls=CeleryOption,
+    is_flag=True,
+    help_group=QUEUE,
+    help="Delete the messages that wait before starting. There is no undo.",
+)
+@click.option(
+    "-Q", "--queues", cls=CeleryOption, type=COMMA_SEPARATED_LIST, help_group=QUEUE, help="Queues to consume."
+)
+@click.option(
+    "-X",
+    "--exclude-queues",
+    cls=CeleryOption,
+    type=COMMA_SEPARATED_LIST,
+    help_group=QUEUE,
+    help="Queues not to consume.",
+)
+@click.option(
+    "-I", "--include", cls=CeleryOption, type=COMMA_SEPARATED_LIST, help_group=QUEUE, help="More modules to import."
+)
+@click.option(
+    "--without-gossip", cls=CeleryOption, is_flag=True, help_group=FEATURES, help="Accepted for Celery's sake."
+)
+@click.option(
+    "--without-mingle", cls=CeleryOption, is_flag=True, help_group=FEATURES, help="Accepted for Celery's sake."
+)
+@click.option(
+    "--without-heartbeat", cls=CeleryOption, is_flag=True, help_group=FEATURES, help="Send no heartbeat events."
+)
+@click.option(
+    "--heartbeat-interval", cls=CeleryOption, type=int, help_group=FEATURES, help="Seconds between heartbeat events."
+)
+@click.option(
+    "--autoscale",
+    cls=CeleryOption,
+    metavar="<MAX>,<MIN>",
+    help_group=FEATURES,
+    callback=_later("--autoscale"),
+    help="Not in this version.",
+)
+@click.option(
+    "-B",
+    "--beat",
+    cls=CeleryOption,
+    is_flag=True,
+    help_group=BEAT,
+    callback=_later("The embedded beat (-B)"),
+    help="Not in this version.",
+)
+@click.option("-s", "--schedule-filename", "--schedule", cls=CeleryOption, help_group=BEAT, help="Used with --beat.")
+@click.option("--scheduler", cls=CeleryOption, help_group=BEAT, help="Used with --beat.")
+@click.pass_context
+@handle_preload_options
+def worker(
+    ctx: click.Context,
+    /,
+    hostname: str | None,
+    detach: bool,
+    statedb: str | None,
+    loglevel: int,
+    logfile: str | None,
+    pidfile: str | None,
+    uid: str | None,
+    gid: str | None,
+    umask: int | None,
+    executable: str | None,
+    pool: str | None,
+    **options: Any,
+) -> None:
+    """Start a worker.
+
+    \b
+    $ celery -A proj worker -l INFO
+    $ celery -A proj worker -l INFO -Q urgent,rest
+    $ celery -A proj worker -c 4 -O fair
+    """
+    app = ctx.obj.app
+    if detach and not os.environ.get(DETACHED):
+        _detach(logfile and node_format(logfile, hostname or default_nodename(None)), executable)
+        return
+    _become(uid, gid, umask)
+    for unused in ("beat", "schedule_filename", "scheduler", "autoscale", "without_gossip", "without_mingle"):
+        options.pop(unused)
+    made = app.Worker(
+        hostname=hostname,
+        pool=pool,
+        loglevel=loglevel,
+        logfile=logfile,
+        pidfile=pidfile and node_format(pidfile, hostname or default_nodename(None)),
+        statedb=statedb,
+        no_color=ctx.obj.no_color,
+        quiet=ctx.obj.quiet,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    try:
+        made.start()
+    except SecurityError as error:
+        raise CommandError(str(error), EX_CONFIG) from error
+    ctx.exit(made.exitcode or EX_OK)
+
+
+def detach(path: str, argv: list[str], logfile: str | None = None) -> int:
+    """Run *path* with *argv* in a session of its own, its output in *logfile* or nowhere; its process id."""
+    with open(logfile or os.devnull, "ab") as output:  # noqa: PTH123 - os.devnull is no path to resolve
+        process = subprocess.Popen(  # noqa: S603 - this very program
+            [path, *argv],
+            env={**os.environ, DETACHED: "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    process.returncode = 0  # it is nobody's child to wait for
+    return process.pid
+
+
+def _detach(logfile: str | None, executable: str | None) -> None:
+    detach(executable or sys.executable, ["-m", "celery", *sys.argv[1:]], logfile)
+
+
+def _become(uid: str | None, gid: str | None, umask: int | None) -> None:
+    if umask is not None:
+        os.umask(umask)
+    if uid or gid:
+        maybe_drop_privileges(uid=uid, gid=gid)
