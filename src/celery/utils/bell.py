@@ -1,42 +1,54 @@
-"""Waking those who wait, in this process and in others, without polling."""
+"""Waking those who wait, in this process and in others, without polling.
+
+In a process a bell is an event descriptor.  Between processes it is a named pipe in a folder that both know: whoever
+waits makes one, whoever has something to tell writes a byte to each.  The name of a pipe says what it listens to.
+"""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import select
 import threading
 import time
-from collections.abc import Callable
+import weakref
+import zlib
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_RING = b"\1\0\0\0\0\0\0\0"
+"""What an event descriptor takes for 1; a pipe takes anything."""
+_COARSE = 50_000_000
+"""Nanoseconds within which two changes of a folder may bear the same time."""
+_MOST_NAMES = 20
+"""Names that fit into the name of a pipe; who listens to more hears all."""
 
 
 class Chime:
     """A bell for one waiter, with a descriptor that is readable from `ring` until `clear`.
 
-    `ring` may be called by any thread and by a signal handler; `wait` and `clear` belong to the waiter.
+    `ring` and `close` may be called by any thread and by a signal handler; `wait` and `clear` belong to the waiter.
     """
 
-    def __init__(self) -> None:
-        self._reader, self._writer = _open_pair()
-        self._waiting = threading.Lock()
-        self._closed = False
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.closed = False
+        self._reader, self._writer = _open_pair() if descriptor is None else (descriptor, descriptor)
         self._poll = select.poll()
         self._poll.register(self._reader, select.POLLIN)
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     def fileno(self) -> int:
         return self._reader
 
     def ring(self) -> None:
         """Wake the waiter, now or at its next `wait`."""
-        writer = self._writer
-        if writer >= 0:
-            try:
-                os.write(writer, b"\1\0\0\0\0\0\0\0")
-            except BlockingIOError:
-                return  # it is full of rings: readable as it should be
+        try:
+            os.write(self._writer, _RING)
+        except BlockingIOError:
+            return  # it is full of rings: readable as it should be
 
     def clear(self) -> None:
         """Forget the rings so far."""
@@ -48,36 +60,23 @@ class Chime:
 
     def wait(self, timeout: float | None) -> bool:
         """Block until a ring (True, and the rings are forgotten), the close, or the end of *timeout* seconds."""
-        with self._waiting:
-            rung = not self._closed and bool(self._poll.poll(_milliseconds(timeout)))
-            if self._closed:
-                self._shut()
-                return False
-            if rung:
-                self.clear()
-            return rung
+        if self.closed or not self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000.0):
+            return False
+        if not self.closed:
+            self.clear()
+        return not self.closed
 
     def close(self) -> None:
-        """End a `wait` that is under way, and give up the descriptor as soon as nobody waits on it. Any thread."""
-        self._closed = True
+        """End a `wait` that is under way and all later ones. Idempotent."""
+        self.closed = True
         self.ring()
-        if self._waiting.acquire(blocking=False):
-            try:
-                self._shut()
-            finally:
-                self._waiting.release()
-
-    def _shut(self) -> None:
-        reader, writer = self._reader, self._writer
-        self._reader = self._writer = -1
-        if reader >= 0:
-            os.close(reader)
-        if writer not in {-1, reader}:
-            os.close(writer)
 
     def __del__(self) -> None:
+        # Not in `close`: a thread that rings at that moment would write into whatever gets the number next.
         if hasattr(self, "_writer"):
-            self._shut()
+            os.close(self._reader)
+            if self._writer != self._reader:
+                os.close(self._writer)
 
 
 def wait_until(chime: Chime, ready: Callable[[], bool], timeout: float | None) -> bool:
@@ -103,6 +102,200 @@ def _open_pair() -> tuple[int, int]:
     return reader, writer
 
 
-def _milliseconds(timeout: float | None) -> float | None:
-    """For `poll`, rounded up so that a wait does not end early and spin."""
-    return None if timeout is None else max(0.0, timeout) * 1000.0
+class Belfry:
+    """The bells of all processes that share a folder. Thread-safe, and safe to use after a fork.
+
+    What somebody listens to has a *kind* and possibly a name within it.  A ring never blocks; it reaches everyone
+    whose `listen` returned before, so: listen first, then look.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._place = str(folder)
+        self._lock = threading.Lock()
+        self._seen = -1
+        self._sure = False
+        self._pipes: dict[str, tuple[str, frozenset[str], int]] = {}
+        self._by_kind: dict[str, list[tuple[str, frozenset[str], int]]] = {}
+        self._warned = False
+        _belfries.add(self)
+
+    def listen(self, kind: str, names: Iterable[str] = (), *, changed: Callable[[], object]) -> Chime:
+        """A bell for rings of *kind* that are for one of *names* (none: for all of them).
+
+        Where the file system has no named pipes, a thread looks every 20 to 250 ms whether `changed()` returns
+        something new.
+        """
+        marks = [_mark(name) for name in names]
+        if len(marks) > _MOST_NAMES:
+            marks = []
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        path = self.folder / ".".join([kind, str(os.getpid()), f"{next(_serial)}-{time.time_ns():x}", *marks])
+        try:
+            os.mkfifo(path, 0o600)
+        except (OSError, AttributeError):
+            return _PolledChime(changed)
+        return _PipeChime(path)
+
+    def ring(self, kind: str, names: Iterable[str] = ()) -> None:
+        """Ring everyone who listens to *kind* and to one of *names* (none: everyone who listens to *kind*)."""
+        try:
+            changed = os.stat(self._place).st_mtime_ns  # noqa: PTH116 - on the way of every publish
+        except FileNotFoundError:
+            return  # nobody ever listened
+        except OSError as error:
+            self._warn(error)
+            return
+        with self._lock:
+            if changed != self._seen or not self._sure:
+                self._look(changed)
+            pipes = self._by_kind.get(kind)
+            if pipes:
+                marks = {_mark(name) for name in names}
+                for pipe in pipes:
+                    if not marks or not pipe[1] or not marks.isdisjoint(pipe[1]):
+                        self._ring(pipe)
+
+    def hears(self, kind: str) -> bool:
+        """Whether anybody may listen to *kind*."""
+        try:
+            return any(path.name.startswith(f"{kind}.") for path in self.folder.iterdir())
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Close the pipes to others; opened again by the next ring."""
+        with self._lock:
+            self._forget(set(self._pipes))
+            self._seen = -1
+
+    def _look(self, changed: int) -> None:
+        """Open the pipes that are new and close those that are gone."""
+        # A pipe made within the granularity of the folder's time does not change that time: do not trust a young one.
+        self._sure = time.time_ns() - changed > _COARSE
+        self._seen = changed
+        try:
+            names = {path.name for path in self.folder.iterdir()}
+        except OSError as error:
+            self._warn(error)
+            return
+        self._forget(set(self._pipes) - names)
+        for name in names.difference(self._pipes):
+            kind, _, _, *marks = name.split(".")
+            try:
+                descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:
+                self._sweep(name)
+            else:
+                self._pipes[name] = (name, frozenset(marks), descriptor)
+                self._by_kind.setdefault(kind, []).append(self._pipes[name])
+
+    def _forget(self, names: set[str]) -> None:
+        for name in names:
+            pipe = self._pipes.pop(name)
+            self._by_kind[name.partition(".")[0]].remove(pipe)
+            os.close(pipe[2])
+
+    def _ring(self, pipe: tuple[str, frozenset[str], int]) -> None:
+        try:
+            os.write(pipe[2], _RING)
+        except BlockingIOError:
+            self._sweep(pipe[0])  # full of rings: nobody reads them now, perhaps never again
+        except OSError:
+            self._sweep(pipe[0])
+
+    def _sweep(self, name: str) -> None:
+        """Remove a pipe whose listener has died (one that was just made has no reader yet, but a living owner)."""
+        if not _is_alive(int(name.split(".")[1])):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "Cannot wake other processes through %s (%s): they will look by themselves once a second. "
+                "Make the folder readable and writable for all users of the database.",
+                self.folder,
+                error.strerror,
+            )
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_serial = itertools.count(1)
+_belfries: weakref.WeakSet[Belfry] = weakref.WeakSet()
+_held: list[Belfry] = []
+
+
+def _before_fork() -> None:
+    _held[:] = list(_belfries)
+    for belfry in _held:
+        belfry._lock.acquire()
+
+
+def _after_fork() -> None:
+    for belfry in _held:
+        belfry._lock.release()
+    _held.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+@lru_cache(maxsize=4096)
+def _mark(name: str) -> str:
+    """*name* as it appears in the name of a pipe; two names with the same mark hear each other's rings."""
+    return f"{zlib.crc32(name.encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class _PipeChime(Chime):
+    """A chime that other processes can ring, by its path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._owner = os.getpid()
+        # Open for reading and writing: it never sees the end of the file when the last ringer leaves.
+        super().__init__(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def close(self) -> None:
+        super().close()
+        if self._owner == os.getpid():
+            self._path.unlink(missing_ok=True)
+
+    def __del__(self) -> None:
+        if not self.closed and self._owner == os.getpid():
+            self._path.unlink(missing_ok=True)
+        super().__del__()
+
+
+class _PolledChime(Chime):
+    """A chime that rings itself when what it looks at has changed."""
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        super().__init__()
+        self._stop = threading.Event()
+        threading.Thread(target=self._look, args=(changed,), name="celery-bell", daemon=True).start()
+
+    def _look(self, changed: Callable[[], object]) -> None:
+        last, pause = changed(), 0.02
+        while not self._stop.wait(pause):
+            now = changed()
+            pause = 0.02 if now != last else min(pause * 1.2, 0.25)
+            if now != last:
+                last = now
+                self.ring()
+
+    def close(self) -> None:
+        self._stop.set()
+        super().close()
