@@ -16,7 +16,9 @@ MAX_FILE, MAX_FUNCTION = 600, 60
 FLOORS: list[tuple[str, list[str]]] = [
     ("0 words", ["states", "exceptions", "utils.*", "utils", "signals", "local", "platforms", "schedules"]),
     ("1 wire", ["wire.message", "wire.serialization", "wire.*", "wire", "security*"]),
-    ("2 ports", ["backends.store", "backends", "brokers.base", "brokers", "concurrency.base", "concurrency", "drivers"]),
+    ("2 ports", ["backends.store", "backends", "brokers.base", "brokers", "concurrency.base",
+                 "concurrency.window", "concurrency.frames", "concurrency.child", "concurrency.template", "concurrency.slot",
+                 "concurrency", "drivers"]),
     ("4 app", ["backends.base", "_state", "loaders*", "app.defaults", "app.settings", "app.routes", "app.annotations",
                "app.registry", "app.queues", "app.context", "app.utils", "app.backends", "result", "canvas.signature",
                "canvas", "canvas.*", "app.autoretry", "app.amqp", "app.typing", "app.retry", "app.task", "app.trace",

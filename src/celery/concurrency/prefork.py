@@ -1,0 +1,495 @@
+"""The prefork pool: slots are processes, forked from a clean template, fed in windows over a socket each.
+
+The worker's thread that owns the pool does everything here: no locks, no helper threads, nothing shared with the
+children but a socket, a pipe and a lifeline each (`frames` says how they are used).
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import multiprocessing
+import os
+import pickle
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+from celery.concurrency import template
+from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.child import Channel, ParentGone, end_with_parent, leave, plain, prepare_signals, serve
+from celery.concurrency.frames import Notice, notice_frame
+from celery.concurrency.slot import Slot, open_slot
+from celery.concurrency.window import PATIENCE, share
+from celery.exceptions import PoolError, TimeLimitExceeded
+from celery.wire.message import Job, Outcome
+
+logger = logging.getLogger("celery.pool")
+
+MOST_WINDOW = 256
+"""The permits of a window must fit into the smallest pipe a system may give us."""
+LEAVE_TIMEOUT = 10.0
+"""Seconds a child that said it leaves may take for its exit handlers."""
+COLD_GRACE = 2.0
+"""Seconds that idle children get to end by themselves in a cold shutdown."""
+MOST_FAILURES = 6
+"""Children in a row that die before they did anything, after which the pool gives up."""
+FIRST_RETRY = 0.1
+"""Seconds until a child that died at its start is replaced; each further one doubles them."""
+QUICK_DEATH = 1.0
+"""Seconds; a child that lived no longer and finished no job died at its start."""
+
+
+def process_initializer(boot: Boot) -> Runner:
+    """Prepare a child: the first thing of the application that runs in it. Instrumentation wraps this function."""
+    return boot()
+
+
+def process_destructor(pid: int, exitcode: int) -> None:
+    """The last thing that runs in a child, after its runner is closed. Instrumentation wraps this function."""
+
+
+def run_child(
+    stream: socket.socket, permits: Connection, lifeline: Connection, boot: bytes, options: PoolOptions
+) -> None:
+    """The life of a child, from its fork to its end. Called by `multiprocessing`."""
+    prepare_signals()
+    runner: Runner | None = None
+    try:
+        end_with_parent(lifeline.fileno())
+        try:
+            runner = process_initializer(pickle.loads(boot))
+        except Exception as exc:
+            text = plain(f"{type(exc).__name__}: {exc}")
+            stream.sendall(notice_frame(Notice("failed", text)))
+            logger.debug("A pool process could not boot", exc_info=True)
+            sys.exit(1)
+        channel = Channel(stream, permits.fileno())
+        stream.sendall(notice_frame(Notice("ready")))
+        leave(channel, serve(runner, channel, options))
+    except (ParentGone, BrokenPipeError, ConnectionResetError):
+        # Nobody is left to tell; what this process ran will be swept with its worker's lease.
+        return
+    finally:
+        _close(runner)
+
+
+def _close(runner: Runner | None) -> None:
+    error = sys.exc_info()[1]
+    code = error.code if isinstance(error, SystemExit) else int(error is not None)
+    try:
+        close = getattr(runner, "close", None)
+        if close is not None:
+            close()
+    finally:
+        process_destructor(os.getpid(), code if isinstance(code, int) else int(code is not None))
+        # `multiprocessing` ends a child without them before Python 3.14; they run once in any case.
+        atexit._run_exitfuncs()
+
+
+class PreforkPool(Pool):
+    """Processes that run one job at a time each.
+
+    `boot` must be picklable. `options.preload` is imported in the template, which the pools of a process share: what
+    the first pool asked for holds for all. `start_method` is `forkserver` (also called `fork`) or `spawn`, which
+    imports the application anew in every child.
+
+    What `submit` takes beyond the windows of the children waits in the pool, as does what was taken back from a child
+    that turned out to be busy.
+    """
+
+    name = "prefork"
+    can = PoolCapabilities(processes=True, limits=True, windows=True)
+
+    def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
+        super().__init__(size, boot, options)
+        method = {"fork": "forkserver"}.get(self.options.start_method, self.options.start_method)
+        if method not in {"forkserver", "spawn"}:
+            raise PoolError(
+                f"There is no start method {self.options.start_method!r} for pool processes; use 'fork' or 'spawn'."
+            )
+        self._context = multiprocessing.get_context(method)
+        self._window = max(1, min(self.options.window, MOST_WINDOW))
+        self._boot_bytes = b""
+        self._boot_needs_main = False
+        self._slots: list[Slot] = []
+        self._selector: selectors.DefaultSelector | None = None
+        self._waiting: deque[Job] = deque()
+        self._ended: list[Outcome] = []
+        self._running = self._starting = False
+        self._failures = 0
+        self._failure = ""
+        self._retry_at = 0.0
+        self._made = 0
+        self._last_mean: float | None = None
+        self._owner = 0
+
+    # -- the port ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        try:
+            self._boot_bytes = pickle.dumps(self.boot)
+        except Exception as exc:
+            raise PoolError(
+                f"The pool could not start: {self.boot!r} cannot be sent to another process ({exc}); use a function at"
+                " the top of a module."
+            ) from exc
+        self._boot_needs_main = b"__main__" in self._boot_bytes
+        if self._context.get_start_method() == "forkserver":
+            template.announce(self._context, ("celery.concurrency.prefork", *self.options.preload))
+            try:
+                forkserver.ensure_running()
+            finally:
+                template.retract()
+        self._selector = selectors.DefaultSelector()
+        self._running, self._starting, self._owner = True, True, os.getpid()
+        # `multiprocessing` waits at exit for children that nobody told to end.
+        atexit.register(self._end_at_exit)
+        try:
+            self._start_slots()
+        except BaseException:
+            self.terminate()
+            raise
+        self._starting = False
+
+    def _start_slots(self) -> None:
+        until = time.monotonic() + self.options.start_timeout
+        for _ in range(self.size):
+            self._launch()
+        while not all(slot.ready for slot in self._slots):
+            left = until - time.monotonic()
+            if left <= 0:
+                raise PoolError(
+                    f"A pool process was not ready within {self.options.start_timeout:g} seconds: look for slow imports"
+                    " in the application, or raise worker_proc_alive_timeout."
+                )
+            self._collect(left)
+            if self._failure:
+                raise PoolError(f"The pool could not start: {self._failure}")
+
+    def free(self) -> int:
+        now, most = time.monotonic(), self._window
+        return max(0, sum([slot.room(most, now) for slot in self._slots]) - len(self._waiting))
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        if not self._running:
+            raise PoolError("The pool does not run: call start() before submit().")
+        self._waiting.extend(jobs)
+        self._dispatch(time.monotonic())
+
+    def poll(self) -> list[Outcome]:
+        if self._running:
+            self._collect(0.0)
+            now = time.monotonic()
+            self._keep_up(now)
+            if self._waiting:
+                self._dispatch(now)
+        ended, self._ended = self._ended, []
+        if not ended and self._failures >= MOST_FAILURES:
+            raise PoolError(
+                f"The pool gives up: {self._failures} processes in a row ended before they took a task. The last"
+                f" one: {self._failure}"
+            )
+        return ended
+
+    def filenos(self) -> list[int]:
+        # A selector is readable when one of its files is ready: also when a full socket takes bytes again.
+        return [] if self._selector is None else [_fileno(self._selector)]
+
+    def wait_hint(self) -> float | None:
+        if not self._running:
+            return 0.0 if self._ended else None
+        now = time.monotonic()
+        if self._ended or (self._waiting and any(slot.room(self._window, now) for slot in self._slots)):
+            return 0.0
+        times = [when for slot in self._slots if (when := self._next_look(slot)) is not None]
+        if self._active() < self.size:
+            times.append(self._retry_at)
+        return max(0.0, min(times) - now) if times else None
+
+    def running(self) -> list[Running]:
+        unix = time.time() - time.monotonic()
+        found = []
+        for slot in self._slots:
+            started: float | None = unix + slot.started
+            for tag in slot.jobs:
+                found.append(Running(tag, slot.pid, started))
+                started = None
+        return [*found, *(Running(job.tag, 0, None) for job in self._waiting)]
+
+    def withdraw(self) -> list[int]:
+        for slot in self._slots:
+            self._waiting.extend(slot.take_back())
+        tags = [job.tag for job in self._waiting]
+        self._waiting.clear()
+        return tags
+
+    def kill(self, tag: int, signal: int) -> bool:
+        for slot in self._slots:
+            if tag in slot.jobs and self._still_runs(slot, tag):
+                slot.send_signal(signal)
+                return True
+        return False
+
+    def resize(self, size: int) -> None:
+        self.size = size
+        surplus = self._active() - size
+        if surplus > 0:
+            active = [slot for slot in self._slots if not slot.asked_to_end]
+            for slot in sorted(active, key=lambda slot: (len(slot.jobs), -slot.born))[:surplus]:
+                self._unwind(slot)
+                slot.ask_to_end()
+        elif self._running:
+            self._refill(time.monotonic())
+
+    def pids(self) -> list[int]:
+        return [slot.pid for slot in self._slots]
+
+    def stop(self, timeout: float | None = None) -> list[Outcome]:
+        if not self._running:
+            return self._last_outcomes()
+        until = None if timeout is None else time.monotonic() + timeout
+        self._close_down()
+        while self._slots:
+            now = time.monotonic()
+            if until is not None and now >= until:
+                return self.terminate()
+            self._keep_up(now)
+            hints = [when - now for slot in self._slots if (when := self._next_look(slot)) is not None]
+            if until is not None:
+                hints.append(until - now)
+            self._collect(max(0.0, min(hints)) if hints else None)
+        return self._last_outcomes()
+
+    def terminate(self) -> list[Outcome]:
+        if self._selector is None:
+            return self._last_outcomes()
+        self._close_down()
+        for slot in self._slots:
+            self._ended += slot.read(time.monotonic())
+            if slot.jobs:
+                slot.send_signal(signal.SIGKILL)
+        until = time.monotonic() + COLD_GRACE
+        while self._slots and (left := until - time.monotonic()) > 0:
+            self._collect(left)
+        for slot in self._slots.copy():
+            slot.send_signal(signal.SIGKILL)
+            self._bury(slot)
+        return self._last_outcomes()
+
+    # -- slots ---------------------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        assert self._selector is not None
+        self._made += 1
+        slot = open_slot(
+            self._context,
+            run_child,
+            f"ForkPoolWorker-{self._made}",
+            (self._boot_bytes, self.options),
+            mean=self._last_mean,
+            main=self._boot_needs_main,
+        )
+        self._selector.register(slot.stream, selectors.EVENT_READ, slot)
+        self._selector.register(slot.sentinel, selectors.EVENT_READ, slot)
+        self._slots.append(slot)
+
+    def _active(self) -> int:
+        return sum(not slot.asked_to_end for slot in self._slots)
+
+    def _refill(self, now: float) -> None:
+        """Start the children that are missing, unless the last ones died at their start a moment ago."""
+        while self._active() < self.size and now >= self._retry_at and self._failures < MOST_FAILURES:
+            try:
+                self._launch()
+            except (OSError, EOFError) as exc:
+                self._count_failure(f"no process could be started: {exc!r}", now)
+
+    def _collect(self, timeout: float | None) -> None:
+        """Read what the children have said, waiting up to *timeout* seconds for the first word."""
+        assert self._selector is not None
+        dead: list[Slot] = []
+        events = self._selector.select(timeout)
+        now = time.monotonic()
+        for key, mask in events:
+            slot: Slot = key.data
+            if key.fileobj is not slot.stream:
+                dead.append(slot)
+                continue
+            if mask & selectors.EVENT_READ:
+                self._ended += slot.read(now)
+                if slot.notices:
+                    self._heed(slot, now)
+            if mask & selectors.EVENT_WRITE:
+                slot.flush()
+                self._watch(slot)
+        for slot in dead:
+            self._bury(slot)
+
+    def _watch(self, slot: Slot) -> None:
+        """Wake up when a full socket takes bytes again, for as long as there are some."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.blocked else 0)
+        if wanted != slot.watched:
+            slot.watched = wanted
+            assert self._selector is not None
+            self._selector.modify(slot.stream, wanted, slot)
+
+    def _heed(self, slot: Slot, now: float) -> None:
+        notices, slot.notices = slot.notices, []
+        for notice in notices:
+            if notice.kind == "ready":
+                slot.ready = not slot.asked_to_end
+            elif notice.kind == "failed":
+                slot.failure = notice.text
+            else:
+                if not slot.asked_to_end:
+                    logger.info("Pool process %d ends: %s.", slot.pid, notice.text)
+                slot.ready, slot.asked_to_end, slot.leaving = False, True, now
+                self._unwind(slot)
+
+    def _unwind(self, slot: Slot) -> None:
+        """Take back what has not started in *slot*, to be given to the next free one."""
+        self._waiting.extendleft(reversed(slot.take_back()))
+
+    def _dispatch(self, now: float) -> None:
+        if not self._running:
+            return
+        waiting, most = self._waiting, self._window
+        slots = sorted([slot for slot in self._slots if slot.ready], key=_held)
+        for slot, count in zip(slots, share(len(waiting), [slot.room(most, now) for slot in slots]), strict=True):
+            if count:
+                slot.give([waiting.popleft() for _ in range(count)], now)
+                if slot.blocked:
+                    self._watch(slot)
+
+    # -- upkeep --------------------------------------------------------------------------------------------------
+
+    def _next_look(self, slot: Slot) -> float | None:
+        """When, on the monotonic clock, `_keep_up` will have something to do for *slot*."""
+        if slot.leaving is not None:
+            return slot.leaving + LEAVE_TIMEOUT
+        if not slot.ready and not slot.asked_to_end and slot.timed_out is None:
+            return slot.born + self.options.start_timeout
+        when = None
+        if slot.jobs and slot.timed_out is None:
+            hard = next(iter(slot.jobs.values())).hard
+            if hard is not None:
+                when = slot.started + hard
+            if len(slot.jobs) > 1:
+                when = min(when or math.inf, slot.started + PATIENCE)
+        return when
+
+    def _keep_up(self, now: float) -> None:
+        """Hold the limits, take windows back from behind long jobs, replace who left."""
+        for slot in self._slots:
+            when = self._next_look(slot)
+            if when is None or now < when:
+                continue
+            if slot.leaving is not None:
+                logger.warning("Pool process %d did not end by itself: killed.", slot.pid)
+                slot.leaving = now
+                slot.send_signal(signal.SIGKILL)
+            elif not slot.ready and not slot.asked_to_end:
+                slot.failure = f"It was not ready within {self.options.start_timeout:g} seconds."
+                slot.born = now
+                slot.send_signal(signal.SIGKILL)
+            else:
+                self._enforce(slot, now)
+        if self._running:
+            if self._failures and all(slot.ready and now - slot.born > QUICK_DEATH for slot in self._slots):
+                self._failures = 0
+            if len(self._slots) != self.size or self._active() < self.size:
+                self._refill(now)
+
+    def _enforce(self, slot: Slot, now: float) -> None:
+        """The running job of *slot* is longer than its window was made for, or at its hard limit."""
+        tag, job = next(iter(slot.jobs.items()))
+        if job.hard is None or now < slot.started + job.hard:
+            self._unwind(slot)
+        elif self._still_runs(slot, tag):
+            slot.timed_out, slot.ready = tag, False
+            slot.send_signal(signal.SIGKILL)
+
+    def _still_runs(self, slot: Slot, tag: int) -> bool:
+        """Whether *tag* runs in *slot*, and nothing else can start there: what is killed now is this job."""
+        # In this order: a child that has started the next job has sent the outcome of this one before.
+        self._unwind(slot)
+        self._ended += slot.read(time.monotonic())
+        return tag in slot.jobs
+
+    def _bury(self, slot: Slot) -> None:
+        """Settle what a dead child leaves behind."""
+        assert self._selector is not None
+        self._slots.remove(slot)
+        self._selector.unregister(slot.stream)
+        self._selector.unregister(slot.sentinel)
+        ending = slot.finish()
+        now = time.monotonic()
+        began = slot.started
+        self._ended += slot.read(now)
+        self._heed(slot, now)
+        self._ended += [Outcome(job.tag, "RETURNED") for job in slot.take_back()]
+        for tag, job in slot.jobs.items():
+            if tag == slot.timed_out:
+                self._ended.append(Outcome(tag, "TIMEOUT", now - began, detail=repr(TimeLimitExceeded(job.hard))))
+            else:
+                self._ended.append(Outcome(tag, "LOST", now - began, detail=ending))
+        slot.close()
+        self._last_mean = slot.pace.mean
+        in_vain = not (slot.finished or slot.jobs or slot.asked_to_end)
+        if self._running and in_vain and (not slot.ready or now - slot.born < QUICK_DEATH):
+            self._count_failure(slot.failure or ending, now)
+
+    def _count_failure(self, text: str, now: float) -> None:
+        self._failures += 1
+        self._failure = text
+        self._retry_at = now + FIRST_RETRY * 2 ** (self._failures - 1)
+        if not self._starting:
+            logger.error("A pool process ended before it took a task: %s", text)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _close_down(self) -> None:
+        """Nothing new starts: everything unstarted is returned, and children end after their running jobs."""
+        self._running = False
+        for slot in self._slots:
+            self._unwind(slot)
+            booting = not slot.ready and not slot.asked_to_end and slot.timed_out is None
+            slot.ask_to_end()
+            if booting:
+                slot.send_signal(signal.SIGKILL)
+        self._ended += [Outcome(job.tag, "RETURNED") for job in self._waiting]
+        self._waiting.clear()
+
+    def _last_outcomes(self) -> list[Outcome]:
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
+            atexit.unregister(self._end_at_exit)
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _end_at_exit(self) -> None:
+        # A fork of the worker that exits must leave the worker's children alone.
+        if os.getpid() == self._owner:
+            self.terminate()
+
+
+def _held(slot: Slot) -> int:
+    return len(slot.jobs)
+
+
+def _fileno(selector: selectors.BaseSelector) -> int:
+    """The selector's own descriptor (epoll, kqueue), which other selectors can watch."""
+    return int(cast("Any", selector).fileno())
+
+
+TaskPool = PreforkPool

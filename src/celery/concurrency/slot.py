@@ -1,0 +1,267 @@
+"""The worker's side of one prefork child: its channels, what it holds, and its process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
+
+from celery.concurrency.frames import (
+    CHUNK,
+    END,
+    JOB_HEADER,
+    NOTICE,
+    OUTCOME_HEADER,
+    Notice,
+    decode_notice,
+    decode_outcome,
+    encode,
+    permits,
+    tags_of,
+)
+from celery.concurrency.template import main_module_hidden
+from celery.concurrency.window import Pace
+from celery.wire.message import Job, Outcome
+
+Life = Callable[..., None]
+"""What a child does: called with the stream, the reading ends of its permits and of its lifeline, and more."""
+GRACE = 5.0
+"""Seconds a process may take to die once it is killed."""
+_BUFFER = memoryview(bytearray(CHUNK))
+"""Read into by every slot: what is left of a frame is copied out before the next read."""
+
+
+class Slot:
+    """A child as its worker sees it.
+
+    `jobs` are the jobs given and not yet ended, in the order they run: the first of them runs since `started` (on the
+    monotonic clock), unless its permit is still in the pipe.
+    """
+
+    def __init__(
+        self,
+        process: BaseProcess,
+        stream: socket.socket,
+        permit_reader: int,
+        permit_writer: int,
+        lifeline: int,
+        pace: Pace,
+    ) -> None:
+        self.process = process
+        self.pid = process.pid or 0
+        self.stream = stream
+        self.pace = pace
+        self.jobs: dict[int, Job] = {}
+        self.started = self.born = time.monotonic()
+        self.finished = 0
+        self.ready = False
+        """It takes jobs."""
+        self.watched = selectors.EVENT_READ
+        """What its stream is watched for."""
+        self.asked_to_end = False
+        self.leaving: float | None = None
+        """Since when it has said that it ends."""
+        self.timed_out: int | None = None
+        """The job at whose hard limit it was killed."""
+        self.failure = ""
+        """Why it could not boot."""
+        self.notices: list[Notice] = []
+        self._permit_reader, self._permit_writer, self._lifeline = permit_reader, permit_writer, lifeline
+        self._unsent = bytearray()
+        self._unread = bytearray()
+        self._wanted = 0
+        self.sentinel, self._pidfd = process.sentinel, _open_pidfd(self.pid)
+
+    def room(self, most: int, now: float) -> int:
+        """How many more jobs this child should be given."""
+        if not self.ready:
+            return 0
+        if not self.jobs:
+            return self.pace.depth(most)
+        return max(0, self.pace.depth(most, now - self.started) - len(self.jobs))
+
+    def give(self, jobs: Sequence[Job], now: float) -> None:
+        """Hand over *jobs*. Does not block: what the socket does not take is sent by `flush`."""
+        if not self.jobs:
+            self.started = now
+        parts: list[bytes] = []
+        for job in jobs:
+            payload = encode(job)
+            parts += (JOB_HEADER.pack(len(payload), job.tag), payload)
+            self.jobs[job.tag] = job
+        self._send(b"".join(parts))
+        # After the frames: a child that has the permit should find the job.
+        os.write(self._permit_writer, permits([job.tag for job in jobs]))
+
+    def take_back(self) -> list[Job]:
+        """The jobs that had not started. They will not: the child cannot get their permits any more."""
+        try:
+            tags = tags_of(os.read(self._permit_reader, 65536))
+        except BlockingIOError:
+            return []
+        if END in tags:
+            os.write(self._permit_writer, permits([END]))
+        return [self.jobs.pop(tag) for tag in tags if tag != END]
+
+    def ask_to_end(self) -> None:
+        """Let the child end after its running job. Take its window back first."""
+        if not self.asked_to_end:
+            self.asked_to_end, self.ready = True, False
+            os.write(self._permit_writer, permits([END]))
+
+    def _send(self, data: bytes) -> None:
+        if self._unsent:
+            self._unsent += data
+            return
+        try:
+            sent = self.stream.send(data)
+        except BlockingIOError:
+            sent = 0
+        except (BrokenPipeError, ConnectionResetError):
+            # It died; that is settled when its end is noticed, with these jobs among the ones never started.
+            return
+        if sent < len(data):
+            self._unsent += memoryview(data)[sent:]
+
+    def flush(self) -> None:
+        """Send what the socket did not take before."""
+        data, self._unsent = bytes(self._unsent), bytearray()
+        if data:
+            self._send(data)
+
+    @property
+    def blocked(self) -> bool:
+        """There is something to flush."""
+        return bool(self._unsent)
+
+    def read(self, now: float) -> list[Outcome]:
+        """What the child has said since the last call: outcomes here, the rest in `notices`. Does not block."""
+        outcomes: list[Outcome] = []
+        while True:
+            try:
+                count = self.stream.recv_into(_BUFFER)
+            except (BlockingIOError, ConnectionResetError):
+                break
+            if not count:
+                break
+            self._parse(_BUFFER[:count], outcomes)
+            if count < CHUNK:
+                break
+        if outcomes:
+            self.started = now
+        return outcomes
+
+    def _parse(self, data: memoryview, outcomes: list[Outcome]) -> None:
+        if self._unread:
+            self._unread += data
+            if len(self._unread) < self._wanted:
+                return
+            data = memoryview(bytes(self._unread))
+            self._unread.clear()
+        unpack, header, learn, jobs = OUTCOME_HEADER.unpack_from, OUTCOME_HEADER.size, self.pace.learn, self.jobs
+        position, length = 0, len(data)
+        end = header
+        while end <= length:
+            size, micros = unpack(data, position)
+            start, end = end, end + size
+            if end > length:
+                break
+            if micros == NOTICE:
+                self.notices.append(decode_notice(data[start:end]))
+            else:
+                outcome = decode_outcome(data[start:end])
+                learn(micros * 1e-6)
+                del jobs[outcome.tag]
+                self.finished += 1
+                outcomes.append(outcome)
+            position = end
+            end += header
+        if position < length:
+            self._unread += data[position:]
+            self._wanted = end - position
+
+    def send_signal(self, number: int) -> None:
+        """Signal the child's process, and never another one that got its number."""
+        try:
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            elif self.process.exitcode is None:
+                os.kill(self.pid, number)
+        except ProcessLookupError:
+            # It ended by itself just now.
+            return
+
+    def finish(self) -> str:
+        """See that the process is dead, and say how it ended. Call when its sentinel is readable."""
+        # The sentinel also turns readable when the template dies: a child whose end nobody reports must not live on.
+        self.send_signal(signal.SIGKILL)
+        self.process.join(GRACE)
+        if self._pidfd is not None:
+            select.select([self._pidfd], [], [], GRACE)
+        return describe_exit(self.process.exitcode)
+
+    def close(self) -> None:
+        """Free what the child used. Read what it said and take its window back first."""
+        self.stream.close()
+        for number in (self._permit_reader, self._permit_writer, self._lifeline, self._pidfd):
+            if number is not None:
+                os.close(number)
+        self.process.close()
+
+
+def open_slot(
+    context: BaseContext, life: Life, name: str, arguments: tuple[Any, ...], *, mean: float | None, main: bool
+) -> Slot:
+    """Start a process that lives *life* on new channels, and the slot for it; it is not ready yet.
+
+    *mean* is what is known of durations; *main*: the child needs the names of the main module.
+    """
+    ours, theirs = socket.socketpair()
+    permit_reader, permit_writer = context.Pipe(duplex=False)
+    lifeline_reader, lifeline_writer = context.Pipe(duplex=False)
+    # The pipe's reading end has two holders and one state: neither of them may block in it.
+    os.set_blocking(permit_reader.fileno(), False)
+    os.set_blocking(permit_writer.fileno(), False)
+    ours.setblocking(False)
+    process = cast("Any", context).Process(
+        target=life, args=(theirs, permit_reader, lifeline_reader, *arguments), name=name
+    )
+    with theirs, permit_reader, lifeline_reader, permit_writer, lifeline_writer:
+        try:
+            with contextlib.nullcontext() if main else main_module_hidden():
+                process.start()
+        except BaseException:
+            ours.close()
+            raise
+        permits_in, permits_out = os.dup(permit_reader.fileno()), os.dup(permit_writer.fileno())
+        return Slot(process, ours, permits_in, permits_out, os.dup(lifeline_writer.fileno()), Pace(mean))
+
+
+def describe_exit(code: int | None) -> str:
+    """How a process ended, in the words that users of WorkerLostError know."""
+    if code is not None and code < 0:
+        try:
+            name = f" ({signal.Signals(-code).name})"
+        except ValueError:
+            name = ""
+        return f"Worker exited prematurely: signal {-code}{name}."
+    return f"Worker exited prematurely: exitcode {code}."
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A handle of the process, where the system has them."""
+    opener = getattr(os, "pidfd_open", None)
+    if opener is None:
+        return None
+    try:
+        return int(opener(pid))
+    except OSError:
+        return None

@@ -1,0 +1,205 @@
+"""The thread pool: slots are threads of the worker's process and share one queue."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.window import Pace
+from celery.exceptions import PoolError
+from celery.wire.message import Job, Outcome
+
+NOT_KILLED = "The worker stopped before the task ended; a thread cannot be killed, so it may still have run to its end."
+
+
+class ThreadPool(Pool):
+    """Threads that take jobs from one queue, so nothing waits behind a long job while another thread is idle.
+
+    `boot` is called once: the threads share its runner, which must be thread-safe.  Nothing can be limited or killed.
+    """
+
+    name = "threads"
+    can = PoolCapabilities(windows=True)
+
+    def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
+        super().__init__(size, boot, options)
+        self._runner: Runner | None = None
+        self._pace = Pace()
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._ended: deque[tuple[Outcome, float]] = deque()
+        self._threads: list[threading.Thread] = []
+        self._started: dict[int, float] = {}
+        self._out: set[int] = set()
+        self._made = 0
+        self._bell = _Bell()
+
+    def start(self) -> None:
+        try:
+            self._runner = self.boot()
+        except Exception as exc:
+            raise PoolError(f"The pool could not start: {type(exc).__name__}: {exc}") from exc
+        self._bell.open()
+        for _ in range(self.size):
+            self._add_thread(self._runner)
+
+    def free(self) -> int:
+        if self._runner is None:
+            return 0
+        return max(0, self.size * self._pace.depth(self.options.window) - len(self._out))
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        if self._runner is None:
+            raise PoolError("The pool does not run: call start() before submit().")
+        for job in jobs:
+            self._out.add(job.tag)
+            self._queue.put(job)
+
+    def poll(self) -> list[Outcome]:
+        self._bell.hush()
+        outcomes = []
+        while self._ended:
+            outcome, duration = self._ended.popleft()
+            self._pace.learn(duration)
+            # A job that stop() or terminate() gave up is not reported a second time.
+            if outcome.tag in self._out:
+                self._out.remove(outcome.tag)
+                outcomes.append(outcome)
+        return outcomes
+
+    def filenos(self) -> list[int]:
+        return self._bell.filenos()
+
+    def wait_hint(self) -> float | None:
+        return None
+
+    def running(self) -> list[Running]:
+        pid = os.getpid()
+        started = self._started.copy()
+        return [Running(tag, pid, started.get(tag)) for tag in sorted(self._out)]
+
+    def withdraw(self) -> list[int]:
+        tags = []
+        ends = 0
+        while True:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                ends += 1
+            else:
+                tags.append(job.tag)
+        for _ in range(ends):
+            self._queue.put(None)
+        self._out.difference_update(tags)
+        return tags
+
+    def kill(self, tag: int, signal: int) -> bool:
+        return False
+
+    def resize(self, size: int) -> None:
+        if self._runner is not None:
+            for _ in range(size - self.size):
+                self._add_thread(self._runner)
+            for _ in range(self.size - size):
+                self._queue.put(None)
+        self.size = size
+
+    def pids(self) -> list[int]:
+        return [os.getpid()]
+
+    def stop(self, timeout: float | None = None) -> list[Outcome]:
+        until = None if timeout is None else time.monotonic() + timeout
+        returned = self._retire()
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return [*returned, *self._end()]
+
+    def terminate(self) -> list[Outcome]:
+        return [*self._retire(), *self._end()]
+
+    def _add_thread(self, runner: Runner) -> None:
+        self._made += 1
+        # Daemonic: a task that never ends must not keep a terminated worker alive.
+        thread = threading.Thread(target=self._run, args=(runner,), name=f"celery-task-{self._made}", daemon=True)
+        thread.start()
+        self._threads = [*(old for old in self._threads if old.is_alive()), thread]
+
+    def _run(self, runner: Runner) -> None:
+        monotonic, started = time.monotonic, self._started
+        while (job := self._queue.get()) is not None:
+            began = monotonic()
+            started[job.tag] = time.time()
+            try:
+                outcome = runner(job)
+            except BaseException as exc:  # noqa: BLE001 - whatever ends a thread must not take the slot with it
+                outcome = Outcome(job.tag, "LOST", detail=repr(exc))
+            del started[job.tag]
+            self._ended.append((outcome, monotonic() - began))
+            self._bell.ring()
+
+    def _retire(self) -> list[Outcome]:
+        returned = [Outcome(tag, "RETURNED") for tag in self.withdraw()]
+        for _ in self._threads:
+            self._queue.put(None)
+        return returned
+
+    def _end(self) -> list[Outcome]:
+        alive = [thread for thread in self._threads if thread.is_alive()]
+        outcomes = self.poll()
+        outcomes += [Outcome(tag, "LOST", detail=NOT_KILLED) for tag in sorted(self._out)]
+        self._out.clear()
+        runner, self._runner, self._threads = self._runner, None, []
+        if not alive:
+            # A thread that still runs will ring: its bell is left to the end of the process.
+            self._bell.close()
+        close = getattr(runner, "close", None)
+        if close is not None:
+            close()
+        return outcomes
+
+
+class _Bell:
+    """A pipe that is readable while there are outcomes: many rings between two looks cost one write."""
+
+    def __init__(self) -> None:
+        self._read = self._write = -1
+        self._rung = False
+
+    def open(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            os.write(self._write, b"!")
+
+    def hush(self) -> None:
+        """Call before the outcomes are collected: one that comes later rings again."""
+        if self._read < 0:
+            return
+        try:
+            os.read(self._read, 4096)
+        except BlockingIOError:
+            pass
+        finally:
+            self._rung = False
+
+    def filenos(self) -> list[int]:
+        return [self._read] if self._read >= 0 else []
+
+    def close(self) -> None:
+        if self._read >= 0:
+            os.close(self._read)
+            os.close(self._write)
+            self._read = self._write = -1
+
+
+TaskPool = ThreadPool
