@@ -1,0 +1,131 @@
+"""Words about apps that are found here by name: settings, bug reports, how an app is pickled."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from celery.app.find import find_app
+from celery.app.hidden import HIDDEN_SETTINGS, mask_settings, sanitize_url
+from celery.app.names import E_MIX_NEW_INTO_OLD, E_MIX_OLD_INTO_NEW, FMT_REPLACE_SETTING
+from celery.app.settings import Settings, detect_settings
+
+BUGREPORT_INFO = """
+software -> celery:{celery_v} kombu:{kombu_v} py:{py_v}
+            {driver_v}
+platform -> system:{system} arch:{arch}
+            kernel version:{kernel_version} imp:{py_i}
+loader   -> {loader}
+settings -> transport:{transport} results:{results}
+
+{human_settings}
+"""
+
+# Drivers worth naming in a report: the scheme of the broker's URL, and the distribution behind it.
+_DRIVERS = {
+    "amqp": "amqp",
+    "amqps": "amqp",
+    "pyamqp": "amqp",
+    "redis": "redis",
+    "rediss": "redis",
+    "sentinel": "redis",
+    "sqs": "boto3",
+}
+
+filter_hidden_settings: Callable[[Mapping[str, Any]], dict[str, Any]] = mask_settings
+
+
+class AppPickler:
+    """How an app is pickled and made again; subclass it with the app's `Pickler`."""
+
+    def __call__(self, cls: type, *args: Any) -> Any:
+        kwargs = self.build_kwargs(*args)
+        app = self.construct(cls, **kwargs)
+        self.prepare(app, **kwargs)
+        return app
+
+    def prepare(self, app: Any, **kwargs: Any) -> None:
+        app.conf.update(kwargs["changes"])
+
+    def build_kwargs(self, *args: Any) -> dict[str, Any]:
+        return self.build_standard_kwargs(*args)
+
+    def build_standard_kwargs(
+        self,
+        main: str | None,
+        changes: Mapping[str, Any],
+        loader: Any,
+        backend: Any,
+        amqp: Any,
+        events: Any,
+        log: Any,
+        control: Any,
+        accept_magic_kwargs: bool,
+        config_source: Any = None,
+    ) -> dict[str, Any]:
+        return {
+            "main": main,
+            "loader": loader,
+            "backend": backend,
+            "amqp": amqp,
+            "changes": changes,
+            "events": events,
+            "log": log,
+            "control": control,
+            "set_as_current": False,
+            "config_source": config_source,
+        }
+
+    def construct(self, cls: type, **kwargs: Any) -> Any:
+        return cls(**kwargs)
+
+
+def appstr(app: Any) -> str:
+    """How an app is named where there is little room: `main at 0x7f…`."""
+    return f"{app.main or '__main__'} at {id(app):#x}"
+
+
+def bugreport(app: Any) -> str:
+    """What belongs into a report of a problem: versions, the machine, the settings without secrets."""
+    url = str(app.conf.broker_url or "")
+    scheme = url.partition(":")[0] or "embedded"
+    return BUGREPORT_INFO.format(
+        system=platform.system(),
+        arch=", ".join(filter(None, platform.architecture())),
+        kernel_version=platform.release(),
+        py_i=platform.python_implementation(),
+        py_v=platform.python_version(),
+        celery_v=_version("celery"),
+        kombu_v=_version("kombu"),
+        driver_v=f"{_DRIVERS[scheme]}:{_version(_DRIVERS[scheme])}" if scheme in _DRIVERS else scheme,
+        transport=scheme,
+        results=sanitize_url(str(app.conf.result_backend or "disabled")),
+        human_settings=app.conf.humanize(),
+        loader=f"{type(app.loader).__module__}.{type(app.loader).__qualname__}",
+    )
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+__all__ = [
+    "BUGREPORT_INFO",
+    "E_MIX_NEW_INTO_OLD",
+    "E_MIX_OLD_INTO_NEW",
+    "FMT_REPLACE_SETTING",
+    "HIDDEN_SETTINGS",
+    "AppPickler",
+    "Settings",
+    "appstr",
+    "bugreport",
+    "detect_settings",
+    "filter_hidden_settings",
+    "find_app",
+    "sanitize_url",
+]
