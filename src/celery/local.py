@@ -95,7 +95,7 @@ class Proxy:
     def __enter__(self) -> Any:
         return self._get_current_object().__enter__()
 
-    def __exit__(self, *exc_info: Any) -> Any:
+    def __exit__(self, *exc_info: object) -> Any:
         return self._get_current_object().__exit__(*exc_info)
 
     def __reduce__(self) -> Any:
@@ -137,8 +137,8 @@ for _name in _ARITHMETIC:
     setattr(Proxy, f"__{_name}__", _forward(_function))
     setattr(Proxy, f"__r{_name}__", _reflect(_function))
     setattr(Proxy, f"__i{_name}__", _forward(getattr(operator, f"__i{_name}__")))
-setattr(Proxy, "__divmod__", _forward(divmod))
-setattr(Proxy, "__rdivmod__", _reflect(divmod))
+for _name, _function in {"divmod": _forward(divmod), "rdivmod": _reflect(divmod)}.items():
+    setattr(Proxy, f"__{_name}__", _function)
 
 
 class PromiseProxy(Proxy):

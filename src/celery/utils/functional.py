@@ -9,7 +9,7 @@ from collections import OrderedDict, UserDict, UserList
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, wraps
 from itertools import islice
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -77,7 +77,9 @@ class LRUCache(UserDict[K, V]):
 
 
 def memoize(
-    maxsize: int | None = None, keyfun: Callable[..., Hashable] | None = None, Cache: Any = LRUCache
+    maxsize: int | None = None,
+    keyfun: Callable[..., Hashable] | None = None,
+    Cache: Any = LRUCache,  # noqa: N803 - the public name
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: remember results by their arguments; `clear()`, `hits` and `misses` are attributes of the result."""
 
@@ -203,7 +205,7 @@ def pass1(arg: T, *args: Any, **kwargs: Any) -> T:
 class DummyContext:
     """A context that does nothing."""
 
-    def __enter__(self) -> DummyContext:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -339,9 +341,6 @@ class _Regen(UserList[Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (self.data,)
-
-    def __copy__(self) -> list[Any]:
-        return list(self.data)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Regen:
         memo[id(self)] = self

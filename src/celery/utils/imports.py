@@ -49,9 +49,7 @@ def symbol_by_name(
     separator = ":" if ":" in path else sep
     module_name, _, attribute = path.rpartition(separator)
     if not module_name:
-        module_name, attribute = (package or ""), attribute
-        if not module_name:
-            module_name, attribute = attribute, ""
+        module_name, attribute = (package, attribute) if package else (attribute, "")
     try:
         module = (imp or importlib.import_module)(module_name, package=package, **kwargs)
         return getattr(module, attribute) if attribute else module

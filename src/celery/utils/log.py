@@ -26,7 +26,7 @@ LOG_LEVELS: dict[Any, Any] = {
 }
 LOG_LEVELS |= {level: logging.getLevelName(level) for level in set(LOG_LEVELS.values())}
 
-MP_LOG = os.environ.get("MP_LOG", False)
+MP_LOG = os.environ.get("MP_LOG")
 RESERVED_LOGGER_NAMES = {"celery", "celery.task"}
 
 _in_sighandler = False
@@ -142,7 +142,9 @@ class ColorFormatter(logging.Formatter):
         super().__init__(fmt, datefmt)
         self.use_color = use_color
 
-    def formatException(self, ei: Any) -> str:
+    def formatException(  # noqa: N802 - the name is logging's
+        self, ei: Any
+    ) -> str:
         if not (ei and isinstance(ei, tuple)):
             ei = sys.exc_info()
         return super().formatException(ei)

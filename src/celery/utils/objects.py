@@ -107,7 +107,7 @@ class FallbackContext:
         self._context = self.fallback(*self.fb_args, **self.fb_kwargs)
         return self._context.__enter__()
 
-    def __exit__(self, *exc_info: Any) -> Any:
+    def __exit__(self, *exc_info: object) -> Any:
         if self._context is not None:
             return self._context.__exit__(*exc_info)
         return None

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from celery.utils.iso8601 import parse_iso8601
 from celery.utils.text import pluralize
 
-C_REMDEBUG = os.environ.get("C_REMDEBUG", False)
+C_REMDEBUG = os.environ.get("C_REMDEBUG")
 DAYNAMES = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 WEEKDAYS = {name: number for number, name in enumerate(DAYNAMES)}
 MONTHNAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -236,7 +236,7 @@ def add_seconds_to_datetime(dt: datetime, seconds: float) -> datetime:
 
 
 class ffwd:  # noqa: N801 - the public name
-    """A wall-clock time to move forward to: fields replace those of a date, `weeks` and `weekday` (0: Monday) move it."""
+    """A wall-clock time to move forward to: fields replace those of a date; `weeks`, `weekday` (0: Monday) move it."""
 
     def __init__(
         self,
@@ -292,7 +292,8 @@ def utcoffset(
     localtime: Callable[..., _time.struct_time] = _time.localtime,
 ) -> float:
     """Hours this machine is *behind* UTC (west is positive), as events carry it."""
-    return (time.altzone if localtime().tm_isdst else time.timezone) / 3600
+    seconds: int = time.altzone if localtime().tm_isdst else time.timezone
+    return seconds / 3600
 
 
 def adjust_timestamp(ts: float, offset: float, here: Callable[..., float] = utcoffset) -> float:
@@ -301,7 +302,7 @@ def adjust_timestamp(ts: float, offset: float, here: Callable[..., float] = utco
 
 
 def get_exponential_backoff_interval(factor: float, retries: int, maximum: float, full_jitter: bool = False) -> int:
-    """Whole seconds to wait before a retry: `factor * 2 ** retries`, at most *maximum*; with *full_jitter* any up to it."""
+    """Whole seconds before a retry: `factor * 2 ** retries`, at most *maximum*; with *full_jitter* any up to it."""
     # 2 ** retries is exact however large; beyond 2 ** 64 seconds nothing waits, and float factors would overflow.
     countdown = max(0, int(min(maximum, factor * 2 ** min(retries, 64))))
     return random.randrange(countdown + 1) if full_jitter else countdown

@@ -123,8 +123,8 @@ class Signal:
         for receiver in self._live_receivers(sender):
             try:
                 answer = receiver(signal=self, sender=sender, **named)
-            except Exception as exc:  # noqa: BLE001 - one receiver's error must not keep the others from being told
-                logger.exception("Signal handler %r raised: %r", receiver, exc)
+            except Exception as exc:  # one receiver's error must not keep the others from being told
+                logger.exception("Signal handler %r raised; the others are called all the same.", receiver)
                 answers.append((receiver, exc))
             else:
                 answers.append((receiver, answer))
@@ -158,7 +158,7 @@ def _insist(fun: Receiver) -> Receiver:
         while True:
             try:
                 return fun(*args, **kwargs)
-            except Exception:  # noqa: BLE001 - that is what `retry=True` asks for
+            except Exception:  # that is what `retry=True` asks for
                 wait = min(wait + _RETRY_STEP, _RETRY_MAX)
                 when = humanize_seconds(wait, "in ")
                 logger.exception(RECEIVER_RETRY_ERROR, {"receiver": fun, "when": when})

@@ -1,0 +1,143 @@
+"""A `repr` for values of others: never raises, never endless, never much longer than asked for."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Number
+from typing import Any
+
+chars_t = (bytes, str)
+safe_t = (Number,)
+set_t = (frozenset, set)
+
+_ATOMS = frozenset({int, float, bool, type(None), str})
+_FAST_ITEMS = 32
+_DEFAULT = 1 << 20
+
+
+def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[int] | None = None) -> str:
+    """Text for *o* in about *maxlen* characters, cut text marked by `...`.
+
+    Containers are opened *maxlevels* deep; one that contains itself, and an object whose `__repr__` raises, are named
+    instead. Small flat arguments, the usual case, cost one call of the interpreter's own `repr`.
+    """
+    limit = maxlen or _DEFAULT
+    kind = type(o)
+    if (kind is tuple or kind is list or kind is dict) and len(o) <= _FAST_ITEMS and not seen:
+        text = _repr_flat(o.values() if kind is dict else o, o, limit)
+        if text is not None:
+            return text
+    writer = _Writer(limit, maxlevels, set(seen or ()))
+    writer.write(o, 0)
+    return "".join(writer.parts)
+
+
+def _repr_flat(items: Any, o: Any, limit: int) -> str | None:
+    if not {*map(type, items)} <= _ATOMS or (type(o) is dict and not {*map(type, o)} <= _ATOMS):
+        return None
+    for item in items:
+        if type(item) is str and len(item) > limit:
+            return None
+    try:
+        text = repr(o)
+    except ValueError:  # an int with more digits than the interpreter writes
+        return None
+    return text if len(text) <= limit else None
+
+
+class _Writer:
+    """Collects parts until the budget is spent; from then on every level closes with `...`."""
+
+    def __init__(self, limit: int, maxlevels: int, seen: set[int]) -> None:
+        self.left = limit
+        self.maxlevels = maxlevels
+        self.open = seen
+        self.parts: list[str] = []
+
+    def put(self, text: str) -> None:
+        self.parts.append(text)
+        self.left -= len(text)
+
+    def write(self, o: Any, level: int) -> None:
+        if isinstance(o, dict):
+            self.write_container(o, "{", "}", self.pairs(o, level), level)
+        elif isinstance(o, list):
+            self.write_container(o, "[", "]", self.items(o, level), level)
+        elif isinstance(o, tuple):
+            self.write_container(o, "(", ",)" if len(o) == 1 else ")", self.items(o, level), level)
+        elif isinstance(o, set | frozenset):
+            if not o:
+                self.put(f"{type(o).__name__}()")
+                return
+            frozen = isinstance(o, frozenset)
+            self.write_container(
+                o, "frozenset({" if frozen else "{", "})" if frozen else "}", self.items(o, level), level
+            )
+        elif isinstance(o, str | bytes):
+            self.write_text(o)
+        else:
+            self.put_cut(_repr_atom(o))
+
+    def write_text(self, o: str | bytes) -> None:
+        if len(o) <= max(self.left, 0):
+            self.put(repr(o))
+        else:
+            text = repr(o[: max(self.left, 0)])
+            self.put(f"{text[:-1]}...{text[-1]}")
+
+    def put_cut(self, text: str) -> None:
+        self.put(text if len(text) <= max(self.left, 0) else f"{text[: max(self.left, 0)]}...")
+
+    def items(self, o: Any, level: int) -> Iterator[Callable[[], None]]:
+        for item in o:
+            yield lambda item=item: self.write(item, level + 1)  # type: ignore[misc]
+
+    def pairs(self, o: Mapping[Any, Any], level: int) -> Iterator[Callable[[], None]]:
+        for key, value in o.items():
+
+            def write_pair(key: Any = key, value: Any = value) -> None:
+                self.write(key, level + 1)
+                self.put(": ")
+                self.write(value, level + 1)
+
+            yield write_pair
+
+    def write_container(self, o: Any, start: str, end: str, contents: Iterator[Callable[[], None]], level: int) -> None:
+        if id(o) in self.open:
+            self.put(f"<Recursion on {type(o).__name__} with id={id(o)}>")
+            return
+        if o and level > self.maxlevels:
+            self.put(f"{start}...{end.lstrip(',')}")
+            return
+        self.open.add(id(o))
+        self.put(start)
+        try:
+            for index, write_one in enumerate(contents):
+                if index:
+                    self.put(", ")
+                if self.left <= 0:
+                    self.put("...")
+                    break
+                write_one()
+        except RuntimeError as exc:  # another thread changes it while we look
+            self.put(f"<{exc}>")
+        self.open.discard(id(o))
+        self.put(end)
+
+
+def _repr_atom(o: Any) -> str:
+    try:
+        return repr(o)
+    except Exception as exc:  # noqa: BLE001 - whatever a foreign __repr__ raises, we are asked for text
+        where = traceback.extract_tb(exc.__traceback__)[-1]
+        return f"<Unrepresentable {type(o)!r}: {type(exc).__name__} at {where.name}:{where.lineno}>"
+
+
+def reprstream(stack: Any, seen: set[int] | None = None, maxlevels: int = 3, level: int = 0) -> Iterator[str]:
+    """The text of each of several values."""
+    for value in stack:
+        yield saferepr(value, maxlevels=maxlevels - level, seen=seen)
+
+
+__all__ = ["reprstream", "saferepr"]
