@@ -456,7 +456,8 @@ class MemoryConsumer(Consumer):
             held = space.owners[self._number].held
             messages = self._take(limit, now)
             for message in messages:
-                message.owner, message.fence, message.since = self._number, next(space.numbers), now
+                message.owner, message.fence = self._number, next(space.numbers)
+                message.since, message.due = now, None
                 held[message.tag] = message
             if len(messages) == limit:
                 self._chime.ring()
@@ -503,7 +504,8 @@ class MemoryConsumer(Consumer):
         else:
             message.kind, message.since, message.reason = "dead", now, settlement.reason
             message.owner = 0
-            message.deliveries += message.started
+            if message.started:
+                message.deliveries, message.interrupted = message.deliveries + 1, False
 
 
 class MemoryBus(Bus):

@@ -134,7 +134,7 @@ class Belfry:
         try:
             os.mkfifo(path, 0o600)
         except (OSError, AttributeError):
-            return _PolledChime(changed)
+            return _PolledChime(path, changed)
         return _PipeChime(path)
 
     def ring(self, kind: str, names: Iterable[str] = ()) -> None:
@@ -207,7 +207,7 @@ class Belfry:
     def _sweep(self, name: str) -> None:
         """Remove a pipe whose listener has died (one that was just made has no reader yet, but a living owner)."""
         if not _is_alive(int(name.split(".")[1])):
-            (self.folder / name).unlink(missing_ok=True)
+            _unlink(self.folder / name)
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
@@ -226,9 +226,12 @@ class Belfry:
 _serial = itertools.count(1)
 _belfries: weakref.WeakSet[Belfry] = weakref.WeakSet()
 _held: list[Belfry] = []
+_forking = threading.Lock()
 
 
 def _before_fork() -> None:
+    """No ring may be under way while the process is copied: the child would never see its lock released."""
+    _forking.acquire()
     _held[:] = list(_belfries)
     for belfry in _held:
         belfry._lock.acquire()
@@ -238,6 +241,7 @@ def _after_fork() -> None:
     for belfry in _held:
         belfry._lock.release()
     _held.clear()
+    _forking.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
@@ -257,6 +261,13 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _unlink(path: Path) -> None:
+    if path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
 
 
 class _PipeChime(Chime):
@@ -280,10 +291,12 @@ class _PipeChime(Chime):
 
 
 class _PolledChime(Chime):
-    """A chime that rings itself when what it looks at has changed."""
+    """A chime that rings itself when what it looks at has changed. A folder says that somebody listens."""
 
-    def __init__(self, changed: Callable[[], object]) -> None:
+    def __init__(self, path: Path, changed: Callable[[], object]) -> None:
         super().__init__()
+        path.mkdir()
+        self._path = path
         self._stop = threading.Event()
         threading.Thread(target=self._look, args=(changed,), name="celery-bell", daemon=True).start()
 
@@ -297,5 +310,7 @@ class _PolledChime(Chime):
                 self.ring()
 
     def close(self) -> None:
-        self._stop.set()
+        if not self._stop.is_set():
+            self._stop.set()
+            self._path.rmdir()
         super().close()

@@ -1,0 +1,241 @@
+-- name: declare
+INSERT OR IGNORE INTO queues (name) VALUES (?)
+
+-- name: bind
+INSERT OR IGNORE INTO bindings (exchange, type, pattern, queue) VALUES (?, ?, ?, ?)
+
+-- name: bindings
+SELECT exchange, type, pattern, queue FROM bindings WHERE exchange = ?
+
+-- name: last
+SELECT max(id) FROM messages
+
+-- name: insert
+INSERT INTO messages (queue, rank, due, since, task_id, envelope) VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: insert_ready
+INSERT INTO ready (queue, rank, position, id) VALUES (?, ?, ?, ?)
+
+-- name: insert_delayed
+INSERT INTO delayed (queue, due, id) VALUES (?, ?, ?)
+
+-- name: ready_after
+INSERT INTO ready (queue, rank, position, id) SELECT queue, rank, id, id FROM messages WHERE id > ? AND due IS NULL
+
+-- name: delayed_after
+INSERT INTO delayed (queue, due, id) SELECT queue, due, id FROM messages WHERE id > ? AND due IS NOT NULL
+
+-- name: any_due
+SELECT 1 FROM delayed WHERE queue = ? AND due <= ? LIMIT 1
+
+-- name: any_ready
+SELECT 1 FROM ready WHERE queue = ? LIMIT 1
+
+-- name: promote
+INSERT INTO ready (queue, rank, position, id)
+SELECT m.queue, m.rank, coalesce(m.position, m.id), m.id
+FROM (SELECT id FROM delayed WHERE queue = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3) AS d
+CROSS JOIN messages AS m ON m.id = d.id
+
+-- name: promoted
+DELETE FROM delayed
+WHERE queue = ?1 AND (due, id) IN (
+    SELECT due, id FROM delayed WHERE queue = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3
+)
+
+-- name: front
+SELECT r.rank, r.position, r.id, m.envelope, m.deliveries, m.interrupted,
+       EXISTS (SELECT 1 FROM revocations AS v WHERE v.task_id = m.task_id AND v.until > ?3)
+FROM ready AS r CROSS JOIN messages AS m ON m.id = r.id
+WHERE r.queue = ?1
+ORDER BY r.rank, r.position, r.id
+LIMIT ?2
+
+-- name: lease
+INSERT INTO leased (id, fence, started, since)
+SELECT id, ?5, 0, ?6 FROM ready WHERE queue = ?1 AND (rank, position, id) <= (?2, ?3, ?4)
+
+-- name: leave_ready
+DELETE FROM ready WHERE queue = ?1 AND (rank, position, id) <= (?2, ?3, ?4)
+
+-- name: register
+INSERT INTO consumers (name, queues, deadline) VALUES (?, ?, ?)
+
+-- name: registered
+SELECT 1 FROM consumers WHERE id = ?
+
+-- name: renew
+UPDATE consumers SET deadline = ? WHERE id = ?
+
+-- name: late
+SELECT id FROM consumers WHERE deadline <= ?
+
+-- name: unregister
+DELETE FROM consumers WHERE id = ?
+
+-- name: interrupt
+UPDATE messages SET deliveries = deliveries + 1, interrupted = 1, since = ?3
+WHERE id IN (SELECT id FROM leased WHERE fence BETWEEN ?1 AND ?2 AND started)
+
+-- name: give_back
+INSERT INTO ready (queue, rank, position, id)
+SELECT queue, rank, coalesce(position, id), id FROM messages
+WHERE id IN (SELECT id FROM leased WHERE fence BETWEEN ?1 AND ?2)
+
+-- name: drop_leases
+DELETE FROM leased WHERE fence BETWEEN ? AND ?
+
+-- name: queues_of
+SELECT DISTINCT queue FROM messages WHERE id IN (SELECT id FROM leased WHERE fence BETWEEN ? AND ?)
+
+-- name: start
+UPDATE leased SET started = 1 WHERE id BETWEEN ? AND ? AND fence = ?
+
+-- name: any_revocation
+SELECT 1 FROM revocations LIMIT 1
+
+-- name: revoked_among
+SELECT m.id FROM json_each(?1) AS wanted CROSS JOIN messages AS m ON m.id = wanted.value
+WHERE EXISTS (SELECT 1 FROM revocations AS v WHERE v.task_id = m.task_id AND v.until > ?2)
+
+-- name: leases
+SELECT l.id, l.fence FROM json_each(?1) AS wanted CROSS JOIN leased AS l ON l.id = wanted.value
+
+-- name: end_leases
+DELETE FROM leased WHERE id BETWEEN ? AND ? AND fence = ?
+
+-- name: end_lease
+DELETE FROM leased WHERE id = ? AND fence = ? RETURNING started
+
+-- name: delete_messages
+DELETE FROM messages WHERE id BETWEEN ? AND ?
+
+-- name: back_in_place
+INSERT INTO ready (queue, rank, position, id)
+SELECT queue, rank, coalesce(position, id), id FROM messages WHERE id = ?
+
+-- name: requeue
+UPDATE messages
+SET position = ?2, due = ?3, since = ?4, deliveries = deliveries + ?5,
+    interrupted = CASE WHEN ?5 THEN 0 ELSE interrupted END
+WHERE id = ?1
+RETURNING queue, rank
+
+-- name: next_position
+UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'messages' RETURNING seq
+
+-- name: bury
+INSERT INTO dead (id, since, reason) VALUES (?, ?, ?)
+
+-- name: count_execution
+UPDATE messages
+SET deliveries = deliveries + ?1, interrupted = CASE WHEN ?1 THEN 0 ELSE interrupted END, since = ?2 WHERE id = ?3
+
+-- name: next_due
+SELECT due FROM delayed WHERE queue = ? ORDER BY due LIMIT 1
+
+-- name: purge_messages
+DELETE FROM messages
+WHERE id IN (SELECT id FROM ready WHERE queue = ?1 UNION ALL SELECT id FROM delayed WHERE queue = ?1)
+
+-- name: purge_ready
+DELETE FROM ready WHERE queue = ?
+
+-- name: purge_delayed
+DELETE FROM delayed WHERE queue = ?
+
+-- name: remove
+DELETE FROM messages
+WHERE id IN (SELECT value FROM json_each(?)) AND id NOT IN (SELECT id FROM leased)
+RETURNING id, queue, rank, coalesce(position, id), due
+
+-- name: remove_ready
+DELETE FROM ready WHERE queue = ? AND rank = ? AND position = ? AND id = ?
+
+-- name: remove_delayed
+DELETE FROM delayed WHERE queue = ? AND due = ? AND id = ?
+
+-- name: remove_dead
+DELETE FROM dead WHERE id = ?
+
+-- name: exhume
+DELETE FROM dead WHERE id IN (SELECT value FROM json_each(?)) RETURNING id
+
+-- name: replay
+UPDATE messages SET position = ?2, due = NULL, since = ?3, deliveries = 0, interrupted = 0 WHERE id = ?1
+RETURNING queue, rank
+
+-- name: revoke
+INSERT INTO revocations (task_id, until) VALUES (?, ?) ON CONFLICT (task_id) DO UPDATE SET until = excluded.until
+
+-- name: forget_revocations
+DELETE FROM revocations WHERE until <= ?
+
+-- name: revoked
+SELECT task_id FROM revocations WHERE until > ? ORDER BY task_id
+
+-- name: stats
+SELECT q.name,
+       (SELECT count(*) FROM ready WHERE queue = q.name)
+           + (SELECT count(*) FROM delayed WHERE queue = q.name AND due <= ?1),
+       (SELECT count(*) FROM leased AS l CROSS JOIN messages AS m ON m.id = l.id WHERE m.queue = q.name),
+       (SELECT count(*) FROM delayed WHERE queue = q.name AND due > ?1),
+       (SELECT count(*) FROM dead AS d CROSS JOIN messages AS m ON m.id = d.id WHERE m.queue = q.name),
+       (SELECT count(*) FROM consumers AS c, json_each(c.queues) AS listened WHERE listened.value = q.name),
+       (SELECT min(due) FROM delayed WHERE queue = q.name AND due <= ?1)
+FROM (SELECT name FROM queues WHERE ?2 IS NULL UNION SELECT value FROM json_each(?2)) AS q
+ORDER BY q.name
+
+-- name: oldest
+SELECT min(max(m.since, coalesce(m.due, 0)))
+FROM (WITH RECURSIVE ranks (rank) AS (VALUES (0) UNION ALL SELECT rank + 1 FROM ranks WHERE rank < 9) SELECT rank FROM ranks) AS k
+CROSS JOIN messages AS m ON m.id = (
+    SELECT r.id FROM ready AS r WHERE r.queue = ?1 AND r.rank = k.rank ORDER BY r.position, r.id LIMIT 1
+)
+
+-- name: ready_entries
+SELECT m.id, m.queue, 'ready', m.task_id, m.envelope, max(m.since, coalesce(m.due, 0)), m.due, m.deliveries, '', ''
+FROM (
+    SELECT id FROM ready WHERE ?1 IS NULL OR queue IN (SELECT value FROM json_each(?1))
+    UNION ALL
+    SELECT id FROM delayed WHERE due <= ?2 AND (?1 IS NULL OR queue IN (SELECT value FROM json_each(?1)))
+) AS r CROSS JOIN messages AS m ON m.id = r.id
+ORDER BY m.rank, coalesce(m.position, m.id)
+LIMIT ?3
+
+-- name: delayed_entries
+SELECT m.id, m.queue, 'delayed', m.task_id, m.envelope, m.since, m.due, m.deliveries, '', ''
+FROM (
+    SELECT id FROM delayed WHERE due > ?2 AND (?1 IS NULL OR queue IN (SELECT value FROM json_each(?1)))
+    ORDER BY due, id LIMIT ?3
+) AS d CROSS JOIN messages AS m ON m.id = d.id
+ORDER BY m.due, m.id
+
+-- name: leased_entries
+SELECT m.id, m.queue, 'leased', m.task_id, m.envelope, l.since, m.due, m.deliveries, '', coalesce(c.name, '')
+FROM leased AS l CROSS JOIN messages AS m ON m.id = l.id LEFT JOIN consumers AS c ON c.id = l.fence >> 32
+WHERE ?2 AND (?1 IS NULL OR m.queue IN (SELECT value FROM json_each(?1)))
+ORDER BY l.since, l.id
+LIMIT ?3
+
+-- name: dead_entries
+SELECT m.id, m.queue, 'dead', m.task_id, m.envelope, d.since, m.due, m.deliveries, d.reason, ''
+FROM dead AS d CROSS JOIN messages AS m ON m.id = d.id
+WHERE ?2 AND (?1 IS NULL OR m.queue IN (SELECT value FROM json_each(?1)))
+ORDER BY d.since, d.id
+LIMIT ?3
+
+-- name: bus_last
+SELECT seq FROM sqlite_sequence WHERE name = 'bus'
+
+-- name: bus_oldest
+SELECT until FROM bus ORDER BY id LIMIT 1
+
+-- name: bus_forget
+DELETE FROM bus WHERE id < coalesce((SELECT id FROM bus WHERE until > ? ORDER BY id LIMIT 1), 9223372036854775807)
+
+-- name: bus_publish
+INSERT INTO bus (topic, payload, until) VALUES (?, ?, ?)
+
+-- name: bus_read
+SELECT id, topic, payload FROM bus WHERE id > ? ORDER BY id LIMIT 500

@@ -1,0 +1,89 @@
+-- A message is written once, to `messages`, and deleted once. What moves through its life are small rows in `ready`,
+-- `delayed`, `leased` and `dead`, of which exactly one names it: a claim of 200 messages rewrites a few pages, not 200
+-- envelopes.
+
+-- name: messages
+CREATE TABLE messages (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,  -- the tag; never used twice
+    queue       TEXT NOT NULL,
+    rank        INTEGER NOT NULL,                   -- 0 is the most urgent: nine minus the priority
+    position    INTEGER,                            -- place in the queue; NULL is the id
+    due         REAL,
+    since       REAL NOT NULL,                      -- when it came, or came back
+    deliveries  INTEGER NOT NULL DEFAULT 0,         -- executions that were started
+    interrupted INTEGER NOT NULL DEFAULT 0,         -- the last one ended with its worker
+    task_id     TEXT NOT NULL,
+    envelope    BLOB NOT NULL
+);
+CREATE TABLE ready (
+    queue    TEXT NOT NULL,
+    rank     INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    id       INTEGER NOT NULL,
+    PRIMARY KEY (queue, rank, position, id)
+) WITHOUT ROWID;
+CREATE TABLE delayed (
+    queue TEXT NOT NULL,
+    due   REAL NOT NULL,
+    id    INTEGER NOT NULL,
+    PRIMARY KEY (queue, due, id)
+) WITHOUT ROWID;
+CREATE TABLE leased (
+    id      INTEGER PRIMARY KEY,
+    fence   INTEGER NOT NULL,                       -- the consumer's id in the upper 31 bits, its claim in the lower 32
+    started INTEGER NOT NULL,
+    since   REAL NOT NULL
+);
+CREATE TABLE dead (
+    id     INTEGER PRIMARY KEY,
+    since  REAL NOT NULL,
+    reason TEXT NOT NULL
+)
+
+-- name: routing
+CREATE TABLE queues (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE bindings (
+    exchange TEXT NOT NULL,
+    type     TEXT NOT NULL,
+    pattern  TEXT NOT NULL,
+    queue    TEXT NOT NULL,
+    PRIMARY KEY (exchange, type, pattern, queue)
+) WITHOUT ROWID
+
+-- name: consumers
+CREATE TABLE consumers (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    name     TEXT NOT NULL,
+    queues   TEXT NOT NULL,                         -- a JSON list of names
+    deadline REAL NOT NULL                          -- when its leases run out
+);
+CREATE TABLE revocations (task_id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID
+
+-- name: results
+CREATE TABLE results (
+    key     TEXT PRIMARY KEY,
+    value   BLOB NOT NULL,
+    final   INTEGER NOT NULL,                       -- 2 is never replaced, 1 only by another writer, 0 always
+    writer  TEXT NOT NULL,
+    expires REAL
+);
+CREATE INDEX results_expires ON results (expires) WHERE expires IS NOT NULL;
+CREATE TABLE joins (
+    name      TEXT PRIMARY KEY,
+    arrived   INTEGER NOT NULL,
+    completed REAL
+) WITHOUT ROWID;
+CREATE TABLE parts (
+    name  TEXT NOT NULL,
+    part  TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (name, part)
+) WITHOUT ROWID
+
+-- name: bus
+CREATE TABLE bus (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    topic   TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    until   REAL NOT NULL
+)
