@@ -78,8 +78,8 @@ def app_module() -> str:
 
 
 def source_files() -> list[str]:
-    """Every source file of this Python's standard library."""
-    library = Path(sysconfig.get_path("stdlib"))
+    """Every source file of this Python's standard library, or of the folder that the command line names."""
+    library = Path(sys.argv[1] if len(sys.argv) > 1 else sysconfig.get_path("stdlib"))
     paths = library.rglob("*.py")
     return sorted(str(path) for path in paths if not {"site-packages", "dist-packages"} & set(path.parts))
 

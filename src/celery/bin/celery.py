@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +14,7 @@ import click
 
 from celery import VERSION_BANNER
 from celery.bin.base import CeleryCommand, CeleryOption, CLIContext, CommandError, environment, explain, user_errors
+from celery.exceptions import ImproperlyConfigured
 
 COMMANDS = {
     "call": "call",
@@ -29,8 +32,7 @@ LATER = ("amqp", "beat", "events", "graph", "list", "logtool", "migrate", "multi
 """Commands of Celery that this version does not have yet."""
 PLUGINS = "celery.commands"
 """Entry points by which other packages add commands."""
-WRONG_APP_OPTION = """\
--A (--app) is a global option, it comes before the command: celery -A {app} {command} ..."""
+WRONG_APP_OPTION = "-A (--app) is a global option, it comes before the command: celery -A {app} {command} ..."
 
 
 class CeleryGroup(click.Group):
@@ -61,6 +63,12 @@ class CeleryGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name not in {"-A", "--app"} or error.ctx is None:
+                raise
+            given = dict(itertools.pairwise(sys.argv)).get(error.option_name, "proj")
+            sentence = WRONG_APP_OPTION.format(app=given, command=error.ctx.info_name)
+            raise click.UsageError(sentence, error.ctx) from error
         except user_errors() as error:
             raise explain(error) from error
 
@@ -137,16 +145,26 @@ def celery(
     environment("CELERY_LOADER", loader)
     environment("CELERY_CONFIG_MODULE", config)
     environment("CELERY_SKIP_CHECKS", "true" if skip_checks else "")
-    ctx.obj = CLIContext(_find(app), no_color=no_color, workdir=workdir, quiet=quiet)
+    ctx.obj = CLIContext(_find(ctx, app), no_color=no_color, workdir=workdir, quiet=quiet)
     _add_user_options(ctx)
 
 
-def _find(name: str | None) -> Any:
+def _find(ctx: click.Context, name: str | None) -> Any:
     """The application that `-A` names; without it the current one, which has the default configuration."""
     if not name:
         return import_module("celery").current_app._get_current_object()
-    sys.path.insert(0, "") if "" not in sys.path else None
-    return import_module("celery.app.find").find_app(name)
+    finder = import_module("celery.app.find")
+    try:
+        return finder.find_app(name)
+    except ImproperlyConfigured as error:
+        raise click.BadParameter(str(error), ctx, param_hint="'-A' / '--app'") from error
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        sentence = (
+            f"{name!r} was found, but importing it failed: {type(error).__name__}: {error}"
+            f" ({where.filename}, line {where.lineno})"
+        )
+        raise click.BadParameter(sentence, ctx, param_hint="'-A' / '--app'") from error
 
 
 def _add_user_options(ctx: click.Context) -> None:

@@ -1,0 +1,146 @@
+"""Finding the application, and mistakes: each is one sentence that says what to do, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_version_names_the_api_and_celeriac(celery: Any) -> None:
+    said = celery("--version")
+    assert said.code == 0
+    assert said.out.startswith("5.7.0 (celeriac")
+
+
+def test_version_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom celery.bin.celery import celery\n"
+        "try:\n    celery(['--version'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'kombu', 'msgspec', 'sqlite3', 'multiprocessing', 'asyncio', 'celery.app.base', 'celery.worker'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_alone_it_lists_the_commands(celery: Any) -> None:
+    for said in (celery(), celery("--help")):
+        assert said.code == 0
+        for command in (
+            "worker",
+            "call",
+            "result",
+            "purge",
+            "report",
+            "inspect",
+            "control",
+            "status",
+            "queues",
+            "dead",
+        ):
+            assert f"\n  {command} " in said.out
+
+
+@pytest.mark.parametrize(
+    "command", ["worker", "call", "result", "purge", "report", "inspect", "control", "status", "queues"]
+)
+def test_every_command_has_help(celery: Any, command: str) -> None:
+    said = celery(command, "--help")
+    assert said.code == 0, said.err
+    assert said.out.startswith("Usage: ")
+    assert "--help" in said.out
+
+
+@pytest.mark.parametrize(
+    ("name", "main"),
+    [("single", "single"), ("single:app", "single"), ("single.app", "single"), ("proj", "proj"),
+     ("proj.celery", "proj"), ("proj.other:special", "other"), ("proj.other", "other")],
+)  # fmt: skip
+def test_the_application_is_found(celery: Any, name: str, main: str) -> None:
+    said = celery("-A", name, "queues", "--json")
+    assert said.code == 0, said.err
+    files = [path.name for path in Path(os.environ["CELERY_HOME"]).glob("*.db")]
+    assert files == [f"{main}.db"]
+
+
+def test_the_environment_names_the_application(celery: Any) -> None:
+    assert celery("queues", "-j", CELERY_APP="proj").code == 0
+    assert celery("queues", "-j", APP="nowhere").code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere", "nowhere"),
+        ("single:nothing", "nothing"),
+        ("broken", "a_package_that_is_not_there"),
+        ("json", "json"),
+    ],
+)
+def test_a_wrong_application_is_told_in_a_sentence(celery: Any, name: str, words: str) -> None:
+    said = celery("-A", name, "report")
+    assert said.code == 2
+    assert words in said.err
+    assert "Traceback" not in said.text
+
+
+def test_an_option_in_the_wrong_place(celery: Any) -> None:
+    said = celery("worker", "-A", "single")
+    assert said.code == 2
+    assert "celery -A single worker" in said.err
+
+
+def test_a_command_that_does_not_exist(celery: Any) -> None:
+    said = celery("-A", "single", "workr")
+    assert said.code == 2
+    assert "No such command 'workr'" in said.err
+    assert "    worker" in said.err
+
+
+def test_a_command_that_is_still_to_come(celery: Any) -> None:
+    said = celery("-A", "single", "beat")
+    assert said.code == 2
+    assert "later" in said.err
+
+
+def test_a_broker_that_does_not_exist(celery: Any) -> None:
+    said = celery("-A", "single", "-b", "carrier-pigeon://", "call", "single.add")
+    assert said.code == 1
+    assert "carrier-pigeon" in said.err
+    assert "Traceback" not in said.text
+
+
+def test_a_broker_that_cannot_be_reached(celery: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = celery("-A", "single", "-b", f"sqlite:///{tmp_path}/file/broker.db", "call", "single.add")
+    assert said.code == 69
+    assert said.err.count("\n") == 1, said.err
+    assert "Traceback" not in said.text
+
+
+def test_a_file_that_is_no_database(celery: Any, tmp_path: Path) -> None:
+    (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 100)
+    said = celery("-A", "single", "-b", f"sqlite:///{tmp_path}/letter.db", "call", "single.add")
+    assert said.code == 69
+    assert "letter.db" in said.err
+    assert "Traceback" not in said.text
+
+
+def test_a_state_folder_that_cannot_be_made(celery: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for command in (("call", "single.add"), ("worker", "-c", "1")):
+        said = celery("-A", "single", *command, CELERY_HOME=str(tmp_path / "file" / "home"))
+        assert said.code == 1
+        assert "CELERY_HOME" in said.err
+        assert "Traceback" not in said.text
+
+
+def test_workdir_is_where_the_application_is_looked_for(celery: Any, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text("from celery import Celery\napp = Celery('elsewhere')\n")
+    assert celery("-A", "elsewhere", "queues").code == 2
+    assert celery("-A", "elsewhere", "--workdir", str(tmp_path), "queues").code == 0

@@ -1,0 +1,69 @@
+"""The repository says what is true: versions, targets, links and generated pages agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import celery
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def newest_release() -> str:
+    heading = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heading is not None
+    return heading[1]
+
+
+def test_the_version_is_the_newest_heading_of_the_changelog() -> None:
+    assert PROJECT["version"] == f"{celery.__version__}+celeriac.{newest_release()}"
+    assert newest_release() in celery.VERSION_BANNER
+
+
+def test_make_alone_lists_the_targets() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"make (\w+)", listed) == ["demo", "test", "check", "bench", "docs", "clean"]
+
+
+def test_ci_runs_what_everybody_runs() -> None:
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "exec make test"
+
+
+def test_the_development_group_is_printed_for_pip() -> None:
+    printed = subprocess.run(
+        [sys.executable, "tools/group.py", "dev"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert printed == tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["dev"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_documentation_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_documentation_exist(page: Path) -> None:
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"^\$ make (\w+)", text, re.MULTILINE):
+        assert target in targets, f"{page.name} says 'make {target}'"
+    from celery.bin.celery import COMMANDS
+
+    for command in re.findall(r"^\$ celery(?: -A [\w.:]+)? ([a-z]\w*)", text, re.MULTILINE):
+        assert command in {*COMMANDS, "report"}, f"{page.name} says 'celery {command}'"
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
