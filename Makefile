@@ -23,7 +23,7 @@ check: $(VENV)/dev  ## the static gates only: format, lint, types
 	$(BIN)/mypy
 
 bench: $(VENV)/dev  ## measure enqueue, drain, latency and memory
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/bench.py
 
 docs: $(VENV)/dev  ## write the generated pages of docs/ again
 	$(BIN)/python tools/docs.py
