@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 NOT_CUSTOM = frozenset({
     "lang", "task", "argsrepr", "kwargsrepr", "compression", "id", "args", "kwargs", "embed", "outbox", "records",
-    "writer", "priority", "task_id", "redelivered", "x-death", "x-delivery-count", "x-first-death-exchange",
+    "effects", "replays", "writer", "priority", "task_id", "redelivered", "x-death", "x-delivery-count", "x-first-death-exchange",
     "x-first-death-queue", "x-first-death-reason", "x-last-death-exchange", "x-last-death-queue",
     "x-last-death-reason",
 })  # fmt: skip
@@ -93,8 +93,10 @@ class Context:
 
     outbox: list[Outgoing] | None = None
     """Where messages wait to be sent together with the settlement of this task; None: they are sent at once."""
+    effects: list[Record] | None = None
+    """Results to store together with the settlement; None: they are stored at once."""
     records: list[Record] | None = None
-    """Where results wait to be stored with the settlement; None: they are stored at once."""
+    """While this is a list, what the result backend stores for this request goes there and not to the store."""
     writer: str = ""
     """Names the message that is executed, so that of two executions one result stands (see `Record`)."""
 

@@ -42,6 +42,10 @@ class ExceptionInfo:
             self._text = "".join(tracebacks.format_exception(self.type, self.exception, self.tb))
         return self._text
 
+    def keep_text(self) -> None:
+        """Make the text now: the frames it is made of are about to be cleared."""
+        self._text = self.traceback
+
     @property
     def exc_info(self) -> tuple[type[BaseException], BaseException, TracebackType | None]:
         """As `sys.exc_info()` gives it."""

@@ -1,0 +1,494 @@
+"""`AsyncResult`: what the sender of a task holds while it runs elsewhere. No I/O when it is made or garbage-collected."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+
+from celery import states
+from celery._state import _set_task_join_will_block, app_or_default, task_join_will_block
+from celery.exceptions import IncompleteStream, TimeoutError
+from celery.utils.graph import DependencyGraph, GraphFormatter
+from celery.utils.iso8601 import parse_iso8601
+from celery.wire.errors import with_remote_traceback
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+
+R = TypeVar("R")
+Meta = dict[str, Any]
+
+E_WOULDBLOCK = (
+    "Never call result.get() within a task! It waits for another task while it keeps the slot that task may need, so"
+    " that both wait for ever. Link the tasks (`chain`, `link`) instead, or, where it is safe, call"
+    " get(disable_sync_subtasks=False) or use `with allow_join_result():`."
+)
+
+
+def assert_will_not_block() -> None:
+    """Raise RuntimeError inside a task: waiting there for another one can wait for ever."""
+    if task_join_will_block():
+        raise RuntimeError(E_WOULDBLOCK)
+
+
+@contextmanager
+def allow_join_result() -> Iterator[None]:
+    """Allow waiting for results inside a task."""
+    before = task_join_will_block()
+    _set_task_join_will_block(False)
+    try:
+        yield
+    finally:
+        _set_task_join_will_block(before)
+
+
+@contextmanager
+def denied_join_result() -> Iterator[None]:
+    """Refuse waiting for results, as inside a task."""
+    before = task_join_will_block()
+    _set_task_join_will_block(True)
+    try:
+        yield
+    finally:
+        _set_task_join_will_block(before)
+
+
+class ResultBase:
+    """What all results have in common: an id, and the result of the task that sent it."""
+
+    id: Any = None
+    parent: ResultBase | None = None
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """This result as plain data; `result_from_tuple` is the inverse."""
+        raise NotImplementedError(f"{type(self).__name__} has no tuple form.")
+
+
+class AsyncResult(ResultBase, Generic[R]):
+    """The result of a task by its id. Thread-safe for reading; asks the backend until the task has ended."""
+
+    app: Celery | None = None
+    TimeoutError: ClassVar[type[TimeoutError]] = TimeoutError
+
+    def __init__(
+        self,
+        id: str,
+        backend: Any = None,
+        task_name: str | None = None,
+        app: Celery | None = None,
+        parent: ResultBase | None = None,
+    ) -> None:
+        if id is None:
+            raise ValueError("AsyncResult needs the id of a task; got None.")
+        self.app = app_or_default(app or self.app)
+        self.id: str = id
+        self._backend = backend
+        self.parent = parent
+        self.ignored = False
+        self._cache: Meta | None = None
+
+    @property
+    def backend(self) -> Any:
+        """The result backend that is asked."""
+        if self._backend is None:
+            self._backend = cast("Celery", self.app).backend
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Any) -> None:
+        self._backend = backend
+
+    # -- waiting --------------------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[Meta], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+        EXCEPTION_STATES: Iterable[str] = states.EXCEPTION_STATES,
+        PROPAGATE_STATES: Iterable[str] = states.PROPAGATE_STATES,
+    ) -> R:
+        """Block until the task has ended and return its result, or raise what it raised.
+
+        Raises `TimeoutError` after *timeout* seconds, and, with *follow_parents*, what a task before this one in its
+        chain raised.  With *propagate* false an exception is returned.  *callback* is called with `(id, result)`,
+        *on_interval* now and then while waiting.  *interval* in seconds counts only for backends that cannot notify.
+        """
+        if self.ignored:
+            return cast("R", None)
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if self._cache is not None:
+            return cast("R", self.maybe_throw(propagate=propagate, callback=callback))
+        interval_step = on_interval
+        if follow_parents and propagate and self.parent is not None:
+            self._maybe_reraise_parent_error()
+
+            def interval_step() -> None:
+                self._maybe_reraise_parent_error()
+                if on_interval is not None:
+                    on_interval()
+
+        self.backend.add_pending_result(self)
+        value = self.backend.wait_for_pending(
+            self,
+            timeout=timeout,
+            interval=interval,
+            on_interval=interval_step,
+            no_ack=no_ack,
+            propagate=propagate,
+            callback=callback,
+            on_message=on_message,
+        )
+        return cast("R", value)
+
+    wait = get
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> R:
+        """As `get`, for asyncio: waits without blocking the event loop."""
+        if self.ignored:
+            return cast("R", None)
+        if self._cache is None:
+            arrival: Callable[[str, float | None], Awaitable[Meta]] | None = getattr(self.backend, "arrival", None)
+            if arrival is not None:
+                meta = await arrival(self.id, timeout)
+            else:
+                meta = await self._poll(timeout, interval)
+            self._maybe_set_cache(meta)
+        return cast("R", self.maybe_throw(propagate=propagate))
+
+    async def _poll(self, timeout: float | None, interval: float) -> Meta:
+        """The meta of the ended task from a backend that can only be looked at, each look on a thread."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            meta: Meta = await asyncio.to_thread(self.backend.get_task_meta, self.id)
+            if meta["status"] in states.READY_STATES:
+                return meta
+            if deadline is not None and time.monotonic() + interval > deadline:
+                raise TimeoutError(f"No result of task {self.id} within {timeout} s.")
+            await asyncio.sleep(interval)
+
+    def then(
+        self,
+        callback: Callable[[AsyncResult[R]], Any],
+        on_error: Callable[[AsyncResult[R]], Any] | None = None,
+        weak: bool = False,
+    ) -> AsyncResult[R]:
+        """Call *callback* with this result when the task has succeeded, *on_error* when it has not.
+
+        At once if it has ended; else on the thread that next reads a final state.
+        """
+        self._pending_callbacks.append((callback, on_error))
+        self._call_callbacks()
+        return self
+
+    @property
+    def _pending_callbacks(self) -> list[tuple[Callable[[Any], Any], Callable[[Any], Any] | None]]:
+        return cast("list[Any]", self.__dict__.setdefault("_callbacks", []))
+
+    def _call_callbacks(self) -> None:
+        if self._cache is None:
+            return
+        waiting, self.__dict__["_callbacks"] = self._pending_callbacks, []
+        for callback, on_error in waiting:
+            if self._cache["status"] == states.SUCCESS:
+                callback(self)
+            elif on_error is not None:
+                on_error(self)
+
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
+        """Raise the exception of a failed task, else return the value."""
+        meta = self._get_task_meta() if self._cache is None else self._cache
+        value = meta["result"]
+        if meta["status"] in states.PROPAGATE_STATES and propagate:
+            self.throw(value, meta.get("traceback"))
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    maybe_reraise = maybe_throw
+
+    def throw(self, exc: Any = None, traceback: Any = None, *args: Any) -> Any:
+        """Raise *exc* with the traceback of where it was raised as its cause."""
+        error = exc if isinstance(exc, BaseException) else RuntimeError(f"Task {self.id} failed: {exc!r}")
+        raise with_remote_traceback(error, traceback if isinstance(traceback, str) else None)
+
+    def _maybe_reraise_parent_error(self) -> None:
+        for parent in reversed(list(self._parents())):
+            parent.maybe_throw()
+
+    def _parents(self) -> Iterator[Any]:
+        parent = self.parent
+        while parent is not None:
+            yield parent
+            parent = parent.parent
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def _get_task_meta(self) -> Meta:
+        if self._cache is not None:
+            return self._cache
+        return self._maybe_set_cache(self.backend.get_task_meta(self.id))
+
+    def _maybe_set_cache(self, meta: Meta | None) -> Meta:
+        if meta and meta["status"] in states.READY_STATES:
+            return self._set_cache(meta)
+        return meta or {"status": states.PENDING, "result": None}
+
+    def _set_cache(self, meta: Meta) -> Meta:
+        children = meta.get("children")
+        if children:
+            made = [self._child(child) for child in children]
+            meta = {**meta, "children": made}
+        self._cache = meta
+        if "_callbacks" in self.__dict__:
+            self._call_callbacks()
+        return meta
+
+    def _child(self, child: Any) -> Any:
+        return child if isinstance(child, ResultBase) else result_from_tuple(child, self.app)
+
+    def _iter_meta(self, **kwargs: Any) -> Iterator[Meta]:
+        return iter([self._get_task_meta()])
+
+    @property
+    def state(self) -> str:
+        """The state of the task; PENDING also where the backend knows nothing of it."""
+        return cast("str", self._get_task_meta()["status"])
+
+    status = state
+
+    @property
+    def result(self) -> R | Any:
+        """The result, or the exception of a failed task; None while there is none."""
+        return self._get_task_meta().get("result")
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of a failed task as text."""
+        return self._get_task_meta().get("traceback")
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When the task ended, in UTC."""
+        done = self._get_task_meta().get("date_done")
+        return parse_iso8601(done) if isinstance(done, str) else done
+
+    @property
+    def name(self) -> str | None:
+        """The name of the task, where `result_extended` is on."""
+        return self._get_task_meta().get("name")
+
+    @property
+    def args(self) -> Any:
+        """Its arguments, where `result_extended` is on."""
+        return self._get_task_meta().get("args")
+
+    @property
+    def kwargs(self) -> Any:
+        """Its keyword arguments, where `result_extended` is on."""
+        return self._get_task_meta().get("kwargs")
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that ran it, where `result_extended` is on."""
+        return self._get_task_meta().get("worker")
+
+    @property
+    def retries(self) -> int | None:
+        """How often it was retried, where `result_extended` is on."""
+        return self._get_task_meta().get("retries")
+
+    @property
+    def queue(self) -> str | None:
+        """The queue it came from, where `result_extended` is on."""
+        return self._get_task_meta().get("queue")
+
+    def ready(self) -> bool:
+        """Whether the task has ended."""
+        return self.state in states.READY_STATES
+
+    def successful(self) -> bool:
+        """Whether the task has succeeded."""
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        """Whether the task has failed."""
+        return self.state == states.FAILURE
+
+    def exists(self) -> bool:
+        """Whether the backend knows anything of the task."""
+        return bool(self.backend.task_result_exists(self.id))
+
+    @property
+    def supports_native_join(self) -> bool:
+        """Whether many results can be read in one step."""
+        return bool(self.backend.supports_native_join)
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self.id
+
+    @task_id.setter
+    def task_id(self, id: str) -> None:
+        self.id = id
+
+    # -- what it sent ---------------------------------------------------------------------------------------------
+
+    @property
+    def children(self) -> list[Any] | None:
+        """The results of the tasks that this one has sent."""
+        children = self._get_task_meta().get("children")
+        return None if children is None else [self._child(child) for child in children]
+
+    def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
+        """Wait for this task and for all that it has sent, yielding `(result, value)`; *kwargs* as for `get`."""
+        for _, result in self.iterdeps(intermediate=intermediate):
+            yield result, result.get(**kwargs)
+
+    def get_leaf(self) -> Any:
+        """The value of the last task that this one led to."""
+        value = None
+        for _, result in self.iterdeps():
+            value = result.get()
+        return value
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Yield `(parent, result)` of this result and all below it.
+
+        Raises `IncompleteStream` at a task that has not ended, or passes it over with *intermediate*.
+        """
+        stack: deque[tuple[Any, Any]] = deque([(None, self)])
+        first = not intermediate
+        while stack:
+            parent, node = stack.popleft()
+            yield parent, node
+            if node.ready():
+                stack.extend((node, child) for child in node.children or ())
+            elif first:
+                raise IncompleteStream(f"Task {node.id} has not ended: what it will send is not known yet.")
+
+    def build_graph(self, intermediate: bool = False, formatter: GraphFormatter | None = None) -> DependencyGraph[Any]:
+        """The graph of this result and all below it."""
+        graph: DependencyGraph[Any] = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
+        for parent, node in self.iterdeps(intermediate=intermediate):
+            graph.add_arc(node)
+            if parent is not None:
+                graph.add_edge(parent, node)
+        return graph
+
+    @property
+    def graph(self) -> DependencyGraph[Any]:
+        """The graph of this result and all below it; built once."""
+        if "_graph" not in self.__dict__:
+            self.__dict__["_graph"] = self.build_graph()
+        return cast("DependencyGraph[Any]", self.__dict__["_graph"])
+
+    # -- acting on it ---------------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Delete the result, and those of the tasks before it in its chain."""
+        self._cache = None
+        if self.parent is not None:
+            cast("Any", self.parent).forget()
+        self.backend.forget(self.id)
+
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Keep the task from starting; with *terminate*, kill it if it runs. See `app.control.revoke`."""
+        cast("Celery", self.app).control.revoke(
+            self.id, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+        )
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: dict[str, Any],
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Revoke every task that carries one of these stamps."""
+        cast("Celery", self.app).control.revoke_by_stamped_headers(
+            headers, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+        )
+
+    # -- as data --------------------------------------------------------------------------------------------------
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        return (self.id, self.parent and self.parent.as_tuple()), None
+
+    def as_list(self) -> list[str]:
+        """The ids of this task and of those before it in its chain."""
+        found = [self.id]
+        if self.parent is not None:
+            found.extend(cast("Any", self.parent).as_list())
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.id, None, None, None, self.parent)
+
+    def __copy__(self) -> AsyncResult[R]:
+        return type(self)(self.id, self._backend, None, self.app, self.parent)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return bool(other.id == self.id)
+        if isinstance(other, str):
+            return other == self.id
+        return NotImplemented
+
+
+def result_from_tuple(r: Any, app: Celery | None = None) -> Any:
+    """The result that `as_tuple` made *r* of: a `GroupResult` where it has members, else an `AsyncResult`."""
+    if isinstance(r, ResultBase):
+        return r
+    app = app_or_default(app)
+    head, members = r
+    id, parent = head if isinstance(head, (list, tuple)) else (head, None)
+    if parent:
+        parent = result_from_tuple(parent, app)
+    if members is None:
+        return app.AsyncResult(id, parent=parent)
+    return app.GroupResult(id, [result_from_tuple(member, app) for member in members], parent=parent)
+
+
+__all__ = [
+    "E_WOULDBLOCK",
+    "AsyncResult",
+    "ResultBase",
+    "allow_join_result",
+    "assert_will_not_block",
+    "denied_join_result",
+    "result_from_tuple",
+]

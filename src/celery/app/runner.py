@@ -1,0 +1,164 @@
+"""The runner: a job's bytes in, its outcome out. Everything a slot does for one task happens in `Runner.__call__`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery._state import _set_task_join_will_block, task_join_will_block
+from celery.app import trace
+from celery.app.context import Context
+from celery.app.einfo import ExceptionInfo
+from celery.backends.base import ResultBackend
+from celery.exceptions import DecodeError, NotRegistered
+from celery.states import FAILURE, REJECTED, SUCCESS
+from celery.utils.log import get_logger
+from celery.utils.saferepr import saferepr
+from celery.wire.message import Job, Outcome, Record
+from celery.wire.protocol import Head, Message, decode_envelope, load_body, split_body
+from celery.wire.serialization import accept_types
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+
+logger = get_logger("celery.app.trace")
+
+
+def make_runner(app: Celery, hostname: str) -> Runner:
+    """The runner of a slot: runs jobs of *app*, never raises but for what ends the process. One thread at a time."""
+    return Runner(app, hostname)
+
+
+def writer_of(head: Head) -> str:
+    """Names the message with this head, as the tracer does: see `Record`."""
+    return _writer(head.delivery_tag, head.id, head.retries, head.replays)
+
+
+def _writer(tag: Any, task_id: Any, retries: Any, replays: Any) -> str:
+    name = str(tag) if tag else f"{task_id}:{retries or 0}"
+    return f"{name}:{replays}" if replays else name
+
+
+class Runner:
+    """Decodes a job, hands it to the tracer of its task, and puts what became of it into an `Outcome`."""
+
+    def __init__(self, app: Celery, hostname: str) -> None:
+        self.app = app
+        self.hostname = hostname
+        self.accept = accept_types(app.conf.accept_content)
+        self.tracers: dict[str, Any] = {}
+
+    def __call__(self, job: Job) -> Outcome:
+        """Run *job*. Blocks until the task has ended; the outcome carries its result and what it sent."""
+        started = time.monotonic()
+        message = None
+        try:
+            message = decode_envelope(job.envelope)
+            headers = message.headers
+            body = split_body(message, self.accept)
+            if "task" not in headers:
+                headers = _headers_of_protocol_1(message, load_body(message, self.accept))
+            name, task_id = headers["task"], headers["id"]
+            tracer = self.tracers.get(name) or self._tracer(name)
+        except Exception as exc:  # noqa: BLE001 - a message that nobody can run goes to the dead set with its reason
+            return self._refused(job, message, exc)
+        request = Context.from_message(
+            headers, message.properties, body, hostname=self.hostname, redelivered=job.redelivered
+        )
+        effects: list[Record] = []
+        fields = request.__dict__
+        fields["effects"] = effects
+        outbox = fields["outbox"] = []
+        fields["writer"] = _writer(
+            message.properties.get("delivery_tag"), task_id, headers.get("retries"), headers.get("replays")
+        )
+        blocked = task_join_will_block()
+        _set_task_join_will_block(True)
+        try:
+            traced = tracer(task_id, body[0], body[1], request)
+        except Exception as exc:  # noqa: BLE001 - raised around the tracer by whoever replaced it
+            traced = _failed_around(exc)
+        finally:
+            _set_task_join_will_block(blocked)
+        if traced.info is None:
+            return Outcome(
+                job.tag, SUCCESS, traced.runtime or 0.0, tuple(effects), tuple(outbox), (), False, traced.retstr or ""
+            )
+        return self._ended(job, traced, time.monotonic() - started, tuple(effects), tuple(outbox))
+
+    def _tracer(self, name: str) -> Any:
+        """The tracer of a task, made when it is first run here."""
+        task = self.app.tasks.get(name)
+        if task is None:
+            raise NotRegistered(name)
+        # By its name on the module: monitoring packages replace it there.
+        tracer = task.__trace__ = self.tracers[name] = trace.build_tracer(
+            name, task, self.app.loader, self.hostname, app=self.app
+        )
+        return tracer
+
+    def _ended(
+        self, job: Job, traced: trace.trace_ok_t, runtime: float, records: tuple[Record, ...], messages: tuple[Any, ...]
+    ) -> Outcome:
+        """The outcome of a task that has raised."""
+        info = traced.info
+        assert info is not None
+        einfo: ExceptionInfo = traced.retval
+        return Outcome(
+            job.tag,
+            info.state,
+            runtime,
+            records,
+            messages,
+            (),
+            info.state == REJECTED and bool(getattr(info.retval, "requeue", False)),
+            saferepr(info.retval),
+            einfo.traceback,
+            einfo.internal,
+        )
+
+    def _refused(self, job: Job, message: Message | None, exc: Exception) -> Outcome:
+        """Nobody can run this message: it goes to the dead set, and whoever waits for its result is told."""
+        einfo = ExceptionInfo.of(exc, internal=True)
+        reason = _reason(exc)
+        headers = message.headers if message is not None else {}
+        task_id = headers.get("id")
+        logger.error("Task %s[%s] cannot be run: %s", headers.get("task"), task_id, reason)
+        records: tuple[Record, ...] = ()
+        backend = self.app.backend
+        if message is not None and isinstance(task_id, str) and task_id and not headers.get("ignore_result"):
+            request = Context(headers, called_directly=False, hostname=self.hostname)
+            if isinstance(backend, ResultBackend):
+                tag = message.properties.get("delivery_tag")
+                writer = _writer(tag, task_id, headers.get("retries"), headers.get("replays"))
+                records = (
+                    backend.failure_record(task_id, exc, traceback=einfo.traceback, request=request, writer=writer),
+                )
+            else:
+                backend.mark_as_failure(task_id, exc, einfo.traceback, request=request)
+        return Outcome(job.tag, REJECTED, 0.0, records, detail=reason, traceback=einfo.traceback, internal=True)
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, NotRegistered):
+        return f"No task is registered under the name {exc.args[0]!r}: make sure that its module is imported by the worker."
+    if isinstance(exc, (DecodeError, KeyError)):
+        return f"The message cannot be decoded: {exc}"
+    return repr(exc)
+
+
+def _failed_around(exc: Exception) -> trace.trace_ok_t:
+    return trace.trace_ok_t(ExceptionInfo.of(exc, internal=True), trace.TraceInfo(FAILURE, exc), None, None)
+
+
+def _headers_of_protocol_1(message: Message, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of protocol 1 as the headers of protocol 2."""
+    fields = {**message.headers, **body}
+    for name in ("args", "kwargs", "callbacks", "errbacks", "chord"):
+        fields.pop(name, None)
+    fields.setdefault("root_id", fields.get("id"))
+    return fields
+
+
+__all__ = ["Runner", "make_runner", "writer_of"]

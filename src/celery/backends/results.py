@@ -1,0 +1,268 @@
+"""`ResultBackend`: task results in a `Store` of ours: one class for every store.
+
+Keys, JSON and compression are Celery's, so that clients and workers of either kind read each other's results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.app.context import request_field
+from celery.app.einfo import ExceptionInfo
+from celery.backends.arrivals import ArrivalWatcher
+from celery.backends.compression import compress_payload
+from celery.backends.keyvalue import BaseKeyValueStoreBackend
+from celery.backends.backend import Meta
+from celery.exceptions import TimeoutError
+from celery.utils import uuid
+from celery.result import AsyncResult, GroupResult, ResultSet
+from celery.wire.message import Record
+from celery.wire.serialization import dumps, encode_json
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+    from celery.backends.store import Store
+
+RECHECK = 5.0
+"""Seconds after which a waiting reader looks again although it was not told of a write: a safety net."""
+
+
+class ResultBackend(BaseKeyValueStoreBackend):
+    """Results in *store*. Thread-safe. Waiting readers are woken by the store where it can notify."""
+
+    key_t = staticmethod(lambda key: key.decode() if isinstance(key, bytes) else key)
+    supports_native_join = True
+    supports_autoexpire = True
+    supports_failure_expires = True
+    supports_result_compression = True
+
+    def __init__(self, store: Store, app: Celery, **kwargs: Any) -> None:
+        super().__init__(app, url=kwargs.pop("url", None) or store.url, **kwargs)
+        self.store = store
+        conf = app.conf
+        self.failure_expires: float | None = self.expires
+        if conf.result_failure_expires is not None:
+            self.failure_expires = self.prepare_expires(conf.result_failure_expires)
+        self._extended = bool(conf.result_extended)
+        self._is_json = self.serializer == "json" and self.compression is None
+        self._arrivals = ArrivalWatcher(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.app,)
+
+    # -- records --------------------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        *,
+        traceback: str | None = None,
+        request: Any = None,
+        writer: str = "",
+    ) -> Record:
+        """The record that stores *result*; an exception becomes data. Raises `EncodeError` if it does not serialise.
+
+        *writer* names the message that was executed: of two executions of one message, the first terminal state stays.
+        """
+        data = result
+        if isinstance(result, BaseException):
+            data = self.prepare_exception(result)
+        elif not isinstance(result, _PLAIN):
+            data = self.prepare_value(result)
+        meta = self._get_result_meta(data, state, traceback, request)
+        meta["task_id"] = task_id
+        payload = encode_json(meta) if self._is_json else self._pack(meta)
+        ttl = self.failure_expires if state == states.FAILURE else self.expires
+        return Record(self.task_keyprefix + task_id, payload, state, writer, ttl or None)
+
+    def failure_record(
+        self,
+        task_id: str,
+        exc: BaseException,
+        *,
+        traceback: str | None = None,
+        request: Any = None,
+        writer: str = "",
+        state: str = states.FAILURE,
+    ) -> Record:
+        """The record of a failure. What does not serialise of the exception is stored as its repr."""
+        return self.record(task_id, exc, state, traceback=traceback, request=request, writer=writer)
+
+    def _pack(self, data: Any) -> bytes:
+        payload = dumps(data, self.serializer)[2]
+        return payload if self.compression is None else compress_payload(payload, self.compression)
+
+    def _get_result_meta(
+        self, result: Any, state: str, traceback: Any, request: Any, format_date: bool = True, encode: bool = False
+    ) -> Meta:
+        if request is None or self._extended or not format_date:
+            return super()._get_result_meta(result, state, traceback, request, format_date, encode)
+        # The same as above for the common case, in few calls: this runs once for every task.
+        sent = request_field(request, "_children")
+        meta: Meta = {
+            "status": state,
+            "result": result,
+            "traceback": traceback,
+            "children": [child.as_tuple() for child in sent] if sent else [],
+            "date_done": datetime.now(UTC).isoformat() if state in states.READY_STATES else None,
+        }
+        if group := request_field(request, "group"):
+            meta["group_id"] = group
+        if parent := request_field(request, "parent_id"):
+            meta["parent_id"] = parent
+        return meta
+
+    def _store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        text = None if traceback is None else str(traceback)
+        collected = None if request is None else request_field(request, "records")
+        if collected is not None:
+            writer = request_field(request, "writer") or ""
+            collected.append(self.record(task_id, result, state, traceback=text, request=request, writer=writer))
+            return result
+        # What a program stores by its own hand is an execution of its own: it replaces a failure.
+        self.store.put([self.record(task_id, result, state, traceback=text, request=request, writer=uuid())])
+        return result
+
+    # -- key and value --------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes | None:
+        return self.store.get([key])[0]
+
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        return self.store.get(keys)
+
+    def set(self, key: str, value: Any) -> None:
+        self.store.set(key, value.encode() if isinstance(value, str) else value, self.expires or None)
+
+    def delete(self, key: str) -> int:
+        return self.store.delete([key])
+
+    def cleanup(self) -> None:
+        """Delete what has expired."""
+        self.store.expire()
+
+    def read(self, task_ids: Sequence[str]) -> list[Meta]:
+        """The metas of several tasks in one step; PENDING where nothing is known."""
+        values = self.store.get([self.task_keyprefix + task_id for task_id in task_ids])
+        return [self.decode_result(value) if value else {"status": states.PENDING, "result": None} for value in values]
+
+    # -- waiting --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_async(self) -> bool:
+        """Results arrive by notification."""
+        return self.store.can.notify
+
+    def add_pending_result(self, result: Any, weak: bool = False) -> Any:
+        """Kept for the API: a watch is made when the waiting begins."""
+        return result
+
+    def remove_pending_result(self, result: Any) -> Any:
+        """Kept for the API."""
+        return result
+
+    def get_many(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Meta], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        max_iterations: int | None = None,
+        READY_STATES: Iterable[str] = states.READY_STATES,
+    ) -> Iterator[tuple[str, Meta]]:
+        """Yield `(task id, meta)` as the tasks end. Blocks up to *timeout* seconds; woken by the store."""
+        missing = dict.fromkeys(task_ids)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = RECHECK if self.store.can.notify else interval
+        if on_interval is not None:
+            pause = min(pause, interval)
+        rounds = 0
+        with self.store.watch([self.task_keyprefix + task_id for task_id in missing]) as watch:
+            while missing:
+                ids = list(missing)
+                for task_id, meta in zip(ids, self.read(ids), strict=True):
+                    if meta["status"] in READY_STATES:
+                        del missing[task_id]
+                        if on_message is not None:
+                            on_message(meta)
+                        yield task_id, meta
+                rounds += 1
+                if not missing or (max_iterations is not None and rounds >= max_iterations):
+                    return
+                left = pause if deadline is None else min(pause, deadline - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError(f"{len(missing)} of the results were not there after {timeout} s.")
+                watch.wait(left)
+                if on_interval is not None:
+                    on_interval()
+
+    def wait_for(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> Meta:
+        """Block until the task has ended; its meta. Raises `TimeoutError` after *timeout* seconds."""
+        try:
+            return next(self.get_many([task_id], timeout=timeout, interval=interval, on_interval=on_interval))[1]
+        except TimeoutError:
+            raise TimeoutError(f"No result of task {task_id} within {timeout} s.") from None
+
+    def wait_for_pending(
+        self,
+        result: AsyncResult[Any],
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Meta], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        callback: Callable[[str, Any], Any] | None = None,
+        propagate: bool = True,
+    ) -> Any:
+        """Block until *result* is there, and give its value or raise its exception."""
+        meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
+        if on_message is not None:
+            on_message(meta)
+        result._maybe_set_cache(meta)
+        return result.maybe_throw(propagate=propagate, callback=callback)
+
+    def iter_native(
+        self,
+        result: ResultSet,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Meta], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> Iterator[tuple[str, Meta]]:
+        """Yield `(task id, meta)` of every result of the set as it is there."""
+        ids = [member.id for member in result.results]
+        if not ids:
+            return iter(())
+        return self.get_many(ids, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval)
+
+    async def arrival(self, task_id: str, timeout: float | None = None) -> Meta:
+        """The meta of the task when it has ended, without blocking the event loop."""
+        return await self._arrivals.wait(task_id, timeout)
+
+
+_PLAIN = (str, int, float, bool, type(None), dict, list, tuple, bytes)
+
+
+def _reopen(app: Celery) -> Any:
+    return app.backend
+
+
+__all__ = ["ExceptionInfo", "GroupResult", "RECHECK", "ResultBackend"]
