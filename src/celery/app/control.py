@@ -1,0 +1,459 @@
+"""Remote control, the client's side: ask workers, and tell them what to do.
+
+Requests are broadcast on the broker's bus to whoever listens; replies come back on a topic of this process's thread.
+`app.control.ping()`, `app.control.revoke(id, terminate=True)`, `app.control.inspect().active()`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import DecodeError, DuplicateNodenameWarning
+from celery.utils import uuid
+from celery.utils.text import pluralize
+from celery.wire.serialization import decode_json, encode_json
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+
+__all__ = ("Control", "Inspect", "flatten_reply")
+
+TERM_SIGNAME = "SIGTERM"
+REVOKE_EXPIRES = float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", "10800"))
+"""Seconds a revocation lasts."""
+Reply = dict[str, Any]
+
+W_DUPNODE = "Received multiple replies from node {0}: {1}.\nMake sure you give each worker a unique name with -n."
+
+
+# --- what travels -----------------------------------------------------------------------------------------------------
+
+
+def pack(body: Mapping[str, Any], headers: Mapping[str, Any]) -> bytes:
+    """A control message: its body and headers as one JSON object. What JSON has no word for is sent as its repr."""
+    return encode_json({"body": _plain(body), "headers": dict(headers)})
+
+
+def unpack(payload: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Body and headers; raises DecodeError for anything else."""
+    message = decode_json(payload)
+    if not isinstance(message, dict) or not isinstance(message.get("body"), dict):
+        raise DecodeError("a control message is a JSON object with a body")
+    return message["body"], message.get("headers") or {}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return repr(value)
+
+
+def mailbox_topic(app: Celery) -> str:
+    """Where workers listen."""
+    return f"{app.conf.control_exchange}.pidbox"
+
+
+def reply_topic(oid: str, exchange: str) -> str:
+    """Where the answers to requests of *oid* go."""
+    return f"{oid}.{exchange}"
+
+
+# --- the client -------------------------------------------------------------------------------------------------------
+
+
+def flatten_reply(reply: Iterable[Reply]) -> Reply:
+    """One mapping of node to answer from the list that `broadcast` returns; warns of nodes with one name."""
+    nodes: Reply = {}
+    seen: dict[str, int] = {}
+    for item in reply or ():
+        for name in item:
+            seen[name] = seen.get(name, 0) + 1
+        nodes.update(item)
+    duplicates = [name for name, count in seen.items() if count > 1]
+    if duplicates:
+        warnings.warn(
+            DuplicateNodenameWarning(W_DUPNODE.format(pluralize(len(duplicates), "name"), ", ".join(duplicates))),
+            stacklevel=2,
+        )
+    return nodes
+
+
+class Mailbox:
+    """Sends requests and gathers the answers. Thread-safe."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    @property
+    def namespace(self) -> str:
+        return str(self.app.conf.control_exchange)
+
+    def request(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        destination: Sequence[str] | None = None,
+        reply: bool = False,
+        timeout: float | None = None,
+        limit: int | None = None,
+        callback: Callable[[Reply], Any] | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+    ) -> list[Reply] | None:
+        """Send, and with *reply* return what was answered within *timeout* seconds (or by *limit* nodes)."""
+        app = self.app
+        bus = app.broker.bus()
+        ticket = uuid()
+        body: dict[str, Any] = {
+            "method": command,
+            "arguments": dict(arguments or {}),
+            "destination": list(destination) if destination is not None else None,
+            "pattern": pattern,
+            "matcher": matcher,
+        }
+        if not reply:
+            bus.publish(mailbox_topic(app), pack(body, {"clock": app.clock.forward(), "expires": 0}))
+            return None
+        wait = 1.0 if timeout is None else timeout
+        exchange = f"reply.{self.namespace}.pidbox"
+        oid = app.thread_oid
+        body |= {"ticket": ticket, "reply_to": {"exchange": exchange, "routing_key": oid}}
+        headers = {"clock": app.clock.forward(), "expires": time.time() + wait if wait else 0}
+        if limit is None and destination:
+            limit = len(destination)
+        with bus.subscribe([reply_topic(oid, exchange)]) as answers:
+            bus.publish(mailbox_topic(app), pack(body, headers))
+            return self._gather(answers.get, ticket, wait, limit, callback)
+
+    def _gather(
+        self,
+        get: Callable[[float | None], tuple[str, bytes] | None],
+        ticket: str,
+        timeout: float,
+        limit: int | None,
+        callback: Callable[[Reply], Any] | None,
+    ) -> list[Reply]:
+        replies: list[Reply] = []
+        until = time.monotonic() + timeout
+        while limit is None or len(replies) < limit:
+            left = until - time.monotonic()
+            received = get(left) if left > 0 else None
+            if received is None:
+                break
+            body, headers = unpack(received[1])
+            self.app.clock.adjust(int(headers.get("clock") or 0))
+            if headers.get("ticket") not in {None, ticket}:
+                continue
+            replies.append(body)
+            if callback is not None:
+                callback(body)
+        return replies
+
+
+class Inspect:
+    """Asks workers. Every method returns a mapping of node name to answer; None when nobody answered."""
+
+    app: Celery | None = None
+
+    def __init__(
+        self,
+        destination: str | Sequence[str] | None = None,
+        timeout: float = 1.0,
+        callback: Callable[[Reply], Any] | None = None,
+        connection: Any = None,
+        app: Celery | None = None,
+        limit: int | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+    ) -> None:
+        assert app is not None or type(self).app is not None, "Inspect() needs an app: use app.control.inspect()."
+        if app is not None:
+            self.app = app
+        self.destination = destination
+        self.timeout = timeout
+        self.callback = callback
+        self.connection = connection
+        self.limit = limit
+        self.pattern = pattern
+        self.matcher = matcher
+
+    def _request(self, command: str, **arguments: Any) -> Any:
+        assert self.app is not None
+        return self._prepare(
+            self.app.control.broadcast(
+                command,
+                arguments=arguments,
+                destination=self.destination,
+                callback=self.callback,
+                connection=self.connection,
+                limit=self.limit,
+                timeout=self.timeout,
+                reply=True,
+                pattern=self.pattern,
+                matcher=self.matcher,
+            )
+        )
+
+    def _prepare(self, reply: Any) -> Any:
+        if not reply:
+            return None
+        by_node = flatten_reply(reply)
+        if self.destination and isinstance(self.destination, str) and not self.pattern:
+            return by_node.get(self.destination)
+        return by_node
+
+    def report(self) -> Any:
+        """Software, platform and settings."""
+        return self._request("report")
+
+    def clock(self) -> Any:
+        """The logical clock."""
+        return self._request("clock")
+
+    def active(self, safe: bool | None = None) -> Any:
+        """Tasks that run now."""
+        return self._request("active", safe=safe)
+
+    def scheduled(self, safe: bool | None = None) -> Any:
+        """Tasks that wait for their time."""
+        return self._request("scheduled", safe=safe)
+
+    def reserved(self, safe: bool | None = None) -> Any:
+        """Tasks that were claimed and have not started."""
+        return self._request("reserved", safe=safe)
+
+    def stats(self) -> Any:
+        """Counts, pool, broker and resource usage."""
+        return self._request("stats")
+
+    def revoked(self) -> Any:
+        """Ids of revoked tasks."""
+        return self._request("revoked")
+
+    def registered(self, *taskinfoitems: str) -> Any:
+        """Names of the registered tasks, with the attributes *taskinfoitems*."""
+        return self._request("registered", taskinfoitems=taskinfoitems)
+
+    registered_tasks = registered
+
+    def ping(self, destination: Any = None) -> Any:
+        """Who is there."""
+        if destination:
+            self.destination = destination
+        return self._request("ping")
+
+    def active_queues(self) -> Any:
+        """The queues that are consumed from."""
+        return self._request("active_queues")
+
+    def query_task(self, *ids: Any) -> Any:
+        """What workers know of tasks: node to id to (state, request)."""
+        if len(ids) == 1 and isinstance(ids[0], list | tuple):
+            ids = tuple(ids[0])
+        return self._request("query_task", ids=ids)
+
+    def conf(self, with_defaults: bool = False) -> Any:
+        """Settings."""
+        return self._request("conf", with_defaults=with_defaults)
+
+    def hello(self, from_node: str, revoked: Any = None) -> Any:
+        """What a worker that starts asks its neighbours."""
+        return self._request("hello", from_node=from_node, revoked=revoked)
+
+    def memsample(self) -> Any:
+        """The resident memory now."""
+        return self._request("memsample")
+
+    def memdump(self, samples: int = 10) -> Any:
+        """The memory samples taken so far."""
+        return self._request("memdump", samples=samples)
+
+    def objgraph(self, type: str = "Request", n: int = 200, max_depth: int = 10) -> Any:
+        """A graph of objects, made with the package objgraph."""
+        return self._request("objgraph", num=n, max_depth=max_depth, type=type)
+
+
+class Control:
+    """What `app.control` is: commands to workers. Without *reply* they return None at once."""
+
+    Mailbox = Mailbox
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.mailbox = self.Mailbox(app)
+
+    @property
+    def inspect(self) -> type[Inspect]:
+        """`Inspect`, made for this app: `app.control.inspect(timeout=2).ping()`."""
+        return type("Inspect", (Inspect,), {"app": self.app})
+
+    def broadcast(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        destination: str | Sequence[str] | None = None,
+        connection: Any = None,
+        reply: bool = False,
+        timeout: float = 1.0,
+        limit: int | None = None,
+        callback: Callable[[Reply], Any] | None = None,
+        channel: Any = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+        **extra_kwargs: Any,
+    ) -> Any:
+        """Send *command* to all workers, those in *destination*, or those whose name matches *pattern*.
+
+        *matcher* is `glob` or `pcre`.  With *reply*: a list of `{node: answer}`, gathered for *timeout* seconds, or
+        until *limit* nodes (or all of *destination*) have answered.
+        """
+        arguments = {**(arguments or {}), **extra_kwargs}
+        nodes = [destination] if isinstance(destination, str) else destination
+        return self.mailbox.request(
+            command,
+            arguments,
+            destination=nodes,
+            reply=reply,
+            timeout=timeout,
+            limit=limit,
+            callback=callback,
+            pattern=pattern,
+            matcher=matcher,
+        )
+
+    def purge(self, connection: Any = None) -> int:
+        """Delete the waiting messages of every queue of this app; how many there were."""
+        broker = self.app.broker
+        return sum(broker.purge(queue.name) for queue in self.app.amqp.queues.consuming())
+
+    discard_all = purge
+
+    def election(self, id: str, topic: str, action: Any = None, connection: Any = None) -> None:
+        self.broadcast("election", connection=connection, arguments={"id": id, "topic": topic, "action": action})
+
+    def revoke(
+        self,
+        task_id: str | Sequence[str],
+        destination: Any = None,
+        terminate: bool = False,
+        signal: str = TERM_SIGNAME,
+        **kwargs: Any,
+    ) -> Any:
+        """These tasks must not run: recorded durably at the broker, and told to all workers.
+
+        With *terminate* the process that runs one is sent *signal*.
+        """
+        ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        self.app.broker.revoke(ids, REVOKE_EXPIRES)
+        arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any],
+        destination: Any = None,
+        terminate: bool = False,
+        signal: str = TERM_SIGNAME,
+        **kwargs: Any,
+    ) -> Any:
+        """Revoke every task that carries these stamps."""
+        arguments = {"headers": headers, "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke_by_stamped_headers", destination=destination, arguments=arguments, **kwargs)
+
+    def terminate(self, task_id: Any, destination: Any = None, signal: str = TERM_SIGNAME, **kwargs: Any) -> Any:
+        """Revoke, and kill what runs."""
+        return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **kwargs)
+
+    def ping(self, destination: Any = None, timeout: float = 1.0, **kwargs: Any) -> Any:
+        """`[{node: {"ok": "pong"}}, …]` of who answers within *timeout* seconds."""
+        return self.broadcast("ping", reply=True, arguments={}, destination=destination, timeout=timeout, **kwargs)
+
+    def rate_limit(self, task_name: str, rate_limit: Any, destination: Any = None, **kwargs: Any) -> Any:
+        """Change the rate limit of a task: `10/m`, `5/s`; 0 for none."""
+        arguments = {"task_name": task_name, "rate_limit": rate_limit}
+        return self.broadcast("rate_limit", destination=destination, arguments=arguments, **kwargs)
+
+    def add_consumer(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        exchange_type: str = "direct",
+        routing_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        destination: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Have workers consume from *queue* too."""
+        arguments = {
+            "queue": queue,
+            "exchange": exchange,
+            "exchange_type": exchange_type,
+            "routing_key": routing_key,
+            **(options or {}),
+        }
+        return self.broadcast("add_consumer", destination=destination, arguments=arguments, **kwargs)
+
+    def cancel_consumer(self, queue: str, destination: Any = None, **kwargs: Any) -> Any:
+        """Have workers consume from *queue* no longer."""
+        return self.broadcast("cancel_consumer", destination=destination, arguments={"queue": queue}, **kwargs)
+
+    def time_limit(
+        self,
+        task_name: str,
+        soft: float | None = None,
+        hard: float | None = None,
+        destination: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Change the time limits of a task, in seconds."""
+        arguments = {"task_name": task_name, "hard": hard, "soft": soft}
+        return self.broadcast("time_limit", arguments=arguments, destination=destination, **kwargs)
+
+    def enable_events(self, destination: Any = None, **kwargs: Any) -> Any:
+        """Have workers send task events."""
+        return self.broadcast("enable_events", arguments={}, destination=destination, **kwargs)
+
+    def disable_events(self, destination: Any = None, **kwargs: Any) -> Any:
+        """Have workers send no task events."""
+        return self.broadcast("disable_events", arguments={}, destination=destination, **kwargs)
+
+    def pool_grow(self, n: int = 1, destination: Any = None, **kwargs: Any) -> Any:
+        """Give pools *n* slots more."""
+        return self.broadcast("pool_grow", arguments={"n": n}, destination=destination, **kwargs)
+
+    def pool_shrink(self, n: int = 1, destination: Any = None, **kwargs: Any) -> Any:
+        """Give pools *n* slots less."""
+        return self.broadcast("pool_shrink", arguments={"n": n}, destination=destination, **kwargs)
+
+    def autoscale(self, max: int, min: int, destination: Any = None, **kwargs: Any) -> Any:
+        """Change the bounds of autoscaling."""
+        return self.broadcast("autoscale", arguments={"max": max, "min": min}, destination=destination, **kwargs)
+
+    def shutdown(self, destination: Any = None, **kwargs: Any) -> Any:
+        """Stop workers warmly."""
+        return self.broadcast("shutdown", arguments={}, destination=destination, **kwargs)
+
+    def pool_restart(
+        self,
+        modules: Sequence[str] | None = None,
+        reload: bool = False,
+        reloader: Any = None,
+        destination: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Replace the processes of pools."""
+        arguments = {"modules": modules, "reload": reload, "reloader": reloader}
+        return self.broadcast("pool_restart", arguments=arguments, destination=destination, **kwargs)
+
+    def heartbeat(self, destination: Any = None, **kwargs: Any) -> Any:
+        """Have workers send a heartbeat now."""
+        return self.broadcast("heartbeat", arguments={}, destination=destination, **kwargs)

@@ -1,0 +1,7 @@
+"""The engine that runs tasks."""
+
+from __future__ import annotations
+
+from celery.worker.worker import WorkController
+
+__all__ = ("WorkController",)

@@ -1,0 +1,169 @@
+"""What this process records of a task when no tracer lived, or was asked, to do it.
+
+A task that was revoked, expired, killed at its limit or lost with its process still ends in a terminal state, with the
+signals, error callbacks and log lines that belong to it.  Everything here is off the hot path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from celery import signals, states
+from celery.app.context import Context
+from celery.app.einfo import ExceptionInfo
+from celery.app.runner import writer_of
+from celery.exceptions import CeleryError, TaskRevokedError
+from celery.utils.log import get_logger
+from celery.wire.message import Outgoing, Record, Settlement
+from celery.wire.protocol import Message, decode_envelope, encode_envelope, split_body
+from celery.worker.decisions import Dead, Ending, Lost, Reason, revocation
+from celery.worker.request import Request
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+
+logger = get_logger("celery.worker.request")
+
+Effects = tuple[tuple[Record, ...], tuple[Outgoing, ...]]
+NOTHING: Effects = ((), ())
+
+
+class Aftermath:
+    """Makes the effects of endings that this process itself decided on. One thread."""
+
+    def __init__(self, app: Celery, hostname: str) -> None:
+        self.app = app
+        self.hostname = hostname
+
+    def started(self, request: Request, pid: int) -> Record | None:
+        """The record of `task_track_started`."""
+        if request.ignore_result:
+            return None
+        context = self._bare(request)
+        self.app.backend.store_result(
+            request.id, {"pid": pid, "hostname": self.hostname}, states.STARTED, request=context
+        )
+        return context.records[0] if context.records else None
+
+    def dropped(self, request: Request, reason: Reason, *, terminated: bool = False, signum: Any = None) -> Settlement:
+        """Nobody wants the task any more: it ends as REVOKED."""
+        logger.info("Discarding revoked task: %s", request)
+        effects = self._record(request, revocation(reason), states.REVOKED)
+        self._send_revoked(request, expired=reason == "expired", terminated=terminated, signum=signum)
+        return Settlement(request.delivery, records=effects[0], messages=effects[1])
+
+    def refused(self, request: Request, verdict: Dead | Lost) -> Settlement:
+        """It was not run and never will be: it ends as FAILURE, in the dead set if it can be replayed."""
+        dead = isinstance(verdict, Dead)
+        logger.error("Task %s ends as a failure without being run: %s", request, verdict.reason if dead else verdict.error)
+        effects = self._record(request, verdict.error, states.FAILURE)
+        if isinstance(verdict, Dead):
+            return Settlement(request.delivery, "dead", reason=verdict.reason, records=effects[0], messages=effects[1])
+        return Settlement(request.delivery, records=effects[0], messages=effects[1])
+
+    def ended(self, request: Request, ending: Ending) -> Effects:
+        """The effects of an ending that carries an error: of a task that was lost, timed out or was killed."""
+        error = ending.error
+        if error is None:
+            return NOTHING
+        if ending.retry_in is not None:
+            return self._retried(request, error, ending.retry_in)
+        if isinstance(error, TaskRevokedError):
+            logger.info("Discarding revoked task: %s", request)
+            effects = self._record(request, error, states.REVOKED)
+            self._send_revoked(request, terminated=True, signum=request.signum)
+            return effects
+        logger.error("Task handler raised error: %r (%s)", error, request)
+        effects = self._record(request, error, states.FAILURE)
+        self._send_failure(request, error)
+        return effects
+
+    def failed(self, request: Request, error: BaseException) -> Effects:
+        """The effects of a task that could not be run at all."""
+        return self._record(request, error, states.FAILURE)
+
+    def _retried(self, request: Request, error: BaseException, countdown: float) -> Effects:
+        """The message once more, as its next retry, and the state RETRY."""
+        logger.info("Task %s retry: Retry in %gs: %r", request, countdown, error)
+        message = decode_envelope(request.delivery.envelope)
+        message.headers["retries"] = int(message.headers.get("retries") or 0) + 1
+        again = Outgoing(
+            encode_envelope(message),
+            request.delivery.queue,
+            priority=request.head.priority,
+            due=self.app.broker.clock.time() + countdown,
+            task_id=request.id,
+        )
+        records, messages = self._record(request, error, states.RETRY)
+        return records, (*messages, again)
+
+    def _record(self, request: Request, error: BaseException, state: str) -> Effects:
+        """Let the result backend say what *state* means, and collect it instead of storing it at once."""
+        context = self._context(request)
+        backend = self.app.backend
+        store = not request.ignore_result or (state == states.FAILURE and request.store_errors)
+        info = ExceptionInfo.of(error)
+        if state == states.REVOKED:
+            backend.mark_as_revoked(request.id, str(error), request=context, store_result=store)
+        elif state == states.RETRY:
+            backend.mark_as_retry(request.id, error, info.traceback, request=context, store_result=store)
+        else:
+            backend.mark_as_failure(request.id, error, info.traceback, request=context, store_result=store)
+        return tuple(context.records or ()), tuple(context.outbox or ())
+
+    def _context(self, request: Request) -> Context:
+        """The task's request, as the task would have seen it; what can be read of it."""
+        try:
+            message = decode_envelope(request.delivery.envelope)
+            body = split_body(message, self.app.amqp.accept)
+        except CeleryError:
+            return self._bare(request)
+        context = Context.from_message(
+            message.headers, message.properties, body, hostname=self.hostname, redelivered=request.delivery.redelivered
+        )
+        return self._collecting(context, request)
+
+    def _bare(self, request: Request) -> Context:
+        context = Context(id=request.id, task=request.type, hostname=self.hostname, called_directly=False)
+        return self._collecting(context, request)
+
+    @staticmethod
+    def _collecting(context: Context, request: Request) -> Context:
+        context.update(records=[], outbox=[], writer=writer_of(request.head))
+        return context
+
+    def _send_revoked(self, request: Request, **facts: Any) -> None:
+        if signals.task_revoked.receivers:
+            said = {"terminated": False, "signum": None, "expired": False, **facts}
+            signals.task_revoked.send(sender=self.app.tasks.get(request.type), request=request, **said)
+
+    def _send_failure(self, request: Request, error: BaseException) -> None:
+        if not signals.task_failure.receivers:
+            return
+        context, info = self._context(request), ExceptionInfo.of(error)
+        signals.task_failure.send(
+            sender=self.app.tasks.get(request.type),
+            task_id=request.id,
+            exception=error,
+            args=context.args,
+            kwargs=context.kwargs,
+            traceback=info.traceback,
+            einfo=info,
+        )
+
+
+def unreadable(envelope: bytes) -> Message:
+    """A message that could not be decoded, for the signals `task_rejected` and `task_unknown`."""
+    try:
+        return decode_envelope(envelope)
+    except CeleryError:
+        return Message(headers={}, properties={}, body=envelope, content_type="", content_encoding="")
+
+
+def with_effects(settlement: Settlement, effects: Effects) -> Settlement:
+    """*settlement* with more effects."""
+    return msgspec.structs.replace(
+        settlement, records=settlement.records + effects[0], messages=settlement.messages + effects[1]
+    )

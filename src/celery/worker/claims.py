@@ -1,0 +1,99 @@
+"""The worker's consumers at the broker: the one it claims with, and former ones whose tasks still run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from celery.brokers.base import Consumer, Verdict
+from celery.exceptions import BrokerError
+from celery.utils.log import get_logger
+from celery.wire.message import Delivery, Record, Settlement
+
+logger = get_logger(__name__)
+
+Make = Callable[[Sequence[str]], Consumer]
+
+
+class Claims(Consumer):
+    """A consumer whose queues can change. Who claimed a message settles it, so a former one stays until all is settled.
+
+    Threads: as any consumer; `change` and `renounce` belong to the loop.
+    """
+
+    def __init__(self, queues: Sequence[str], make: Make) -> None:
+        self.queues = tuple(queues)
+        self._make = make
+        self._now = make(self.queues)
+        self.name = self._now.name
+        self._former: dict[int | str, Consumer] = {}
+
+    def change(self, queues: Sequence[str], kept: Iterable[Delivery]) -> None:
+        """Claim from *queues* from now on. *kept*: what was claimed and will be settled."""
+        new = self._make(queues)
+        old, self._now = self._now, new
+        self.queues = tuple(queues)
+        for delivery in kept:
+            self._former.setdefault(delivery.tag, old)
+        self._retire([old])
+
+    def renounce(self) -> None:
+        """The lease was lost: begin anew. What the lost consumer had claimed it may still try to settle, in vain."""
+        self.change(self.queues, ())
+
+    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
+        return self._now.claim(limit, timeout)
+
+    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
+        return self._now.start(deliveries, records)
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        if not self._former:
+            return self._now.settle(settlements)
+        return self._settle_each(settlements)
+
+    def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
+        applied = [False] * len(settlements)
+        owners = [self._former.get(settlement.delivery.tag, self._now) for settlement in settlements]
+        for owner in dict.fromkeys(owners):
+            places = [place for place, other in enumerate(owners) if other is owner]
+            for place, kept in zip(places, owner.settle([settlements[place] for place in places]), strict=True):
+                applied[place] = kept
+        gone = {owner for owner in owners if owner is not self._now}
+        for settlement in settlements:
+            self._former.pop(settlement.delivery.tag, None)
+        self._retire(gone)
+        return applied
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        self._now.release(deliveries)
+
+    def renew(self) -> bool:
+        kept = self._now.renew()
+        for consumer in set(self._former.values()):
+            consumer.renew()
+        return kept
+
+    def wake(self) -> None:
+        self._now.wake()
+
+    def fileno(self) -> int:
+        return self._now.fileno()
+
+    def due_in(self) -> float | None:
+        return self._now.due_in()
+
+    def close(self) -> None:
+        former = set(self._former.values())
+        self._former.clear()
+        self._now.close()
+        self._retire(former)
+
+    def _retire(self, consumers: Iterable[Consumer]) -> None:
+        """Close those that have nothing left to settle."""
+        for consumer in consumers:
+            if consumer is self._now or consumer in self._former.values():
+                continue
+            try:
+                consumer.close()
+            except BrokerError as error:
+                logger.warning("Could not close a former consumer; its lease will end by itself: %s", error)

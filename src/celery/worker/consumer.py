@@ -1,0 +1,509 @@
+"""The worker's loop: claim, admit, start, collect, settle, on one thread.
+
+It waits on the broker's and the pool's descriptors and on a pipe of its own; nothing calls back into it.  What it does
+with a message is decided by the pure functions of `celery.worker.decisions`; how much it holds by
+`celery.worker.prefetch`; how results and settlements are committed by `celery.worker.ledger`.
+
+Losing the broker is a state, not an error: running tasks run on, their outcomes wait here, and every 0.1 to 2 seconds
+the loop tries to settle them again.  Nothing that was claimed is forgotten.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery import signals
+from celery.concurrency.base import Pool
+from celery.exceptions import BackendError, BrokerError, DecodeError, InvalidTaskError
+from celery.utils.log import get_logger
+from celery.wire.message import Delivery, Outcome, Record, Settlement
+from celery.wire.protocol import peek
+from celery.worker import state
+from celery.worker.aftermath import NOTHING, Aftermath, unreadable
+from celery.worker.claims import Claims
+from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
+from celery.worker.facts import FactsTable
+from celery.worker.ledger import Ledger
+from celery.worker.prefetch import PATIENCE, Prefetch
+from celery.worker.request import Request
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+
+logger = get_logger(__name__)
+T = TypeVar("T")
+
+LOOK_AGAIN = 5.0
+"""Seconds after which an idle loop asks the broker although nothing rang: a bell that was missed costs this much."""
+RETRY_FIRST, RETRY_MOST = 0.1, 2.0
+LAST_WORDS = 5.0
+"""Seconds for which a worker that is leaving tries to settle what it has."""
+SHORTEST_WAIT = 0.0005
+
+
+class Consumer:
+    """Runs tasks of some queues in a pool until it is told to stop. `run` owns the thread; see each method for others."""
+
+    def __init__(
+        self,
+        app: Celery,
+        pool: Pool,
+        queues: Sequence[str],
+        *,
+        hostname: str,
+        facts: FactsTable,
+        prefetch: Prefetch,
+    ) -> None:
+        self.app = app
+        self.pool = pool
+        self.hostname = hostname
+        self.facts = facts
+        self.prefetch = prefetch
+        self.broker = app.broker_for_read()
+        self.ledger = Ledger(self.broker, app.store)
+        self.aftermath = Aftermath(app, hostname)
+        self.stage: Stage = "run"
+        self.source = Claims(
+            queues, lambda names: self.broker.consumer(names, name=hostname, store=self.ledger.joined)
+        )
+        self.held: deque[Request] = deque()
+        """Claimed, admitted, not started."""
+        self.inside: dict[int, Request] = {}
+        """Handed to the pool."""
+        self.unsettled: list[Settlement] = []
+        """Ended, not committed yet."""
+        self._numbers = itertools.count(1)
+        self._calls: deque[Callable[[], Any]] = deque()
+        self._inbox, self._outbox = os.pipe()
+        os.set_blocking(self._inbox, False)
+        os.set_blocking(self._outbox, False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._inbox, selectors.EVENT_READ)
+        self._watched: set[int] = set()
+        self._bell = -1
+        self._ready = True
+        self._due_at: float | None = None
+        self._look_at = 0.0
+        self._aged_at = 0.0
+        self._broken = False
+        self._retry_at = 0.0
+        self._retry_after = RETRY_FIRST
+        self._give_up_at: float | None = None
+        self._thread: int | None = None
+        state.reserved_requests.source = self.requests
+        state.active_requests.source = lambda: list(self.inside.values())
+
+    # -- for other threads and signal handlers ---------------------------------------------------------------------
+
+    def call_soon(self, call: Callable[[], Any]) -> None:
+        """Have the loop call *call* between two of its turns. Any thread, also a signal handler; does not block."""
+        self._calls.append(call)
+        try:
+            os.write(self._outbox, b"x")
+        except BlockingIOError:
+            return  # the pipe is full of wake-ups already
+
+    def ask(self, call: Callable[[], T], timeout: float = 1.0) -> T:
+        """What *call* returns when the loop calls it; raises TimeoutError if the loop is busy for *timeout* seconds."""
+        if self._thread == threading.get_ident():
+            return call()
+        future: Future[T] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(call())
+            except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
+                future.set_exception(error)
+
+        self.call_soon(answer)
+        return future.result(timeout)
+
+    def requests(self) -> list[Request]:
+        """What is claimed and has not ended. Any thread."""
+        return [*self.inside.values(), *self.held]
+
+    def renew(self) -> bool:
+        """Keep the lease. Any thread."""
+        return self.source.renew()
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until the stage is past `run` and what was running has ended and is settled."""
+        self._thread = threading.get_ident()
+        while not self._finished():
+            self.turn()
+            self._wait()
+
+    def turn(self) -> None:
+        """One round: what the loop was asked to do, what has ended, what can begin."""
+        self._perform_calls()
+        self._collect()
+        if self._broken and time.monotonic() < self._retry_at:
+            return
+        try:
+            self._commit()
+            if self.stage == "run":
+                self._claim()
+                self._dispatch()
+                self._give_back_late()
+        except (BrokerError, BackendError) as error:
+            self._lose(error)
+        else:
+            if self._broken:
+                self._regain()
+
+    def stop(self) -> None:
+        """Warm: claim no more, give back what has not started, finish what runs. Loop thread."""
+        if self.stage == "run":
+            self.stage = "warm"
+            self._withdraw()
+
+    def terminate(self) -> None:
+        """Cold: kill what runs; it is requeued or recorded as lost. Loop thread."""
+        self.stop()
+        self.stage = "cold"
+        for request in self.inside.values():
+            request.killed = request.killed or "shutdown"
+        self._settle_all(self.pool.terminate())
+        for request in list(self.inside.values()):
+            # The pool could not end it (a thread): its message goes the way of a dead worker's, through `close`.
+            logger.warning("Task %s still runs and is left behind", request)
+        self.inside.clear()
+        self._give_up_at = time.monotonic() + LAST_WORDS
+
+    def close(self) -> None:
+        """Leave the broker: what is not settled goes back to its queue. After `run` has returned."""
+        try:
+            self.source.close()
+        except BrokerError as error:
+            logger.error("Could not take leave of the broker; its lease will end by itself: %s", error)
+        self._selector.close()
+        os.close(self._inbox)
+        os.close(self._outbox)
+
+    def on_lease_lost(self) -> None:
+        """Others have what this worker had claimed: forget what has not started, begin anew. Loop thread."""
+        logger.error(
+            "The lease of this worker was lost: it could not be renewed for %s s. %s claimed tasks are dropped here; "
+            "others run them. Results of the %s running ones will be refused.",
+            self.broker.lease,
+            len(self.held),
+            len(self.inside),
+        )
+        self.held.clear()
+        self.source.renounce()
+        self._ready = True
+
+    def add_queue(self, name: str) -> None:
+        """Also consume from *name*. Loop thread."""
+        if name not in self.source.queues:
+            self._change_queues([*self.source.queues, name])
+
+    def cancel_queue(self, name: str) -> None:
+        """Consume no longer from *name*. Loop thread."""
+        if name in self.source.queues:
+            self._change_queues([queue for queue in self.source.queues if queue != name])
+
+    def _change_queues(self, queues: list[str]) -> None:
+        self._release_held()
+        running = [request.delivery for request in self.inside.values()]
+        self.source.change(queues, [*running, *(settlement.delivery for settlement in self.unsettled)])
+        self._ready = True
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def _perform_calls(self) -> None:
+        calls = self._calls
+        while calls:
+            calls.popleft()()
+        if state.should_terminate is not None and state.should_terminate is not False:
+            if self.stage != "cold":
+                self.terminate()
+        elif state.should_stop is not None and state.should_stop is not False:
+            self.stop()
+
+    def _collect(self) -> None:
+        """What has ended in the pool becomes settlements."""
+        outcomes = self.pool.poll()
+        if outcomes:
+            self._settle_all(outcomes)
+
+    def _settle_all(self, outcomes: Sequence[Outcome]) -> None:
+        inside, unsettled = self.inside, self.unsettled
+        total = 0.0
+        for outcome in outcomes:
+            request = inside.pop(outcome.tag, None)
+            if request is None:
+                continue
+            total += outcome.runtime
+            if outcome.state == "SUCCESS":
+                unsettled.append(
+                    Settlement(
+                        request.delivery, "done", 0.0, "", outcome.records, outcome.messages, outcome.arrivals
+                    )
+                )
+            else:
+                self._end(request, outcome)
+        if outcomes:
+            self.prefetch.record(total, len(outcomes))
+
+    def _end(self, request: Request, outcome: Outcome) -> None:
+        """Whatever is not a plain success."""
+        ending = settle(
+            request.facts, outcome, request.delivery, retries=request.head.retries, killed=request.killed
+        )
+        if ending.verb == "again":
+            self._hand_back(request)
+            return
+        records, messages = self.aftermath.ended(request, ending) if ending.error is not None else NOTHING
+        if outcome.internal and not outcome.records:
+            records, messages = self.aftermath.failed(request, InvalidTaskError(outcome.detail))
+        if ending.effects:
+            records, messages = outcome.records + records, outcome.messages + messages
+        arrivals = outcome.arrivals if ending.effects else ()
+        self.unsettled.append(
+            Settlement(request.delivery, ending.verb, 0.0, ending.reason, records, messages, arrivals)
+        )
+
+    def _hand_back(self, request: Request) -> None:
+        """The pool did not start it: first in line again, or back to the broker if this worker is leaving."""
+        request.time_start = None
+        self.held.appendleft(request)
+        if self.stage != "run":
+            self._release_held()
+
+    def _commit(self) -> None:
+        if not self.unsettled:
+            if self._broken and not self.source.renew():
+                self.on_lease_lost()
+            return
+        refused = self.ledger.commit(self.source, self.unsettled)
+        self.unsettled.clear()
+        for settlement in refused:
+            logger.warning(
+                "The result of message %s was refused: this worker's lease on it was lost", settlement.delivery.tag
+            )
+
+    def _room(self) -> int:
+        """How many messages to claim now: none until what is held has fallen to half of what should be."""
+        room = self.prefetch.target(self.pool.size) - len(self.held) - len(self.inside)
+        if room <= 0:
+            return 0
+        held = len(self.held)
+        return room if held <= room or held < self.pool.free() else 0
+
+    def _claim(self) -> None:
+        now = time.monotonic()
+        if not (self._ready or now >= self._look_at or (self._due_at is not None and now >= self._due_at)):
+            return
+        room = self._room()
+        if not room:
+            return
+        deliveries = self.source.claim(room)
+        self._look_at = now + LOOK_AGAIN
+        self._ready = len(deliveries) == room
+        if not self._ready:
+            due = self.source.due_in()
+            self._due_at = None if due is None else now + due
+        if deliveries:
+            self._receive(deliveries, now)
+
+    def _receive(self, deliveries: Sequence[Delivery], claimed: float) -> None:
+        """Claimed messages become requests that wait for the pool, or end here."""
+        now = time.time()
+        facts_of, numbers, hostname, held = self.facts.get, self._numbers, self.hostname, self.held
+        tell = logger.isEnabledFor(logging.INFO)
+        for delivery in deliveries:
+            try:
+                head = peek(delivery.envelope)
+            except DecodeError as error:
+                self._refuse_undecodable(delivery, error)
+                continue
+            facts = facts_of(head.task)
+            verdict = admit(head, delivery, facts, now, revoked=bool(state.revoked) and head.id in state.revoked)
+            request = Request(head, delivery, facts or Facts(head.task), next(numbers), hostname, claimed)
+            if verdict is RUN:
+                held.append(request)
+                if tell:
+                    logger.info("Task %s received", request)
+                if signals.task_received.receivers:
+                    signals.task_received.send(sender=self, request=request)
+            elif isinstance(verdict, Delay):
+                self.unsettled.append(Settlement(delivery, "requeue", max(0.0, verdict.due - now)))
+            elif isinstance(verdict, Drop):
+                self.unsettled.append(self.aftermath.dropped(request, verdict.reason))
+            elif isinstance(verdict, Dead | Lost):
+                self._refuse(request, verdict, known=facts is not None)
+
+    def _refuse(self, request: Request, verdict: Dead | Lost, *, known: bool) -> None:
+        if not known and signals.task_unknown.receivers:
+            message = unreadable(request.delivery.envelope)
+            signals.task_unknown.send(
+                sender=self, message=message, exc=verdict.error, name=request.type, id=request.id
+            )
+        elif isinstance(verdict.error, InvalidTaskError) and signals.task_rejected.receivers:
+            signals.task_rejected.send(sender=self, message=unreadable(request.delivery.envelope), exc=verdict.error)
+        self.unsettled.append(self.aftermath.refused(request, verdict))
+
+    def _refuse_undecodable(self, delivery: Delivery, error: DecodeError) -> None:
+        logger.error("A message of queue %s cannot be read and goes to the dead set: %s", delivery.queue, error)
+        if signals.task_rejected.receivers:
+            signals.task_rejected.send(sender=self, message=unreadable(delivery.envelope), exc=error)
+        self.unsettled.append(Settlement(delivery, "dead", reason=f"undecodable: {error}"))
+
+    def _dispatch(self) -> None:
+        """Start as many of the held requests as the pool takes."""
+        held = self.held
+        if not held:
+            return
+        free = self.pool.free()
+        if free <= 0:
+            return
+        batch = [held.popleft() for _ in range(min(free, len(held)))]
+        records = self._started_records(batch)
+        try:
+            verdicts = self.ledger.start(self.source, [request.delivery for request in batch], records)
+        except (BrokerError, BackendError):
+            held.extendleft(reversed(batch))
+            raise
+        now = time.time()
+        inside, counts = self.inside, state.total_count
+        jobs = []
+        for request, verdict in zip(batch, verdicts, strict=True):
+            if verdict == "ok":
+                request.time_start = now
+                inside[request.tag] = request
+                counts[request.head.task] += 1
+                jobs.append(request.job())
+            elif verdict == "revoked":
+                self.unsettled.append(self.aftermath.dropped(request, "revoked"))
+            else:
+                logger.warning("Task %s is not run: this worker's lease on it was lost", request)
+        state.all_total_count[0] += len(jobs)
+        if jobs:
+            self.pool.submit(jobs)
+
+    def _started_records(self, batch: Sequence[Request]) -> list[Record]:
+        pid = os.getpid()
+        found = [self.aftermath.started(request, pid) for request in batch if request.facts.track_started]
+        return [record for record in found if record is not None]
+
+    def _give_back_late(self) -> None:
+        """What could not start within `PATIENCE` goes back, so that nobody waits behind a long task."""
+        now = time.monotonic()
+        if now < self._aged_at or self.stage != "run":
+            return
+        self._aged_at = now + PATIENCE / 4
+        if self.held and now - self.held[0].claimed > PATIENCE:
+            self.prefetch.stall()
+            self._release_held()
+        elif len(self.inside) > self.pool.size and self.pool.can.windows:
+            oldest = next(iter(self.inside.values()))
+            if time.time() - (oldest.time_start or 0.0) > PATIENCE:
+                self.prefetch.stall()
+                self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Take back from the pool what it has not started, and give it back to the broker."""
+        for tag in self.pool.withdraw():
+            request = self.inside.pop(tag, None)
+            if request is not None:
+                request.time_start = None
+                self.held.append(request)
+        self._release_held()
+
+    def _release_held(self) -> None:
+        if not self.held:
+            return
+        deliveries = [request.delivery for request in self.held]
+        try:
+            self.source.release(deliveries)
+        except BrokerError as error:
+            if self.stage == "run":
+                raise
+            # On the way out there is no second try: the lease ends, and the sweep puts them back.
+            logger.error("Could not give back %s tasks; they return when the lease ends: %s", len(deliveries), error)
+        self.held.clear()
+
+    # -- the broker comes and goes ---------------------------------------------------------------------------------
+
+    def _lose(self, error: Exception) -> None:
+        if not self._broken:
+            self._broken = True
+            self._retry_after = RETRY_FIRST
+            logger.error("Lost the broker or the result store, trying to reach it again: %s", error)
+        self._retry_at = time.monotonic() + self._retry_after
+        self._retry_after = min(self._retry_after * 2, RETRY_MOST)
+
+    def _regain(self) -> None:
+        self._broken = False
+        self._ready = True
+        logger.info("Reached %s again: nothing was lost", self.app.broker_url_masked)
+
+    def _finished(self) -> bool:
+        if self.stage == "run":
+            return False
+        if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+            if self.unsettled:
+                logger.error("Leaving with %s unsettled tasks: their messages return", len(self.unsettled))
+            return True
+        return not (self.inside or self.unsettled or self.held)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Sleep until something can be done."""
+        timeout = self._timeout()
+        self._watch()
+        for key, _ in self._selector.select(timeout):
+            if key.fd == self._inbox:
+                os.read(self._inbox, 4096)
+            elif key.fd == self._bell:
+                self._ready = True
+
+    def _timeout(self) -> float:
+        """Seconds that the loop may sleep if nothing rings."""
+        if self._calls:
+            return 0.0
+        now = time.monotonic()
+        until = now + LOOK_AGAIN
+        if self._broken:
+            until = min(until, self._retry_at)
+        elif self.unsettled:
+            return 0.0
+        elif self.stage == "run":
+            if self._room():
+                until = now if self._ready else min(until, self._look_at, self._due_at or until)
+            if self.held or len(self.inside) > self.pool.size:
+                until = min(until, self._aged_at)
+        if self._give_up_at is not None:
+            until = min(until, self._give_up_at)
+        hint = self.pool.wait_hint()
+        wait = max(0.0, until - now)
+        return wait if hint is None else min(wait, max(0.0, hint))
+
+    def _watch(self) -> None:
+        """Watch the pool, and the broker as long as there is room for what it may have."""
+        wanted = set(self.pool.filenos())
+        bell = -1
+        if self.stage == "run" and not self._broken and not self._ready and self._room():
+            bell = self.source.fileno()
+            wanted.add(bell)
+        self._bell = bell
+        if wanted == self._watched:
+            return
+        for descriptor in self._watched - wanted:
+            self._selector.unregister(descriptor)
+        for descriptor in wanted - self._watched:
+            self._selector.register(descriptor, selectors.EVENT_READ)
+        self._watched = wanted

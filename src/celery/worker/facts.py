@@ -1,0 +1,57 @@
+"""What the worker knows of each task type, read from the task once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker.decisions import Facts
+
+
+class FactsTable:
+    """Task name to `Facts`; None for a task that is not registered. Forget a name when its task has changed."""
+
+    def __init__(
+        self, app: Any, *, soft: float | None = None, hard: float | None = None, max_deliveries: int = 5
+    ) -> None:
+        self._tasks = app.tasks
+        self._soft = soft
+        self._hard = hard
+        self._max_deliveries = max_deliveries
+        self._known: dict[str, Facts] = {}
+
+    def get(self, name: str) -> Facts | None:
+        facts = self._known.get(name)
+        if facts is None:
+            task = self._tasks.get(name)
+            if task is not None:
+                facts = self._known[name] = self._read(name, task)
+        return facts
+
+    def forget(self, name: str) -> None:
+        """Read the task anew when it is next asked for."""
+        self._known.pop(name, None)
+
+    def _read(self, name: str, task: Any) -> Facts:
+        either = task.acks_on_failure_or_timeout
+        soft, hard = task.soft_time_limit, task.time_limit
+        return Facts(
+            name,
+            acks_late=bool(task.acks_late),
+            acks_on_failure=bool(_first(task.acks_on_failure, either)),
+            acks_on_timeout=bool(_first(task.acks_on_timeout, either)),
+            reject_on_worker_lost=bool(task.reject_on_worker_lost),
+            retry_on_worker_lost=bool(task.retry_on_worker_lost),
+            max_retries=task.max_retries,
+            retry_delay=float(task.default_retry_delay),
+            track_started=bool(task.track_started),
+            ignore_result=bool(task.ignore_result),
+            store_errors=not task.ignore_result or bool(task.store_errors_even_if_ignored),
+            soft=self._soft if soft is None else float(soft),
+            hard=self._hard if hard is None else float(hard),
+            max_deliveries=self._max_deliveries,
+        )
+
+
+def _first(*values: Any) -> Any:
+    """The first that was set, True if none was."""
+    return next((value for value in values if value is not None), True)

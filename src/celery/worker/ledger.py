@@ -1,0 +1,70 @@
+"""Commits what came of tasks: settlement and effects in one step where broker and results share a store.
+
+*Fused*: `Consumer.settle` does it all, fenced by the lease: all or nothing.  *Split*: results, then joins, then
+follow-up messages, then the settlement.  Every step can be done twice (first terminal state wins, joins count distinct
+parts, follow-ups carry their task ids), so a crash in between repeats work but never forks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from celery.backends.store import Store
+from celery.brokers.base import Broker, Consumer, Verdict
+from celery.wire.message import Delivery, Record, Settlement
+
+
+class Ledger:
+    """Commits in batches. One thread. Raises what the stores raise, and can then be asked again with the same batch."""
+
+    def __init__(self, broker: Broker, store: Store | None) -> None:
+        self.broker = broker
+        self.store = store
+        self.fused = store is not None and broker.fuses(store)
+        self.stale = 0
+        """Settlements and results that were refused because another execution of the message came first."""
+        self.committed = 0
+
+    @property
+    def joined(self) -> Store | None:
+        """The store to give a consumer, so that its settlements commit their effects too."""
+        return self.store if self.fused else None
+
+    def start(
+        self, consumer: Consumer, deliveries: Sequence[Delivery], records: Sequence[Record]
+    ) -> list[Verdict]:
+        """Mark *deliveries* as started and store that they are."""
+        if self.fused or not records:
+            return consumer.start(deliveries, records)
+        verdicts = consumer.start(deliveries)
+        if self.store is not None:
+            self.store.put(records)
+        return verdicts
+
+    def commit(self, consumer: Consumer, settlements: Sequence[Settlement]) -> list[Settlement]:
+        """Commit all of them; those that were refused because the lease was lost."""
+        if not self.fused:
+            settlements = self._store_effects(settlements)
+        applied = consumer.settle(settlements)
+        self.committed += len(settlements)
+        if all(applied):
+            return []
+        refused = [settlement for settlement, kept in zip(settlements, applied, strict=True) if not kept]
+        self.stale += len(refused)
+        return refused
+
+    def _store_effects(self, settlements: Sequence[Settlement]) -> list[Settlement]:
+        records = [record for settlement in settlements for record in settlement.records]
+        arrivals = [arrival for settlement in settlements for arrival in settlement.arrivals]
+        messages = [message for settlement in settlements for message in settlement.messages]
+        if records and self.store is not None:
+            self.stale += self.store.put(records).count(False)
+        if arrivals and self.store is not None:
+            self.store.arrive(arrivals)
+        if messages:
+            self.broker.publish(messages)
+        if not (records or arrivals or messages):
+            return list(settlements)
+        return [msgspec.structs.replace(s, records=(), messages=(), arrivals=()) for s in settlements]

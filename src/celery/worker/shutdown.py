@@ -1,0 +1,129 @@
+"""The ladder down: what each signal does to a worker.
+
+    TERM    warm: claim no more, give back at once what has not started, finish what runs; exit 0
+    INT     the same by Ctrl-C; a second one is cold; exit 1
+    QUIT    cold: kill what runs (late-ack tasks are requeued); exit 0, or 1 after Ctrl-C
+    a second TERM, INT or QUIT is cold, with `worker_soft_shutdown_timeout` seconds of grace before
+    USR1    write the stack of every thread to stderr
+    HUP     ignored, with a line: start the worker anew from outside
+    REMAP_SIGTERM=SIGQUIT in the environment makes TERM cold
+
+Handlers only note what came and wake the loop; the loop climbs down (`decisions.next_stage` says to where).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from celery import signals
+from celery.exceptions import WorkerTerminate
+from celery.utils.log import get_logger
+from celery.worker.decisions import Stage, next_stage
+
+if TYPE_CHECKING:
+    from celery.worker.consumer import Consumer
+
+logger = get_logger(__name__)
+
+Handler = Callable[[int, FrameType | None], None]
+SAID = {
+    "warm": "worker: Warm shutdown (MainProcess)",
+    "soft": "worker: Soft shutdown (MainProcess)",
+    "cold": "worker: Cold shutdown (MainProcess)",
+}
+
+
+class Shutdown:
+    """Brings a consumer down, rung by rung. `request` from any thread; the handlers from the main thread."""
+
+    def __init__(self, consumer: Consumer, hostname: str, *, soft_timeout: float = 0.0, blocking_pool: bool = False) -> None:
+        self.consumer = consumer
+        self.hostname = hostname
+        self.soft_timeout = soft_timeout
+        self.blocking_pool = blocking_pool
+        """Tasks run on the loop's own thread: only an exception gets past one that runs."""
+        self.exitcode = 0
+        self.stage: Stage = "run"
+        self._timer: threading.Timer | None = None
+        self._before: dict[int, object] = {}
+
+    def request(self, event: str) -> None:
+        """*event* is TERM, INT, QUIT or `timeout`. Does not block; safe in a signal handler."""
+        remap = os.environ.get("REMAP_SIGTERM") == "SIGQUIT"
+        stage = next_stage(self.stage, event, soft_timeout=self.soft_timeout, remap_term=remap)
+        if stage == self.stage:
+            return
+        self.stage = stage
+        if event == "INT":
+            self.exitcode = 1
+            if stage == "warm":
+                say("worker: Hitting Ctrl+C again will initiate cold shutdown, terminating all running tasks!")
+        say(SAID[stage])
+        signals.worker_shutting_down.send(sender=self.hostname, sig=f"SIG{event}", how=stage, exitcode=self.exitcode)
+        self.consumer.call_soon(self._descend)
+
+    def _descend(self) -> None:
+        """Do what the rung asks for. Loop thread."""
+        if self.stage == "cold":
+            self.consumer.terminate()
+        else:
+            self.consumer.stop()
+        if self.stage == "soft" and self._timer is None:
+            self._timer = threading.Timer(self.soft_timeout, self.request, ["timeout"])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def install(self) -> None:
+        """Take the signals, if this is the main thread (nobody else can)."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in ("TERM", "INT", "QUIT"):
+            self._handle(name, self._handler(name))
+        self._handle("USR1", lambda number, frame: say(stacks()))
+        self._handle("HUP", lambda number, frame: logger.warning("SIGHUP is ignored: restart the worker from outside"))
+
+    def uninstall(self) -> None:
+        """Give the signals back to who had them."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    def _handle(self, name: str, handler: Handler) -> None:
+        number = getattr(signal, f"SIG{name}", None)
+        if number is not None:
+            self._before[number] = signal.signal(number, handler)
+
+    def _handler(self, name: str) -> Handler:
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.request(name)
+            if self.stage == "cold" and self.blocking_pool:
+                raise WorkerTerminate(self.exitcode)
+
+        return handle
+
+
+def say(text: str) -> None:
+    """Write a line to stderr without a lock: this runs in signal handlers."""
+    try:
+        os.write(2, f"\n{text}\n".encode(errors="replace"))
+    except OSError:
+        return  # nobody reads stderr any more
+
+
+def stacks() -> str:
+    """The stack of every thread."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = [f"Threads of process {os.getpid()} at {time.strftime('%H:%M:%S')}"]
+    for ident, frame in sys._current_frames().items():
+        parts.append(f"\n{names.get(ident, ident)}\n{'=' * 49}\n{''.join(traceback.format_stack(frame))}")
+    return "\n".join(parts)
