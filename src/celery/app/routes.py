@@ -208,8 +208,8 @@ def _pairs(map: Any) -> list[tuple[Any, Any]]:
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | re.Pattern):
             raise ImproperlyConfigured(
-                f"task_routes has {pair!r}: in a list of routes each one is a pair of a task's name or pattern and where"
-                " it goes; a list of such pairs stands in another list: task_routes = ([('proj.*', {'queue': 'x'})],)."
+                f"task_routes has {pair!r}: in a list of routes each one is a pair of a task's name or pattern and"
+                " where it goes; a list of them stands in another list, as ([('proj.*', {'queue': 'x'})],)."
             )
     return pairs
 

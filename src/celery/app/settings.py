@@ -169,15 +169,14 @@ class Settings(MutableMapping[str, Any]):
             raise AttributeError(error.args[0]) from None
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._changes.update(self._accept_all({key: value}))
-        self._refresh()
+        self.update({key: value})
 
     def __delitem__(self, key: str) -> None:
         name = self._canonical(key)
         if name not in self._changes:
             raise KeyError(f"The setting {key!r} was not changed, so its change cannot be taken back.")
         del self._changes[name]
-        self._refresh()
+        self._refresh_after(name)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Change several settings at once: all of them, or none when one is refused."""
@@ -185,10 +184,9 @@ class Settings(MutableMapping[str, Any]):
         for arg in args:
             given.update(arg)
         given.update(kwargs)
-        self._changes.update(self._accept_all(given))
-        self._refresh()
-        for observer in self._observers:
-            observer(*args, **kwargs)
+        accepted = self._accept_all(given)
+        self._changes.update(accepted)
+        self._refresh_after(*accepted)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         if key not in self:
@@ -205,14 +203,15 @@ class Settings(MutableMapping[str, Any]):
         return value
 
     def popitem(self) -> tuple[str, Any]:
-        item = self._changes.popitem()
-        self._refresh()
-        return item
+        name, value = self._changes.popitem()
+        self._refresh_after(name)
+        return name, value
 
     def clear(self) -> None:
         """Take back every change."""
+        changed = list(self._changes)
         self._changes.clear()
-        self._refresh()
+        self._refresh_after(*changed)
 
     def add_defaults(self, d: Any) -> None:
         """Add defaults: a mapping, or an object with attributes. They win over earlier ones and over the table's.
@@ -223,10 +222,10 @@ class Settings(MutableMapping[str, Any]):
         layer = {self._canonical(name): value for name, value in given.items()}
         layer = {name: names.convert(name, value) for name, value in layer.items()}
         self._layers.insert(1 if self._layers else 0, layer)
-        self._refresh()
+        self._refresh_after(*layer)
 
     def bind_to(self, callback: Observer) -> None:
-        """Call *callback* with the arguments of every `update` from now on."""
+        """Call *callback* after every change with a dict of what changed: new names, and the values they have now."""
         self._observers.append(callback)
 
     def finalize(self) -> None:
@@ -347,6 +346,12 @@ class Settings(MutableMapping[str, Any]):
                 self._used_old_names.add(key)
             accepted[name] = names.convert(name, value)
         return accepted
+
+    def _refresh_after(self, *changed: str) -> None:
+        """Resolve the values and tell who wants to know."""
+        self._refresh()
+        for observer in self._observers:
+            observer({name: self.get(name) for name in changed})
 
     def _refresh(self) -> None:
         values: dict[str, Any] = {}
