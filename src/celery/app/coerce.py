@@ -17,7 +17,7 @@ WORDS = {
     "int": "a whole number",
     "list": "a list",
     "string": "text",
-    "tuple": "a tuple",
+    "tuple": "a list",
 }
 
 

@@ -416,8 +416,9 @@ def detect_settings(
     prefix: str | None = None,
     all_keys: object = None,
     old_keys: object = None,
+    defaults: Iterable[Any] = (),
 ) -> Settings:
-    """Settings from *conf* (a mapping, or an object with attributes), with *preconf* over it.
+    """Settings from *conf* (a mapping, or an object with attributes), with *preconf* over it and *defaults* under it.
 
     With *prefix* (a namespace such as `CELERY`) only names that begin with it are settings; the rest can still be read.
     Raises `ImproperlyConfigured` when old and new names are mixed, leaving out *ignore_keys*.
@@ -432,6 +433,8 @@ def detect_settings(
     object.__setattr__(settings, "_source", source)
     settings._layers.append(settings._accept_all(chosen))
     settings._layers.append(_make_table())
+    for layer in defaults:
+        settings.add_defaults(layer)
     settings.update(preconf or {})
     return settings
 
