@@ -22,7 +22,7 @@ from celery.app.asyncresult import (
     denied_join_result,
     result_from_tuple,
 )
-from celery.exceptions import TimeoutError
+from celery.exceptions import TimeoutError  # noqa: A004 - the public name
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -63,7 +63,7 @@ class EagerResult(AsyncResult[R]):
     def ready(self) -> bool:
         return True
 
-    def get(  # type: ignore[override] - the waiting options of the base have no meaning here
+    def get(  # type: ignore[override]  # the waiting options of the base have no meaning here
         self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True, **kwargs: Any
     ) -> R:
         """The value, or the exception raised. Does not block."""
@@ -75,9 +75,14 @@ class EagerResult(AsyncResult[R]):
             raise error if isinstance(error, BaseException) else RuntimeError(str(error))
         return cast("R", meta["result"])
 
-    wait = get
+    wait = get  # type: ignore[assignment]
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> R:
+    async def aget(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `get`
+        propagate: bool = True,
+        interval: float = 0.5,
+    ) -> R:
         return self.get(propagate=propagate)
 
     def forget(self) -> None:
@@ -169,7 +174,7 @@ class ResultSet(ResultBase):
             return other.results == self.results
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment] - its members change
+    __hash__ = None  # type: ignore[assignment]  # its members change
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: [{', '.join(str(result.id) for result in self.results)}]>"
@@ -241,7 +246,12 @@ class ResultSet(ResultBase):
             on_interval=on_interval,
         )
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> list[Any]:
+    async def aget(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `get`
+        propagate: bool = True,
+        interval: float = 0.5,
+    ) -> list[Any]:
         """As `get`, for asyncio: waits for all at once without blocking the event loop."""
         waits = [result.aget(timeout=timeout, propagate=propagate, interval=interval) for result in self.results]
         return list(await asyncio.gather(*waits))
@@ -402,7 +412,7 @@ class GroupResult(ResultSet):
     @classmethod
     def restore(cls, id: str, backend: Any = None, app: Celery | None = None) -> GroupResult | None:
         """The group that was saved under *id*, None if there is none."""
-        bound = cls.__dict__.get("app")
+        bound = getattr(cls, "app", None)
         app = app_or_default(app or (None if isinstance(bound, property) else bound))
         return cast("GroupResult | None", (backend or app.backend).restore_group(id))
 
@@ -422,12 +432,12 @@ class GroupResult(ResultSet):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, GroupResult):
-            return other.id == self.id and other.results == self.results and other.parent == self.parent
+            return bool(other.id == self.id and other.results == self.results and other.parent == self.parent)
         if isinstance(other, str):
-            return other == self.id
+            return bool(other == self.id)
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment] - its members change
+    __hash__ = None
 
     def __str__(self) -> str:
         return str(self.id)

@@ -1,4 +1,7 @@
-"""`AsyncResult`: what the sender of a task holds while it runs elsewhere. No I/O when it is made or garbage-collected."""
+"""`AsyncResult`: what the sender of a task holds while it runs elsewhere.
+
+No I/O when it is made or garbage-collected.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from celery import states
 from celery._state import _set_task_join_will_block, app_or_default, task_join_will_block
-from celery.exceptions import IncompleteStream, TimeoutError
+from celery.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - the public name
 from celery.utils.graph import DependencyGraph, GraphFormatter
 from celery.utils.iso8601 import parse_iso8601
 from celery.wire.errors import with_remote_traceback
@@ -116,8 +119,8 @@ class AsyncResult(ResultBase, Generic[R]):
         on_message: Callable[[Meta], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
         disable_sync_subtasks: bool = True,
-        EXCEPTION_STATES: Iterable[str] = states.EXCEPTION_STATES,
-        PROPAGATE_STATES: Iterable[str] = states.PROPAGATE_STATES,
+        EXCEPTION_STATES: Iterable[str] = states.EXCEPTION_STATES,  # noqa: N803 - the public name
+        PROPAGATE_STATES: Iterable[str] = states.PROPAGATE_STATES,  # noqa: N803 - the public name
     ) -> R:
         """Block until the task has ended and return its result, or raise what it raised.
 
@@ -155,7 +158,12 @@ class AsyncResult(ResultBase, Generic[R]):
 
     wait = get
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> R:
+    async def aget(  # as `get`: a timeout is part of its contract
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109
+        propagate: bool = True,
+        interval: float = 0.5,
+    ) -> R:
         """As `get`, for asyncio: waits without blocking the event loop."""
         if self.ignored:
             return cast("R", None)
@@ -168,7 +176,7 @@ class AsyncResult(ResultBase, Generic[R]):
             self._maybe_set_cache(meta)
         return cast("R", self.maybe_throw(propagate=propagate))
 
-    async def _poll(self, timeout: float | None, interval: float) -> Meta:
+    async def _poll(self, timeout: float | None, interval: float) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the ended task from a backend that can only be looked at, each look on a thread."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:

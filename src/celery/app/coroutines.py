@@ -8,7 +8,7 @@ import threading
 import types
 from collections.abc import Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -72,7 +72,7 @@ def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def _with_limits(coroutine: Coroutine[Any, Any, T], limits: list[BaseException]) -> T:
-    return await _Interruptible(coroutine, limits)
+    return cast("T", await _Interruptible(coroutine, limits))
 
 
 class _Interruptible:

@@ -142,7 +142,7 @@ class Runner:
 
 def _reason(exc: Exception) -> str:
     if isinstance(exc, NotRegistered):
-        return f"No task is registered under the name {exc.args[0]!r}: make sure that its module is imported by the worker."
+        return f"No task is registered under the name {exc.args[0]!r}: have the worker import its module."
     if isinstance(exc, (DecodeError, KeyError)):
         return f"The message cannot be decoded: {exc}"
     return repr(exc)

@@ -229,7 +229,7 @@ class _collecting:  # noqa: N801 - used as `with _collecting(...)`
         self.request.records = self.request.effects
         self.outbox.__enter__()
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.outbox.__exit__(*exc_info)
         self.request.records = None
 
@@ -452,8 +452,8 @@ class Tracer:
             for cleanup in self.cleanups:
                 try:
                     cleanup()
-                except Exception as exc:
-                    logger.exception("Process cleanup failed: %r", exc)
+                except Exception:
+                    logger.exception("Process cleanup failed.")
         if traced is not None and traced.info is not None:
             # The text is made before its frames let go of what the task had in its variables.
             traced.retval.keep_text()
@@ -483,7 +483,7 @@ def build_tracer(
     loader: Any = None,
     hostname: str | None = None,
     store_errors: bool = True,
-    Info: type[TraceInfo] = TraceInfo,
+    Info: type[TraceInfo] = TraceInfo,  # noqa: N803 - the public name
     eager: bool = False,
     propagate: bool = False,
     app: Celery | None = None,
@@ -491,8 +491,9 @@ def build_tracer(
 ) -> Callable[..., trace_ok_t]:
     """A callable `f(uuid, args, kwargs, request=None)` that runs *task* and returns how that went.
 
-    *request* is a `Context` or a mapping of its fields.  With *eager* nothing is stored unless `task_store_eager_result`
-    says so; with *propagate* what the task raises is raised.  SystemExit and KeyboardInterrupt always are.
+    *request* is a `Context` or a mapping of its fields.  With *eager* nothing is stored unless
+    `task_store_eager_result` says so; with *propagate* what the task raises is raised.  SystemExit and
+    KeyboardInterrupt always are.
 
     Looked up on this module for every task: monitoring packages replace it here.
     """

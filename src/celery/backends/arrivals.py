@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import states
-from celery.exceptions import TimeoutError
+from celery.exceptions import TimeoutError  # noqa: A004 - the public name
 
 if TYPE_CHECKING:
     from celery.backends.store import Store, Watch
@@ -38,7 +39,7 @@ class ArrivalWatcher:
         self._thread: threading.Thread | None = None
         self._watch: Watch | None = None
 
-    async def wait(self, task_id: str, timeout: float | None = None) -> Meta:
+    async def wait(self, task_id: str, timeout: float | None = None) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the task when it has ended; raises `TimeoutError` after *timeout* seconds."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Meta] = loop.create_future()
@@ -46,7 +47,7 @@ class ArrivalWatcher:
         self._add(task_id, waiter)
         try:
             return await asyncio.wait_for(future, timeout)
-        except asyncio.TimeoutError:
+        except builtins.TimeoutError:
             raise TimeoutError(f"No result of task {task_id} within {timeout} s.") from None
         finally:
             self._discard(task_id, waiter)

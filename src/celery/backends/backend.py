@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery import states
 from celery._state import get_current_task
-from celery.app.context import is_result_ignored, request_field
+from celery.app.context import request_field
 from celery.app.einfo import ExceptionInfo
 from celery.app.followups import call_errbacks, propagate_to_chain
 from celery.backends.compression import compress_payload, decompress_payload, prepare_compression
@@ -24,9 +24,8 @@ from celery.exceptions import (
     BackendGetMetaError,
     BackendStoreError,
     ChordError,
-    ImproperlyConfigured,
     TaskRevokedError,
-    TimeoutError,
+    TimeoutError,  # noqa: A004 - the public name
 )
 from celery.result import GroupResult, ResultBase, result_from_tuple
 from celery.utils.log import get_logger
@@ -141,7 +140,7 @@ class Backend:
         if request_field(request, "chord"):
             self.on_chord_part_return(request, state, exc)
         for later in propagate_to_chain(request):
-            if store_result and state in states.PROPAGATE_STATES:
+            if store_result and later.id is not None and state in states.PROPAGATE_STATES:
                 self.store_result(later.id, exc, state, traceback=traceback, request=later)
             if later.chord:
                 self.on_chord_part_return(later, state, exc)
@@ -480,8 +479,8 @@ class Backend:
     def _delete_group(self, group_id: str) -> None:
         raise self._not_filled_in("_delete_group")
 
-    def _group_from_data(self, data: Any) -> ResultBase | None:
-        return result_from_tuple(data, self.app)
+    def _group_from_data(self, data: Any) -> ResultBase:
+        return cast("ResultBase", result_from_tuple(data, self.app))
 
     # -- upkeep ---------------------------------------------------------------------------------------------------
 
@@ -500,11 +499,4 @@ def unpickle_backend(cls: type[Backend], args: tuple[Any, ...], kwargs: Mapping[
     return cls(*args, **kwargs)
 
 
-def ensure_group(result: ResultBase | None) -> GroupResult | None:
-    """*result*, which must be a group's."""
-    if result is None or isinstance(result, GroupResult):
-        return result
-    raise ImproperlyConfigured(f"A group was saved here, but {result!r} is not one.")
-
-
-__all__ = ["Backend", "Meta", "ensure_group", "is_result_ignored", "unpickle_backend"]
+__all__ = ["Backend", "Meta", "unpickle_backend"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.backends.backend import Backend, Meta
 from celery.backends.polling import SyncBackendMixin
-from celery.exceptions import TimeoutError
+from celery.exceptions import TimeoutError  # noqa: A004 - the public name
 from celery.result import GroupResult
 from celery.wire.serialization import dumps
 
@@ -138,7 +138,10 @@ class BaseKeyValueStoreBackend(Backend):
         return meta
 
     def _mget_to_results(
-        self, values: Any, keys: Sequence[Any], READY_STATES: Iterable[str] = states.READY_STATES
+        self,
+        values: Any,
+        keys: Sequence[Any],
+        READY_STATES: Iterable[str] = states.READY_STATES,  # noqa: N803 - the public name
     ) -> dict[str, Meta]:
         pairs: Iterable[tuple[Any, Any]] = (
             ((self._strip_prefix(key), value) for key, value in values.items())
@@ -161,9 +164,9 @@ class BaseKeyValueStoreBackend(Backend):
         on_message: Callable[[Meta], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
         max_iterations: int | None = None,
-        READY_STATES: Iterable[str] = states.READY_STATES,
+        READY_STATES: Iterable[str] = states.READY_STATES,  # noqa: N803 - the public name
     ) -> Iterator[tuple[str, Meta]]:
-        """Yield `(task id, meta)` as the tasks end, looking every *interval* seconds. Blocks up to *timeout* seconds."""
+        """Yield `(task id, meta)` as the tasks end, looking every *interval* seconds, for up to *timeout* seconds."""
         missing = dict.fromkeys(task_ids)
         deadline = None if timeout is None else time.monotonic() + timeout
         rounds = 0

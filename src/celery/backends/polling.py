@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from celery import states
 from celery.backends.backend import Backend, Meta
-from celery.exceptions import TimeoutError
+from celery.exceptions import TimeoutError  # noqa: A004 - the public name
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult, ResultSet

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.app.context import request_field
-from celery.app.einfo import ExceptionInfo
 from celery.backends.arrivals import ArrivalWatcher
+from celery.backends.backend import Meta
 from celery.backends.compression import compress_payload
 from celery.backends.keyvalue import BaseKeyValueStoreBackend
-from celery.backends.backend import Meta
-from celery.exceptions import TimeoutError
+from celery.exceptions import TimeoutError  # noqa: A004 - the public name
+from celery.result import AsyncResult, ResultSet
 from celery.utils import uuid
-from celery.result import AsyncResult, GroupResult, ResultSet
 from celery.wire.message import Record
 from celery.wire.serialization import dumps, encode_json
 
@@ -178,7 +177,7 @@ class ResultBackend(BaseKeyValueStoreBackend):
         on_message: Callable[[Meta], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
         max_iterations: int | None = None,
-        READY_STATES: Iterable[str] = states.READY_STATES,
+        READY_STATES: Iterable[str] = states.READY_STATES,  # noqa: N803 - the public name
     ) -> Iterator[tuple[str, Meta]]:
         """Yield `(task id, meta)` as the tasks end. Blocks up to *timeout* seconds; woken by the store."""
         missing = dict.fromkeys(task_ids)
@@ -253,7 +252,7 @@ class ResultBackend(BaseKeyValueStoreBackend):
             return iter(())
         return self.get_many(ids, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval)
 
-    async def arrival(self, task_id: str, timeout: float | None = None) -> Meta:
+    async def arrival(self, task_id: str, timeout: float | None = None) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the task when it has ended, without blocking the event loop."""
         return await self._arrivals.wait(task_id, timeout)
 
@@ -265,4 +264,4 @@ def _reopen(app: Celery) -> Any:
     return app.backend
 
 
-__all__ = ["ExceptionInfo", "GroupResult", "RECHECK", "ResultBackend"]
+__all__ = ["RECHECK", "ResultBackend"]
