@@ -1,0 +1,1 @@
+"""Helpers beside the core: for tests, for documentation."""

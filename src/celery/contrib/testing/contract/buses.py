@@ -1,0 +1,97 @@
+"""What every bus keeps to."""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from celery.brokers.base import Broker
+
+
+class BusContract:
+    """Override `connect` with a function that makes a broker on one place, which is new in every test."""
+
+    @pytest.fixture
+    def connect(self) -> Callable[..., Broker]:
+        pytest.fail("Override the fixture `connect`.")
+
+    @pytest.fixture
+    def broker(self, connect: Callable[..., Broker]) -> Iterator[Broker]:
+        broker = connect()
+        if not broker.can.fanout:
+            pytest.skip("this broker has no bus")
+        yield broker
+        broker.close()
+
+    def test_everyone_who_listens_gets_it(self, broker: Broker, connect: Callable[..., Broker]) -> None:
+        other = connect()
+        with broker.bus().subscribe(["news"]) as first, other.bus().subscribe(["news"]) as second:
+            broker.bus().publish("news", b"\x00hello")
+            assert first.get(10.0) == ("news", b"\x00hello")
+            assert second.get(10.0) == ("news", b"\x00hello")
+            assert first.get(0.0) is None
+        other.close()
+
+    def test_keeps_the_order(self, broker: Broker) -> None:
+        with broker.bus().subscribe(["t"]) as subscription:
+            for number in range(1200):
+                broker.bus().publish("t", str(number).encode())
+            assert [subscription.get(10.0) for _ in range(1200)] == [("t", str(n).encode()) for n in range(1200)]
+
+    def test_only_topics_that_were_asked_for(self, broker: Broker) -> None:
+        with broker.bus().subscribe(["a", "worker.*"]) as subscription:
+            for topic in ("b", "a", "worker", "worker.online", "aa", "worker.x.y"):
+                broker.bus().publish(topic, b"")
+            assert [subscription.get(10.0) for _ in range(3)] == [
+                ("a", b""),
+                ("worker.online", b""),
+                ("worker.x.y", b""),
+            ]
+            assert subscription.get(0.0) is None
+
+    def test_what_nobody_heard_is_gone(self, broker: Broker) -> None:
+        broker.bus().publish("t", b"before")
+        with broker.bus().subscribe(["t"]) as subscription:
+            broker.bus().publish("t", b"after")
+            assert subscription.get(10.0) == ("t", b"after")
+            assert subscription.get(0.0) is None
+
+    def test_get_waits(self, broker: Broker) -> None:
+        with broker.bus().subscribe(["t"]) as subscription:
+            got: list[tuple[str, bytes] | None] = []
+            waiter = threading.Thread(target=lambda: got.append(subscription.get(30.0)))
+            waiter.start()
+            broker.bus().publish("t", b"1")
+            waiter.join(10.0)
+            assert got == [("t", b"1")]
+            assert subscription.get(0.02) is None
+
+    def test_descriptor_is_readable_while_something_is_there(self, broker: Broker) -> None:
+        with broker.bus().subscribe(["t"]) as subscription:
+            assert not readable(subscription.fileno(), 0.0)
+            broker.bus().publish("t", b"1")
+            broker.bus().publish("t", b"2")
+            assert readable(subscription.fileno(), 10.0)
+            assert subscription.get(0.0) == ("t", b"1")
+            assert readable(subscription.fileno(), 10.0)
+            assert subscription.get(0.0) == ("t", b"2")
+            assert subscription.get(0.0) is None
+            assert not readable(subscription.fileno(), 0.0)
+
+    def test_closing_ends_a_get(self, broker: Broker) -> None:
+        subscription = broker.bus().subscribe(["t"])
+        got: list[tuple[str, bytes] | None] = []
+        waiter = threading.Thread(target=lambda: got.append(subscription.get()))
+        waiter.start()
+        subscription.close()
+        subscription.close()
+        waiter.join(10.0)
+        assert got == [None]
+        assert subscription.get(0.0) is None
+
+
+def readable(descriptor: int, timeout: float) -> bool:
+    return bool(select.select([descriptor], [], [], timeout)[0])

@@ -1,0 +1,336 @@
+"""Random histories of a broker with crashing consumers, against a model that fits on a page."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from celery.backends.memory import MemoryStore
+from celery.backends.sqlite import SQLiteStore
+from celery.backends.store import Store
+from celery.brokers.base import Broker, Consumer
+from celery.brokers.memory import MemoryBroker
+from celery.brokers.sqlite import SQLiteBroker
+from celery.utils.clock import FakeClock
+from celery.wire.message import Delivery, Outgoing, Record, Settlement
+
+QUEUES = ("a", "b")
+LEASE = 30.0
+
+
+@dataclass
+class Expected:
+    """A message as the model knows it. `kind` is ready, delayed, dead or the consumer that leases it."""
+
+    body: str
+    queue: str
+    priority: int
+    place: int
+    kind: str | Party = "ready"
+    due: float = 0.0
+    fence: int = 0
+    started: bool = False
+    deliveries: int = 0
+    interrupted: bool = False
+
+    def order(self) -> tuple[int, int]:
+        return -self.priority, self.place
+
+    def come_back(self, *, crashed: bool) -> None:
+        if self.started:
+            self.deliveries, self.interrupted = self.deliveries + 1, crashed
+        self.kind, self.started, self.fence = "ready", False, 0
+
+
+@dataclass(eq=False)
+class Party:
+    """A consumer. The driver's and the model's view of it."""
+
+    consumer: Consumer
+    queue: str
+    deadline: float
+    alive: bool = True
+    registered: bool = True
+    held: list[Delivery] = field(default_factory=list)
+
+
+class BrokerMachine(RuleBasedStateMachine):
+    """Override `make`."""
+
+    parties = Bundle("parties")
+
+    def make(self) -> tuple[Broker, Store]:
+        raise AssertionError("subclasses say what is tested")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.broker, self.store = self.make()
+        self.messages: dict[str, Expected] = {}
+        self.results: dict[str, bytes] = {}
+        self.revocations: dict[str, float] = {}
+        self.everyone: list[Party] = []
+        self.places = 0
+
+    def place(self) -> int:
+        self.places += 1
+        return self.places
+
+    def enter(self, queue: str, priority: int, delay: float) -> Outgoing:
+        """A new message, also in the model."""
+        place = self.place()
+        due = self.clock.time() + delay if delay else None
+        kind = "delayed" if delay else "ready"
+        self.messages[str(place)] = Expected(str(place), queue, priority, place, kind, due or 0.0)
+        return Outgoing(str(place).encode(), queue, priority=priority, due=due, task_id=str(place))
+
+    def tags(self, kind: str) -> dict[str, int | str]:
+        return {entry.envelope.decode(): entry.tag for entry in self.broker.entries(kind, limit=1000)}  # type: ignore[arg-type]
+
+    @initialize(target=parties, queue=st.sampled_from(QUEUES))
+    def first(self, queue: str) -> Party:
+        return self.join(queue)
+
+    @rule(target=parties, queue=st.sampled_from(QUEUES))
+    def join(self, queue: str) -> Party:
+        consumer = self.broker.consumer([queue], name=f"c{len(self.everyone)}", store=self.store)
+        party = Party(consumer, queue, self.clock.time() + LEASE)
+        self.everyone.append(party)
+        return party
+
+    @rule(
+        specs=st.lists(
+            st.tuples(st.sampled_from(QUEUES), st.sampled_from([0, 5, 9]), st.sampled_from([0.0, 0.0, 5.0, 50.0])),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    def publish(self, specs: list[tuple[str, int, float]]) -> None:
+        self.broker.publish([self.enter(*spec) for spec in specs])
+
+    @rule(party=parties, limit=st.integers(1, 5))
+    def claim(self, party: Party, limit: int) -> None:
+        if not party.alive:
+            return
+        if not party.registered:
+            party.registered, party.deadline = True, self.clock.time() + LEASE
+        now = self.clock.time()
+        for message in self.messages.values():
+            if message.kind == "delayed" and message.due <= now and message.queue == party.queue:
+                message.kind = "ready"
+        ready = [m for m in self.messages.values() if m.kind == "ready" and m.queue == party.queue]
+        expected = sorted(ready, key=Expected.order)[:limit]
+        deliveries = party.consumer.claim(limit)
+        assert [d.envelope.decode() for d in deliveries] == [m.body for m in expected]
+        for delivery, message in zip(deliveries, expected, strict=True):
+            assert delivery.deliveries == message.deliveries
+            assert delivery.interrupted is message.interrupted
+            assert delivery.revoked is (self.revocations.get(message.body, 0.0) > now)
+            message.kind, message.fence = party, delivery.fence
+        party.held += deliveries
+
+    def owns(self, party: Party, delivery: Delivery) -> Expected | None:
+        message = self.messages.get(delivery.envelope.decode())
+        return message if message and message.kind is party and message.fence == delivery.fence else None
+
+    @rule(party=parties, data=st.data())
+    def start(self, party: Party, data: st.DataObject) -> None:
+        if not (party.alive and party.held):
+            return
+        chosen = data.draw(st.lists(st.sampled_from(party.held), unique_by=id, min_size=1))
+        verdicts = party.consumer.start(chosen)
+        for delivery, verdict in zip(chosen, verdicts, strict=True):
+            message = self.owns(party, delivery)
+            if message is None:
+                assert verdict == "lost"
+            elif self.revocations.get(message.body, 0.0) > self.clock.time():
+                assert verdict == "revoked"
+            else:
+                assert verdict == "ok"
+                message.started = True
+
+    @rule(party=parties, data=st.data())
+    def settle(self, party: Party, data: st.DataObject) -> None:
+        if not (party.alive and party.held):
+            return
+        verbs = st.sampled_from(["done", "done", "done", "requeue", "delay", "dead"])
+        settlements, expected = [], []
+        for delivery in data.draw(st.lists(st.sampled_from(party.held), min_size=1, max_size=6)):
+            verb = data.draw(verbs)
+            body = delivery.envelope.decode()
+            record = Record(body, f"{verb}-{delivery.fence}".encode())
+            message = self.owns(party, delivery)
+            expected.append(message is not None)
+            follow_up = Outgoing(b"", party.queue)
+            if message is not None:
+                self.results.setdefault(body, record.value)
+                self.end(message, verb)
+                if verb == "done":
+                    follow_up = self.enter(party.queue, 0, 0.0)
+            settlements.append(
+                Settlement(
+                    delivery,
+                    "requeue" if verb == "delay" else verb,  # type: ignore[arg-type]
+                    delay=5.0 if verb == "delay" else 0.0,
+                    reason=verb,
+                    records=(record,),
+                    messages=(follow_up,) if verb == "done" else (),
+                )
+            )
+        # The follow-ups come after everything that this batch puts back.
+        follow_ups = [
+            s.messages[0].envelope.decode() for s, ok in zip(settlements, expected, strict=True) if ok and s.messages
+        ]
+        for body in follow_ups:
+            self.messages[body].place = self.place()
+        assert party.consumer.settle(settlements) == expected
+
+    def end(self, message: Expected, verb: str) -> None:
+        message.come_back(crashed=False)
+        if verb == "done":
+            del self.messages[message.body]
+        elif verb == "dead":
+            message.kind = "dead"
+        else:
+            message.place = self.place()
+            if verb == "delay":
+                message.kind, message.due = "delayed", self.clock.time() + 5.0
+
+    @rule(party=parties, data=st.data())
+    def release(self, party: Party, data: st.DataObject) -> None:
+        if not (party.alive and party.held):
+            return
+        chosen = data.draw(st.lists(st.sampled_from(party.held), unique_by=id, min_size=1))
+        party.consumer.release(chosen)
+        for delivery in chosen:
+            message = self.owns(party, delivery)
+            if message is not None:
+                message.come_back(crashed=False)
+
+    @rule(party=parties)
+    def renew(self, party: Party) -> None:
+        if party.alive:
+            assert party.consumer.renew() is party.registered
+            if party.registered:
+                party.deadline = self.clock.time() + LEASE
+
+    @rule(party=consumes(parties))
+    def crash(self, party: Party) -> None:
+        """Whoever crashed says nothing; its lease runs out."""
+        party.alive = False
+
+    @rule(party=consumes(parties))
+    def close(self, party: Party) -> None:
+        party.consumer.close()
+        self.leave(party)
+        party.alive = False
+
+    def leave(self, party: Party) -> int:
+        held = [message for message in self.messages.values() if message.kind is party]
+        for message in held:
+            message.come_back(crashed=True)
+        party.registered = False
+        return len(held)
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 20.0, 31.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        late = [party for party in self.everyone if party.registered and party.deadline <= self.clock.time()]
+        assert self.broker.sweep() == sum(self.leave(party) for party in late)
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        body = data.draw(st.sampled_from(sorted(self.messages)))
+        self.broker.revoke([body], ttl=25.0)
+        self.revocations[body] = self.clock.time() + 25.0
+
+    @rule()
+    def replay(self) -> None:
+        tags = self.tags("dead")
+        assert self.broker.replay(list(tags.values())) == len(tags)
+        for body in sorted(tags, key=lambda body: int(tags[body])):
+            message = self.messages[body]
+            message.kind, message.place, message.deliveries, message.interrupted = "ready", self.place(), 0, False
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        body = data.draw(st.sampled_from(sorted(self.messages)))
+        tags = {**self.tags("ready"), **self.tags("delayed"), **self.tags("leased"), **self.tags("dead")}
+        removable = not isinstance(self.messages[body].kind, Party)
+        assert self.broker.remove([tags[body]]) == removable
+        if removable:
+            del self.messages[body]
+
+    @rule(queue=st.sampled_from(QUEUES))
+    def purge(self, queue: str) -> None:
+        gone = [m.body for m in self.messages.values() if m.queue == queue and m.kind in {"ready", "delayed"}]
+        assert self.broker.purge(queue) == len(gone)
+        for body in gone:
+            del self.messages[body]
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        now = self.clock.time()
+        for stats in self.broker.stats(QUEUES):
+            mine = [message for message in self.messages.values() if message.queue == stats.name]
+            later = sum(message.kind == "delayed" and message.due > now for message in mine)
+            leased = sum(isinstance(message.kind, Party) for message in mine)
+            dead = sum(message.kind == "dead" for message in mine)
+            assert (stats.ready, stats.leased, stats.delayed, stats.dead) == (
+                len(mine) - later - leased - dead,
+                leased,
+                later,
+                dead,
+            )
+        keys = sorted(self.results)
+        assert self.store.get(keys) == [self.results[key] for key in keys]
+
+    def teardown(self) -> None:
+        for party in self.everyone:
+            party.consumer.close()
+        self.broker.close()
+        self.store.close()
+
+
+class MemoryMachine(BrokerMachine):
+    def make(self) -> tuple[Broker, Store]:
+        url = f"memory://{uuid4()}"
+        return MemoryBroker(url, clock=self.clock), MemoryStore(url, clock=self.clock)
+
+
+class SQLiteMachine(BrokerMachine):
+    def make(self) -> tuple[Broker, Store]:
+        self.folder = tempfile.mkdtemp(prefix="celery-machine-")
+        url = f"sqlite:///{self.folder}/broker.db"
+        return SQLiteBroker(url, clock=self.clock), SQLiteStore(url, clock=self.clock)
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.folder)
+
+
+TestMemoryMachine = MemoryMachine.TestCase
+TestMemoryMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSQLiteMachine = SQLiteMachine.TestCase
+TestSQLiteMachine.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
