@@ -1,1 +1,90 @@
-"""Celeriac: Celery's API and wire protocol, implemented from scratch."""
+"""Celeriac: the Celery API, implemented from scratch. Names load when they are first used."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from celery._state import current_app as current_app
+    from celery._state import current_task as current_task
+    from celery.app.base import Celery as Celery
+    from celery.app.shared import shared_task as shared_task
+    from celery.app.task import Task as Task
+    from celery.app.utils import bugreport as bugreport
+    from celery.canvas import Signature as Signature
+    from celery.canvas import maybe_signature as maybe_signature
+    from celery.canvas import signature as signature
+    from celery.canvas import subtask as subtask
+    from celery.utils import uuid as uuid
+
+
+class version_info_t(NamedTuple):  # noqa: N801 - the public name
+    """A version in parts."""
+
+    major: int
+    minor: int
+    micro: int
+    releaselevel: str
+    serial: str
+
+
+SERIES = "celeriac"
+__version__ = "5.7.0"
+VERSION = version_info = version_info_t(*map(int, __version__.split(".")), releaselevel="", serial="")
+VERSION_BANNER = f"{__version__} ({SERIES})"
+
+_HOMES = {
+    "Celery": "celery.app.base",
+    "Signature": "celery.canvas",
+    "Task": "celery.app.task",
+    "bugreport": "celery.app.utils",
+    "current_app": "celery._state",
+    "current_task": "celery._state",
+    "maybe_signature": "celery.canvas",
+    "shared_task": "celery.app.shared",
+    "signature": "celery.canvas",
+    "subtask": "celery.canvas",
+    "uuid": "celery.utils",
+}
+_MODULES = frozenset({"app", "canvas", "exceptions", "local", "registry", "result", "signals", "states", "utils"})
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is not None:
+        value = getattr(import_module(home), name)
+    elif name in _MODULES:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_MODULES})
+
+
+__all__ = [
+    "SERIES",
+    "VERSION",
+    "VERSION_BANNER",
+    "Celery",
+    "Signature",
+    "Task",
+    "__version__",
+    "bugreport",
+    "current_app",
+    "current_task",
+    "maybe_signature",
+    "shared_task",
+    "signature",
+    "subtask",
+    "uuid",
+    "version_info",
+    "version_info_t",
+]

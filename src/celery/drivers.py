@@ -34,6 +34,29 @@ POOLS: Mapping[str, str] = {
     "solo": "celery.concurrency.solo:SoloPool",
     "threads": "celery.concurrency.thread:ThreadPool",
 }
+DOORS: Mapping[str, str] = {
+    "app": "celery.app.base:Celery",
+    "beat": "celery.apps.beat:Beat",
+    "main": "celery.bin.celery:main",
+    "tracer": "celery.app.trace:build_tracer",
+    "worker": "celery.worker.worker:Worker",
+    "worker boot": "celery.worker.child:boot",
+}
+"""What a lower floor hands out without knowing it: the app's `Worker`, the command line, the default app."""
+
+
+def door(name: str) -> Any:
+    """The object behind *name* in `DOORS`, as its module has it at this moment.
+
+    Raises `ImproperlyConfigured` when that part is not installed.
+    """
+    module, _, attribute = DOORS[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ImproperlyConfigured(f"This installation has no {module!r}: install the whole package again.") from error
 
 
 def broker_class(url: str) -> type[Broker]:

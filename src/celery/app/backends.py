@@ -1,0 +1,90 @@
+"""From URLs to the broker, the store and the result backend of an app."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from celery import drivers
+from celery.app.home import embedded_url
+from celery.backends.base import DisabledBackend, ResultBackend
+from celery.backends.store import Store
+from celery.brokers.base import Broker
+from celery.exceptions import ImproperlyConfigured
+from celery.utils.imports import symbol_by_name
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+
+UNKNOWN_BACKEND = "Unknown result backend: {0!r}. Did you spell it correctly? ({1!r})"
+BACKEND_ALIASES: dict[str, str] = {"disabled": "celery.backends.base:DisabledBackend"}
+
+
+def broker_url(app: Celery, url: str | None) -> str:
+    """*url*, or that of the embedded broker where no broker is configured."""
+    return url or embedded_url(app.main or "celery")
+
+
+def make_broker(app: Celery, url: str | None) -> Broker:
+    """The driver for *url*, not connected yet."""
+    address = broker_url(app, url).split(";")[0]
+    conf = app.conf
+    options: dict[str, Any] = {"lease": conf.worker_lease, "timeout": conf.broker_publish_timeout}
+    if conf.broker_use_ssl:
+        options["ssl"] = conf.broker_use_ssl
+    options.update(conf.broker_transport_options or {})
+    return drivers.broker_class(address)(address, options=options)
+
+
+def result_url(app: Celery) -> str | None:
+    """Where results are: `result_backend`, else, with the embedded broker, its own file; None for nowhere."""
+    conf = app.conf
+    given: str | None = conf.result_backend
+    if given is None and not conf.broker_write_url:
+        return broker_url(app, None)
+    return given
+
+
+def make_backend(app: Celery) -> Any:
+    """The result backend of *app*."""
+    given = app.backend_cls or result_url(app)
+    if not given or given == "disabled" or (isinstance(given, str) and given.startswith("disabled://")):
+        return DisabledBackend(app=app)
+    if not isinstance(given, str):
+        return given(app=app)
+    cls, url = by_url(given, app.loader)
+    if issubclass(cls, Store):
+        return ResultBackend(cls(url or given, options=app.conf.result_backend_transport_options or {}), app)
+    return cls(app=app, url=url)
+
+
+def by_name(backend: str | None = None, loader: Any = None, extension_namespace: str = "celery.result_backends") -> Any:
+    """The class of a result backend, or of a store, by its name, URL scheme or `module:Class`."""
+    name = backend or "disabled"
+    aliases: dict[str, str] = {**BACKEND_ALIASES, **(getattr(loader, "override_backends", None) or {})}
+    if name in aliases:
+        return symbol_by_name(aliases[name])
+    for entry in entry_points(group=extension_namespace):
+        if entry.name == name:
+            return entry.load()
+    if ":" in name or "." in name:
+        try:
+            return symbol_by_name(name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ImproperlyConfigured(UNKNOWN_BACKEND.format(name, error)) from error
+    return drivers.store_class(name)
+
+
+def by_url(backend: str | None = None, loader: Any = None) -> tuple[Any, str | None]:
+    """(class, URL) of a result backend; `scheme+transport://…` is the scheme's with the URL of the transport."""
+    url = None
+    if backend and "://" in backend:
+        url = backend
+        scheme = drivers.scheme(url)
+        if "+" in scheme and scheme not in drivers.STORES:
+            scheme, _, url = url.partition("+")
+        backend = scheme
+    return by_name(backend, loader), url
+
+
+__all__ = ["BACKEND_ALIASES", "UNKNOWN_BACKEND", "by_name", "by_url"]

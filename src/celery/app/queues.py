@@ -1,0 +1,279 @@
+"""The queues an app knows, by name.
+
+Users give kombu's `Queue` and `Exchange`, dictionaries or names, and read kombu's objects back.  Inside, a queue is
+our own `celery.wire.message.Queue`, so that sending a task needs nothing of kombu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from importlib import import_module
+from textwrap import indent as indent_text
+from typing import Any, Literal, cast
+
+from celery.exceptions import ImproperlyConfigured
+from celery.wire.message import Exchange, Queue
+
+ExchangeType = Literal["direct", "topic", "fanout", "headers"]
+
+QUEUE_FORMAT = ".> {0:<16} exchange={1}({2}) key={3}"
+
+
+class Queues(MutableMapping[str, Any]):
+    """Name to queue. Reading a name that is missing adds it where *create_missing*, else raises `KeyError`.
+
+    Values read are kombu queues (kombu is imported then); `wire` gives ours.
+    """
+
+    def __init__(
+        self,
+        queues: Mapping[str, Any] | Iterable[Any] | None = None,
+        default_exchange: Any = None,
+        create_missing: bool = True,
+        create_missing_queue_type: str | None = None,
+        create_missing_queue_exchange_type: str | None = None,
+        autoexchange: Any = None,
+        max_priority: int | None = None,
+        default_routing_key: str | None = None,
+    ) -> None:
+        self.default_exchange = exchange_of(default_exchange) if default_exchange is not None else None
+        self.default_routing_key = default_routing_key
+        self.create_missing = create_missing
+        self.create_missing_queue_type = create_missing_queue_type
+        self.create_missing_queue_exchange_type = create_missing_queue_exchange_type
+        self.autoexchange = autoexchange
+        self.max_priority = max_priority
+        self._wire: dict[str, Queue] = {}
+        self._given: dict[str, Any] = {}
+        self._selected: set[str] | None = None
+        if isinstance(queues, Mapping):
+            for name, queue in queues.items():
+                self._add(dict(queue, queue=name) if isinstance(queue, Mapping) else queue)
+        else:
+            for queue in queues or ():
+                self._add(queue)
+
+    def wire(self, name: str) -> Queue:
+        """Our value for the queue *name*; raises `KeyError` where `[]` does."""
+        queue = self._wire.get(name)
+        if queue is None:
+            if not self.create_missing:
+                raise KeyError(name)
+            queue = self._wire[name] = self._make_missing(name)
+        return queue
+
+    def consuming(self) -> list[Queue]:
+        """What a worker consumes from: the selected queues, or all."""
+        return [self._wire[name] for name in self._consumed()]
+
+    def add(self, queue: Any, **kwargs: Any) -> Any:
+        """Add a queue: kombu's, ours, a dictionary of options, or a name with options. Returns kombu's queue."""
+        return self[self._add(queue, **kwargs)]
+
+    def _add(self, queue: Any, **kwargs: Any) -> str:
+        if isinstance(queue, Mapping):
+            kwargs = {**queue, **kwargs}
+            queue = kwargs.pop("queue", None) or kwargs.pop("name", None)
+        if isinstance(queue, str):
+            name = queue
+            self._wire[name] = self._from_options(name, kwargs)
+            self._given.pop(name, None)
+        elif getattr(queue, "name", None):
+            name = cast("str", queue.name)
+            self._wire[name] = self._with_defaults(queue_of(queue))
+            self._given.pop(name, None)
+            if not isinstance(queue, Queue):
+                self._given[name] = self._completed(queue, self._wire[name])
+        else:
+            raise ImproperlyConfigured(
+                f"task_queues has {queue!r}: give kombu Queue objects, names, or dictionaries with the key 'queue'."
+            )
+        return name
+
+    def add_wire(self, queue: Queue) -> None:
+        """Add ours, without asking kombu."""
+        self._add(queue)
+
+    def add_compat(self, name: str, **options: Any) -> Any:
+        """Add *name* with options as a dictionary would give them."""
+        return self.add(name, **options)
+
+    def format(self, indent: int = 0, indent_first: bool = True) -> str:
+        """The consumed queues, one a line, as the worker's banner shows them."""
+        lines = [
+            QUEUE_FORMAT.format(queue.name, queue.exchange.name, queue.exchange.type, queue.routing_key)
+            for queue in sorted(self.consuming(), key=lambda queue: queue.name)
+        ]
+        text = indent_text("\n".join(lines), " " * indent)
+        return text if indent_first else text.lstrip(" ")
+
+    def select(self, include: str | Iterable[str]) -> None:
+        """Consume only from *include*: names, or a string of names with commas between them."""
+        if include:
+            names = split_names(include)
+            for name in names:
+                self.wire(name)
+            self._selected = set(names)
+
+    def select_add(self, queue: Any, **kwargs: Any) -> Any:
+        """Add a queue and consume from it too, although others were selected."""
+        name = self._add(queue, **kwargs)
+        if self._selected is not None:
+            self._selected.add(name)
+        return self[name]
+
+    def deselect(self, exclude: str | Iterable[str]) -> None:
+        """Do not consume from *exclude*."""
+        if exclude:
+            names = split_names(exclude)
+            unknown = [name for name in names if name not in self._wire]
+            if unknown and self._selected is None and not self.create_missing:
+                raise KeyError(unknown[0])
+            self._selected = {name for name in self._consumed() if name not in names}
+
+    def new_missing(self, name: str) -> Any:
+        """kombu's queue for a *name* that is not in `task_queues`."""
+        return to_kombu(self._make_missing(name))
+
+    @property
+    def consume_from(self) -> dict[str, Any]:
+        """The queues a worker consumes from."""
+        return {name: self[name] for name in self._consumed()}
+
+    def __getitem__(self, name: str) -> Any:
+        queue = self.wire(name)
+        given = self._given.get(name)
+        if given is None:
+            given = self._given[name] = to_kombu(queue)
+        return given
+
+    def __setitem__(self, name: str, queue: Any) -> None:
+        self._add({**queue, "queue": name} if isinstance(queue, Mapping) else queue)
+
+    def __delitem__(self, name: str) -> None:
+        del self._wire[name]
+        self._given.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._wire))
+
+    def __len__(self) -> int:
+        return len(self._wire)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._wire
+
+    def __repr__(self) -> str:
+        return f"<Queues: {', '.join(sorted(self._wire))}>"
+
+    def _consumed(self) -> list[str]:
+        if self._selected is None:
+            return list(self._wire)
+        return [name for name in self._wire if name in self._selected]
+
+    def _make_missing(self, name: str) -> Queue:
+        kind = self.create_missing_queue_exchange_type or (self.default_exchange.type if self.default_exchange else "direct")
+        arguments = None
+        if self.create_missing_queue_type and self.create_missing_queue_type != "classic":
+            arguments = {"x-queue-type": self.create_missing_queue_type}
+        exchange = exchange_of(self.autoexchange(name)) if self.autoexchange else Exchange(name, cast("ExchangeType", kind))
+        return self._with_priority(
+            Queue(name=name, exchange=exchange, routing_key=name, max_priority=self.max_priority, arguments=arguments)
+        )
+
+    def _from_options(self, name: str, options: dict[str, Any]) -> Queue:
+        """A queue from the options of `task_queues` given as a dictionary."""
+        binding_key = options.get("binding_key")
+        exchange = options.get("exchange")
+        if exchange is None and not options.get("exchange_type"):
+            wire_exchange = self.default_exchange or Exchange(name)
+        else:
+            wire_exchange = exchange_of(exchange if exchange is not None else name, options.get("exchange_type"))
+        arguments = options.get("queue_arguments")
+        return self._with_priority(
+            Queue(
+                name=name,
+                exchange=wire_exchange,
+                routing_key=options.get("routing_key") or binding_key or self.default_routing_key or name,
+                durable=bool(options.get("durable", True)),
+                max_priority=options.get("max_priority"),
+                arguments=dict(arguments) if arguments else None,
+            )
+        )
+
+    def _with_defaults(self, queue: Queue) -> Queue:
+        exchange, routing_key = queue.exchange, queue.routing_key
+        if not exchange.name and self.default_exchange is not None:
+            exchange = self.default_exchange
+        if not routing_key:
+            routing_key = self.default_routing_key or queue.name
+        return self._with_priority(
+            Queue(queue.name, exchange, routing_key, queue.durable, queue.max_priority, queue.arguments)
+        )
+
+    def _with_priority(self, queue: Queue) -> Queue:
+        given = (queue.arguments or {}).get("x-max-priority", queue.max_priority)
+        wanted = self.max_priority if given is None else given
+        if wanted == queue.max_priority:
+            return queue
+        return Queue(queue.name, queue.exchange, queue.routing_key, queue.durable, wanted, queue.arguments)
+
+    @staticmethod
+    def _completed(given: Any, queue: Queue) -> Any:
+        """The user's own kombu queue, with the defaults it left open filled in."""
+        if not getattr(given.exchange, "name", ""):
+            given.exchange = to_kombu_exchange(queue.exchange)
+        if not given.routing_key:
+            given.routing_key = queue.routing_key
+        return given
+
+
+def split_names(names: str | Iterable[str]) -> list[str]:
+    """Names from a list, or from a string with commas between them."""
+    if isinstance(names, str):
+        names = names.split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
+def exchange_of(value: Any, kind: str | None = None) -> Exchange:
+    """Our exchange from kombu's, ours, a dictionary or a name."""
+    if isinstance(value, Exchange):
+        return value
+    if isinstance(value, str):
+        return Exchange(value, cast("ExchangeType", kind or "direct"))
+    if isinstance(value, Mapping):
+        return Exchange(
+            value.get("name", ""), cast("ExchangeType", value.get("type") or kind or "direct"), value.get("durable", True)
+        )
+    return Exchange(value.name or "", value.type or "direct", bool(value.durable))
+
+
+def queue_of(value: Any) -> Queue:
+    """Our queue from kombu's or ours."""
+    if isinstance(value, Queue):
+        return value
+    return Queue(
+        name=value.name,
+        exchange=exchange_of(value.exchange) if value.exchange is not None else Exchange(),
+        routing_key=value.routing_key or "",
+        durable=bool(value.durable),
+        max_priority=value.max_priority,
+        arguments=dict(value.queue_arguments) if value.queue_arguments else None,
+    )
+
+
+def to_kombu_exchange(exchange: Exchange) -> Any:
+    """kombu's exchange for ours."""
+    return import_module("kombu").Exchange(exchange.name, type=exchange.type, durable=exchange.durable)
+
+
+def to_kombu(queue: Queue) -> Any:
+    """kombu's queue for ours."""
+    return import_module("kombu").Queue(
+        queue.name,
+        exchange=to_kombu_exchange(queue.exchange),
+        routing_key=queue.routing_key,
+        durable=queue.durable,
+        max_priority=queue.max_priority,
+        queue_arguments=queue.arguments,
+    )

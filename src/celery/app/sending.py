@@ -1,0 +1,117 @@
+"""Sending a task by name: where it goes, what it inherits from the task that sends it, and who is told."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, cast
+
+from celery._state import _task_stack, get_current_worker_task
+from celery.exceptions import AlwaysEagerIgnored
+from celery.signals import after_task_publish, before_task_publish
+from celery.utils import uuid
+
+if TYPE_CHECKING:
+    from celery.app.amqp import Draft
+    from celery.app.base import Celery
+    from celery.result import AsyncResult
+
+
+class _Unset:
+    """Stands for an option that was not given, where None means something."""
+
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+UNSET: Any = _Unset()
+
+
+def send_task(
+    app: Celery,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    options: dict[str, Any],
+    *,
+    task_type: Any = None,
+    result_cls: Any = None,
+    add_to_parent: bool = True,
+    route_name: str | None = None,
+    router: Any = None,
+    producer: Any = None,
+) -> AsyncResult[Any]:
+    """See `Celery.send_task`. *options* are the caller's to give away."""
+    if task_type is None:
+        _fill_from_task(app, name, options)
+        if app.conf.task_always_eager:
+            warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=3)
+    task_id = options.get("task_id")
+    if not task_id:
+        task_id = options["task_id"] = uuid()
+    amqp = app.amqp
+    if router is not None:
+        options = router.route(options, route_name or name, args, kwargs, task_type)
+    elif amqp.routes:
+        options = amqp.route(options, route_name or name, args, kwargs, task_type)
+    parent = None
+    if _task_stack.top is not None:
+        parent = get_current_worker_task()
+        if parent is not None:
+            _inherit(app, parent.request, options)
+    draft = amqp.draft(name, args, kwargs, options)
+    if before_task_publish.receivers:
+        _announce(app, draft, options)
+    ignored = options.get("ignore_result")
+    if not ignored and app.store is None:
+        app.backend.on_task_call(producer, task_id)
+    if producer is not None and app.is_foreign(producer):
+        amqp.publish_with_kombu(producer, draft, options)
+    else:
+        app.publisher.publish(
+            (amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy")
+        )
+    if after_task_publish.receivers:
+        address = draft.address
+        after_task_publish.send(
+            sender=name, body=draft.body, headers=draft.headers or draft.body, exchange=address.exchange,
+            routing_key=address.routing_key,
+        )  # fmt: skip
+    result = (result_cls or app.AsyncResult)(task_id)
+    if ignored:
+        result.ignored = True
+    if add_to_parent and parent is not None:
+        parent.add_trail(result)
+    return cast("AsyncResult[Any]", result)
+
+
+def _fill_from_task(app: Celery, name: str, options: dict[str, Any]) -> None:
+    """What the caller does not say, the task says where this process knows it. None is something the caller says."""
+    task = app.registration.tasks.get(name)
+    for key in ("expires", "time_limit", "soft_time_limit"):
+        if options.get(key) is UNSET:
+            options[key] = None if task is None else getattr(task, key, None)
+    if task is not None and options.get("priority") is None and task.priority is not None:
+        options["priority"] = task.priority
+
+
+def _inherit(app: Celery, request: Any, options: dict[str, Any]) -> None:
+    """Place the new task under the one that sends it; a retry keeps the place it had."""
+    if request.id == options["task_id"]:
+        return
+    options["root_id"] = options.get("root_id") or request.root_id or request.id
+    options["parent_id"] = options.get("parent_id") or request.id
+    if app.conf.task_inherit_parent_priority and options.get("priority") is None:
+        priority = (request.delivery_info or {}).get("priority")
+        if priority is not None:
+            options["priority"] = priority
+
+
+def _announce(app: Celery, draft: Draft, options: dict[str, Any]) -> None:
+    """Send `before_task_publish`: what receivers change in the headers and properties goes to the wire."""
+    queue = draft.address.queue
+    policy = {**(app.conf.task_publish_retry_policy or {}), **(options.get("retry_policy") or {})}
+    before_task_publish.send(
+        sender=draft.name, body=draft.body, exchange=draft.address.exchange, routing_key=draft.address.routing_key,
+        declare=[] if queue is None else [app.amqp.queues[queue.name]], headers=draft.headers,
+        properties=draft.properties, retry_policy=policy,
+    )  # fmt: skip

@@ -1,0 +1,506 @@
+"""The signature of one task: a dictionary that knows how to send itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+
+from celery._state import current_app
+from celery.utils import uuid
+from celery.utils.functional import is_list, maybe_list
+from celery.utils.text import truncate
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+    from celery.app.task import Task
+    from celery.result import AsyncResult, EagerResult
+
+R = TypeVar("R")
+
+
+class _Field:
+    """A key of the dictionary, read and written as an attribute; `path` is the key of the dictionary it is in."""
+
+    def __init__(self, key: str, path: str | None = None) -> None:
+        self.key = key
+        self.path = path
+
+    def __get__(self, signature: Any, owner: type) -> Any:
+        if signature is None:
+            return self
+        place = signature[self.path] if self.path else signature
+        return place.get(self.key)
+
+    def __set__(self, signature: Any, value: Any) -> None:
+        place = signature[self.path] if self.path else signature
+        place[self.key] = value
+
+
+class StampingVisitor(ABC):
+    """Gives headers to the signatures of a canvas as `Signature.stamp` walks over it."""
+
+    @abstractmethod
+    def on_signature(self, sig: Signature[Any], **headers: Any) -> dict[str, Any] | None:
+        """Stamps for one task."""
+
+    def on_group_start(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
+        """Stamps for every task in a group."""
+        return {}
+
+    def on_group_end(self, sig: Any, **headers: Any) -> None:
+        """The group was walked over."""
+
+    def on_chain_start(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
+        """Stamps for every task in a chain."""
+        return {}
+
+    def on_chain_end(self, sig: Any, **headers: Any) -> None:
+        """The chain was walked over."""
+
+    def on_chord_header_start(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
+        """Stamps for every task in the header of a chord."""
+        return {}
+
+    def on_chord_header_end(self, sig: Any, **headers: Any) -> None:
+        """The header was walked over."""
+
+    def on_chord_body(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
+        """Stamps for the body of a chord."""
+        return {}
+
+    def on_callback(self, callback: Any, **headers: Any) -> dict[str, Any] | None:
+        """Stamps for a callback (`link`)."""
+        return {}
+
+    def on_errback(self, errback: Any, **headers: Any) -> dict[str, Any] | None:
+        """Stamps for an error callback (`link_error`)."""
+        return {}
+
+
+class Signature(dict[str, Any], Generic[R]):
+    """A task's name, arguments and options.
+
+    Arguments can be partial: those given when it is called or linked go in front of its own, unless it is
+    *immutable*.  Being a dictionary, it survives every serializer.
+    """
+
+    TYPES: ClassVar[dict[str, type[Signature[Any]]]] = {}
+    _app: Celery | None = None
+    _type: Task[..., R] | None = None
+    _OF_THE_PLACE: ClassVar[frozenset[str]] = frozenset({"group_id", "stamped_headers"})
+    """Options that say where in a canvas a task is: an immutable signature does not take them from its caller."""
+
+    if TYPE_CHECKING:
+        task: str
+        args: tuple[Any, ...]
+        kwargs: dict[str, Any]
+        options: dict[str, Any]
+        subtask_type: str | None
+        immutable: bool
+        id: str | None
+        parent_id: str | None
+        root_id: str | None
+    else:
+        task = _Field("task")
+        args = _Field("args")
+        kwargs = _Field("kwargs")
+        options = _Field("options")
+        subtask_type = _Field("subtask_type")
+        immutable = _Field("immutable")
+        id = _Field("task_id", "options")
+        parent_id = _Field("parent_id", "options")
+        root_id = _Field("root_id", "options")
+
+    def __init__(
+        self,
+        task: Task[..., R] | Mapping[str, Any] | str | None = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        type: Task[..., R] | None = None,
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Celery | None = None,
+        **extra: Any,
+    ) -> None:
+        self._app = app
+        if isinstance(task, Mapping):
+            super().__init__(task)
+            return
+        name: str | None
+        if task is None or isinstance(task, str):
+            name, self._type = task, type
+        else:
+            name, self._type = task.name, task
+        super().__init__(
+            task=name,
+            args=tuple(args or ()),
+            kwargs=dict(kwargs or {}),
+            options={**(options or {}), **extra},
+            subtask_type=subtask_type,
+            immutable=immutable,
+        )
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> R:
+        """Run the task here and now, as a function."""
+        args, kwargs, _ = self._merge(partial_args, partial_kwargs, None)
+        return cast("R", self.type(*args, **kwargs))
+
+    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R]:
+        """Send it with these arguments in front of its own."""
+        return self.apply_async(partial_args, partial_kwargs)
+
+    def apply(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[R]:
+        """Run the task here, as a worker would."""
+        merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
+        return self.type.apply(merged_args, merged_kwargs, **merged)
+
+    def apply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        route_name: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """Send it; *args* go in front of its own, *kwargs* and *options* over them."""
+        if args or kwargs or options:
+            merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
+        else:
+            merged_args, merged_kwargs, merged = self.args, self.kwargs, self.options
+        task = self._registered()
+        if task is None:
+            return cast(
+                "AsyncResult[R]",
+                self.app.send_task(self.task, merged_args, merged_kwargs, route_name=route_name, **merged),
+            )
+        if route_name is not None:
+            merged = {**merged, "route_name": route_name}
+        return task.apply_async(merged_args, merged_kwargs, **merged)
+
+    def _registered(self) -> Task[..., R] | None:
+        """The task if this process knows it: a producer can send tasks that only workers know."""
+        if self._type is not None:
+            return self._type
+        return cast("Task[..., R] | None", self.app.tasks.get(self.task))
+
+    # -- making others of it -----------------------------------------------------------------------------------------
+
+    def clone(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **opts: Any
+    ) -> Signature[R]:
+        """A copy, with these arguments and options merged in."""
+        if args or kwargs or opts:
+            new_args, new_kwargs, new_opts = self._merge(args, kwargs, opts)
+        else:
+            new_args, new_kwargs, new_opts = self.args, self.kwargs, self.options
+        copy = Signature.from_dict(
+            {
+                "task": self.task,
+                "args": tuple(new_args),
+                "kwargs": dict(new_kwargs),
+                "options": deepcopy(dict(new_opts)),
+                "subtask_type": self.subtask_type,
+                "immutable": self.immutable,
+            },
+            app=self._app,
+        )
+        copy._type = self._type
+        return cast("Signature[R]", copy)
+
+    partial = clone
+
+    def _merge(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        force: bool = False,
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        mine, given = self.options, options or {}
+        if self.immutable and not force:
+            place = {key: value for key, value in given.items() if key not in self._OF_THE_PLACE or key not in mine}
+            return tuple(self.args), self.kwargs, {**mine, **place}
+        merged = {**mine, **given}
+        if mine.get("stamped_headers") and given.get("stamped_headers"):
+            merged["stamped_headers"] = sorted({*mine["stamped_headers"], *given["stamped_headers"]})
+            merged.update({key: mine[key] for key in mine["stamped_headers"] if key in mine})
+        return (
+            (*args, *self.args) if args else tuple(self.args),
+            {**self.kwargs, **kwargs} if kwargs else self.kwargs,
+            merged,
+        )
+
+    def replace(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Signature[R]:
+        """A copy in which the arguments or options given stand in place of its own."""
+        copy = self.clone()
+        if args is not None:
+            copy.args = tuple(args)
+        if kwargs is not None:
+            copy.kwargs = dict(kwargs)
+        if options is not None:
+            copy.options = dict(options)
+        return copy
+
+    # -- changing it -------------------------------------------------------------------------------------------------
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> AsyncResult[R]:
+        """Give it its task id now; the result it will have."""
+        options = self.options
+        task_id = options.get("task_id") or _id or uuid()
+        options["task_id"] = task_id
+        options.setdefault("reply_to", self.app.thread_oid)
+        for key, value in (
+            ("root_id", root_id),
+            ("parent_id", parent_id),
+            ("group_id", group_id),
+            ("chord", chord),
+            ("group_index", group_index),
+        ):
+            if value is not None and (key == "group_index" or not options.get(key) or key == "chord"):
+                options[key] = value
+        return self.AsyncResult(task_id)
+
+    _freeze = freeze
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
+        """Set options on this very signature, which is returned."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self.options.update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Whether its arguments are final."""
+        self.immutable = immutable
+
+    def append_to_list_option(self, key: str, value: Any) -> Any:
+        """Append to an option that is a list, unless *value* is in it."""
+        items = self._list_option(key)
+        if value not in items:
+            items.append(value)
+        return value
+
+    def extend_list_option(self, key: str, value: Any) -> None:
+        """Append several."""
+        self._list_option(key).extend(maybe_list(value) or [])
+
+    def _list_option(self, key: str) -> list[Any]:
+        items = self.options.get(key)
+        if not isinstance(items, list):
+            items = self.options[key] = [] if items is None else list(items) if is_list(items) else [items]
+        return items
+
+    def link(self, callback: Any) -> Any:
+        """Call *callback* with the result when the task has succeeded; *callback*."""
+        return self.append_to_list_option("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Call *errback* when the task has failed; *errback*."""
+        return self.append_to_list_option("link_error", errback)
+
+    def on_error(self, errback: Any) -> Self:
+        """`link_error`, returning the signature itself."""
+        self.link_error(errback)
+        return self
+
+    def flatten_links(self) -> list[Signature[Any]]:
+        """This signature and every callback behind it."""
+        found: list[Signature[Any]] = [self]
+        for callback in maybe_list(self.options.get("link")) or []:
+            linked = maybe_signature(callback, app=self._app)
+            found.extend(linked.flatten_links() if linked is not None else [])
+        return found
+
+    # -- stamps ------------------------------------------------------------------------------------------------------
+
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
+        """Give the task headers that go with it, and with its callbacks, wherever it is sent.
+
+        A stamp that is there already stays, unless *append_stamps*: then both values are kept, as a list.
+        """
+        self.stamp_links(visitor, append_stamps, **headers)
+        stamps = dict(headers)
+        if visitor is not None:
+            stamps.update(visitor.on_signature(self, **headers) or {})
+        self._stamp_headers(stamps, append_stamps)
+
+    def stamp_links(self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any) -> None:
+        """Stamp the callbacks and error callbacks."""
+        hooks: list[tuple[str, Callable[..., dict[str, Any] | None] | None]] = [
+            ("link", visitor.on_callback if visitor else None),
+            ("link_error", visitor.on_errback if visitor else None),
+        ]
+        for option, hook in hooks:
+            linked = [maybe_signature(item, app=self._app) for item in maybe_list(self.options.get(option)) or []]
+            if not linked:
+                continue
+            for item in linked:
+                if item is not None:
+                    extra = (hook(item, **headers) or {}) if hook else {}
+                    item.stamp(visitor, append_stamps, **{**headers, **_only_stamps(extra)})
+            self.options[option] = linked
+
+    def _stamp_headers(self, stamps: Mapping[str, Any], append_stamps: bool) -> None:
+        options = self.options
+        names = _stamp_names(stamps)
+        if not names:
+            return
+        had = [*(options.get("stamped_headers") or ())]
+        for name in names:
+            if name not in stamps:
+                continue
+            if name not in had:
+                options[name] = stamps[name]
+            elif append_stamps:
+                options[name] = list(dict.fromkeys([*(maybe_list(options.get(name)) or []), *(maybe_list(stamps[name]) or [])]))
+        options["stamped_headers"] = sorted({*had, *names})
+
+    # -- as a value --------------------------------------------------------------------------------------------------
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """What calling it would look like, shortened."""
+        all_args, all_kwargs, _ = self._merge(args, kwargs, {}, force=True)
+        parts = [repr(arg) for arg in all_args] + [f"{key}={value!r}" for key, value in all_kwargs.items()]
+        return f"{self.task}({truncate(', '.join(parts), 1024)})"
+
+    def __repr__(self) -> str:
+        return self.reprcall()
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Signature[R]:
+        memo[id(self)] = self
+        copy = Signature.from_dict(deepcopy(dict(self), memo), app=self._app)
+        copy._type = self._type
+        return cast("Signature[R]", copy)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (dict(self),)
+
+    def __json__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __or__(self, other: Any) -> Any:  # type: ignore[override]
+        """`|` makes a chain."""
+        chain = self.TYPES.get("chain")
+        if chain is None or not isinstance(other, Signature):
+            return NotImplemented
+        return cast("Any", chain)(self, other, app=self._app)
+
+    __ror__ = __ior__ = lambda self, other: NotImplemented  # type: ignore[assignment]
+
+    def __invert__(self) -> R:
+        """`~sig`: send it and wait for the result."""
+        return self.apply_async().get()
+
+    @classmethod
+    def register_type(cls, name: str | None = None) -> Callable[[type[Signature[Any]]], type[Signature[Any]]]:
+        """Decorator: *name* as `subtask_type` leads to this class."""
+
+        def register(subclass: type[Signature[Any]]) -> type[Signature[Any]]:
+            Signature.TYPES[name or subclass.__name__] = subclass
+            return subclass
+
+        return register
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], app: Celery | None = None) -> Signature[Any]:
+        """The signature that a dictionary describes, of the class its `subtask_type` says."""
+        kind = d.get("subtask_type")
+        if kind:
+            target = cls.TYPES.get(kind)
+            if target is not None and target is not cls:
+                return target.from_dict(d, app=app)
+        return Signature(d, app=app)
+
+    # -- what it belongs to ------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.task
+
+    @property
+    def app(self) -> Celery:
+        if self._app is not None:
+            return self._app
+        return self._type.app if self._type is not None else cast("Celery", current_app)
+
+    @property
+    def type(self) -> Task[..., R]:
+        """The task; raises `NotRegistered` when this process does not know it."""
+        return self._type if self._type is not None else cast("Task[..., R]", self.app.tasks[self.task])
+
+    @property
+    def AsyncResult(self) -> Callable[..., AsyncResult[R]]:  # noqa: N802 - the public name
+        task = self._registered()
+        return cast("Callable[..., AsyncResult[R]]", self.app.AsyncResult if task is None else task.AsyncResult)
+
+
+def _stamp_names(stamps: Mapping[str, Any]) -> list[str]:
+    given = stamps.get("stamped_headers")
+    return list(given) if given is not None else [name for name in stamps if name != "stamped_headers"]
+
+
+def _only_stamps(stamps: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: stamps[name] for name in _stamp_names(stamps) if name in stamps}
+
+
+def _restore(data: dict[str, Any]) -> Signature[Any]:
+    return Signature.from_dict(data)
+
+
+def task_name_from(task: Any) -> str:
+    """The name of a task, or the name itself."""
+    return cast("str", getattr(task, "name", task))
+
+
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
+    """A signature from a task, a task's name, or a dictionary; a signature is copied."""
+    app = kwargs.get("app")
+    if isinstance(varies, Signature):
+        return varies.clone()
+    if isinstance(varies, Mapping):
+        return Signature.from_dict(varies, app=app)
+    return Signature(varies, *args, **kwargs)
+
+
+def maybe_signature(d: Any, app: Celery | None = None, clone: bool = False) -> Signature[Any] | None:
+    """*d* as a signature where it is one or describes one; None stays None."""
+    if d is None:
+        return None
+    found: Signature[Any]
+    if isinstance(d, Signature):
+        found = d.clone() if clone else d
+    elif isinstance(d, Mapping):
+        found = signature(d)
+    elif hasattr(d, "apply_async") and hasattr(d, "clone"):
+        found = d.clone() if clone else d
+    else:
+        return cast("Signature[Any]", d)
+    if app is not None:
+        found._app = app
+    return found
+
+
+subtask = signature
+maybe_subtask = maybe_signature
