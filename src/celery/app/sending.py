@@ -41,8 +41,13 @@ def send_task(
     producer: Any = None,
 ) -> AsyncResult[Any]:
     """See `Celery.send_task`. *options* are the caller's to give away."""
+    task = app.registration.tasks.get(name) if task_type is None else task_type
+    for key in ("expires", "time_limit", "soft_time_limit"):
+        if options[key] is UNSET:
+            options[key] = None if task is None else getattr(task, key, None)
     if task_type is None:
-        _fill_from_task(app, name, options)
+        if task is not None and options.get("priority") is None:
+            options["priority"] = task.priority
         if app.conf.task_always_eager:
             warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=3)
     task_id = options.get("task_id")
@@ -82,16 +87,6 @@ def send_task(
     if add_to_parent and parent is not None:
         parent.add_trail(result)
     return cast("AsyncResult[Any]", result)
-
-
-def _fill_from_task(app: Celery, name: str, options: dict[str, Any]) -> None:
-    """What the caller does not say, the task says where this process knows it. None is something the caller says."""
-    task = app.registration.tasks.get(name)
-    for key in ("expires", "time_limit", "soft_time_limit"):
-        if options.get(key) is UNSET:
-            options[key] = None if task is None else getattr(task, key, None)
-    if task is not None and options.get("priority") is None and task.priority is not None:
-        options["priority"] = task.priority
 
 
 def _inherit(app: Celery, request: Any, options: dict[str, Any]) -> None:
