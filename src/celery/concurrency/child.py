@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from types import FrameType
 
@@ -27,6 +26,7 @@ from celery.concurrency.frames import (
     encode,
     notice_frame,
 )
+from celery.concurrency.outcomes import failed
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.wire.message import Job, Outcome
 
@@ -84,20 +84,20 @@ class Channel:
                 self._waiter.poll()
         if not permit:
             raise ParentGone
-        (tag,) = PERMIT.unpack(permit)
-        return None if tag == END else self._find(tag)
+        (number,) = PERMIT.unpack(permit)
+        return None if number == END else self._find(number)
 
     def _find(self, wanted: int) -> Job:
-        """The job with this tag. Those before it were taken back by the worker."""
+        """The job in the frame of this number. The worker took back those before it."""
         while True:
             if len(self._data) < JOB_HEADER.size:
                 self._read(JOB_HEADER.size)
-            size, tag = JOB_HEADER.unpack_from(self._data)
+            size, number = JOB_HEADER.unpack_from(self._data)
             end = JOB_HEADER.size + size
             if len(self._data) < end:
                 self._read(end)
             frame, self._data = self._data[JOB_HEADER.size : end], self._data[end:]
-            if tag == wanted:
+            if number == wanted:
                 return decode_job(frame)
 
     def _read(self, needed: int) -> None:
@@ -180,17 +180,6 @@ def serve(runner: Runner, channel: Channel, options: PoolOptions) -> str:
 def leave(channel: Channel, reason: str) -> None:
     """Tell the worker that no more jobs are taken here."""
     channel.send(notice_frame(Notice("leaving", reason)))
-
-
-def failed(job: Job, exc: BaseException) -> Outcome:
-    """The outcome of a job whose runner broke."""
-    text = "".join(traceback.format_exception(exc))
-    return Outcome(job.tag, "FAILURE", detail=plain(repr(exc)), traceback=plain(text), internal=True)
-
-
-def plain(text: str) -> str:
-    """*text* without what UTF-8 cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def memory_gauge() -> Callable[[], int]:

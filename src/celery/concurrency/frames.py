@@ -1,10 +1,10 @@
 """What a worker and a prefork child say to each other, as bytes.
 
-Two channels lead to a child.  A stream socket carries every job as a frame.  A pipe carries *permits*: the tag of a
-job, eight bytes.  The child takes a permit from the pipe before it starts a job, and skips frames whose permit never
-came.  The worker, which keeps the reading end of the pipe too, takes jobs back by reading their permits before the
-child does: the kernel lets exactly one of them have each permit, so a job that waits behind a long one is taken back
-at once, without asking a child that has no time to answer, and is never run twice nor lost.
+Two channels lead to a child.  A stream socket carries every job as a numbered frame.  A pipe carries *permits*: the
+number of a frame, eight bytes.  The child takes a permit from the pipe before it starts a job, and skips frames whose
+permit never came.  The worker, which keeps the reading end of the pipe too, takes jobs back by reading their permits
+before the child does: the kernel lets exactly one of them have each permit, so a job that waits behind a long one is
+taken back at once, without asking a child that has no time to answer, and is never run twice nor lost.
 
 Towards the worker the socket carries a frame for each outcome, with the microseconds its job took; a frame with
 `NOTICE` in place of the duration is a `Notice` about the child itself.
@@ -21,7 +21,7 @@ import msgspec
 from celery.wire.message import Job, Outcome
 
 JOB_HEADER = struct.Struct("<IQ")
-"""Length of the job that follows, and its tag."""
+"""Length of the job that follows, and the number of its frame."""
 OUTCOME_HEADER = struct.Struct("<II")
 """Length of the outcome that follows, and microseconds (`NOTICE`: a notice follows)."""
 PERMIT = struct.Struct("<Q")
@@ -55,9 +55,9 @@ def notice_frame(notice: Notice) -> bytes:
     return OUTCOME_HEADER.pack(len(payload), NOTICE) + payload
 
 
-def permits(tags: Sequence[int]) -> bytes:
-    return struct.pack(f"<{len(tags)}Q", *tags)
+def permits(numbers: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
 
 
-def tags_of(data: bytes) -> tuple[int, ...]:
+def numbers_of(data: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(data) // PERMIT.size}Q", data)

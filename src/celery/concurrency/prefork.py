@@ -25,8 +25,9 @@ from typing import Any, cast
 
 from celery.concurrency import template
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
-from celery.concurrency.child import Channel, ParentGone, end_with_parent, leave, plain, prepare_signals, serve
+from celery.concurrency.child import Channel, ParentGone, end_with_parent, leave, prepare_signals, serve
 from celery.concurrency.frames import Notice, notice_frame
+from celery.concurrency.outcomes import plain, returned
 from celery.concurrency.slot import Slot, open_slot
 from celery.concurrency.window import PATIENCE, share
 from celery.exceptions import PoolError, TimeLimitExceeded
@@ -220,8 +221,8 @@ class PreforkPool(Pool):
         found = []
         for slot in self._slots:
             started: float | None = unix + slot.started
-            for tag in slot.jobs:
-                found.append(Running(tag, slot.pid, started))
+            for job in slot.jobs.values():
+                found.append(Running(job.tag, slot.pid, started))
                 started = None
         return [*found, *(Running(job.tag, 0, None) for job in self._waiting)]
 
@@ -234,7 +235,8 @@ class PreforkPool(Pool):
 
     def kill(self, tag: int, signal: int) -> bool:
         for slot in self._slots:
-            if tag in slot.jobs and self._still_runs(slot, tag):
+            number = next((number for number, job in slot.jobs.items() if job.tag == tag), None)
+            if number is not None and self._still_runs(slot, number):
                 slot.send_signal(signal)
                 return True
         return False
@@ -376,10 +378,10 @@ class PreforkPool(Pool):
         """When, on the monotonic clock, `_keep_up` will have something to do for *slot*."""
         if slot.leaving is not None:
             return slot.leaving + LEAVE_TIMEOUT
-        if not slot.ready and not slot.asked_to_end and slot.timed_out is None:
+        if not slot.ready and not slot.asked_to_end and not slot.timed_out:
             return slot.born + self.options.start_timeout
         when = None
-        if slot.jobs and slot.timed_out is None:
+        if slot.jobs and not slot.timed_out:
             hard = next(iter(slot.jobs.values())).hard
             if hard is not None:
                 when = slot.started + hard
@@ -404,26 +406,30 @@ class PreforkPool(Pool):
             else:
                 self._enforce(slot, now)
         if self._running:
-            if self._failures and all(slot.ready and now - slot.born > QUICK_DEATH for slot in self._slots):
+            if self._failures and self._active() == self.size and self._settled(now):
                 self._failures = 0
             if len(self._slots) != self.size or self._active() < self.size:
                 self._refill(now)
 
+    def _settled(self, now: float) -> bool:
+        """Every child has outlived the time in which one dies at its start."""
+        return all(slot.ready and now - slot.born > QUICK_DEATH for slot in self._slots)
+
     def _enforce(self, slot: Slot, now: float) -> None:
         """The running job of *slot* is longer than its window was made for, or at its hard limit."""
-        tag, job = next(iter(slot.jobs.items()))
+        number, job = next(iter(slot.jobs.items()))
         if job.hard is None or now < slot.started + job.hard:
             self._unwind(slot)
-        elif self._still_runs(slot, tag):
-            slot.timed_out, slot.ready = tag, False
+        elif self._still_runs(slot, number):
+            slot.timed_out, slot.ready = True, False
             slot.send_signal(signal.SIGKILL)
 
-    def _still_runs(self, slot: Slot, tag: int) -> bool:
-        """Whether *tag* runs in *slot*, and nothing else can start there: what is killed now is this job."""
+    def _still_runs(self, slot: Slot, number: int) -> bool:
+        """Whether that job runs in *slot* and nothing else can start there: what is killed now is this job."""
         # In this order: a child that has started the next job has sent the outcome of this one before.
         self._unwind(slot)
         self._ended += slot.read(time.monotonic())
-        return tag in slot.jobs
+        return number in slot.jobs
 
     def _bury(self, slot: Slot) -> None:
         """Settle what a dead child leaves behind."""
@@ -436,12 +442,12 @@ class PreforkPool(Pool):
         began = slot.started
         self._ended += slot.read(now)
         self._heed(slot, now)
-        self._ended += [Outcome(job.tag, "RETURNED") for job in slot.take_back()]
-        for tag, job in slot.jobs.items():
-            if tag == slot.timed_out:
-                self._ended.append(Outcome(tag, "TIMEOUT", now - began, detail=repr(TimeLimitExceeded(job.hard))))
-            else:
-                self._ended.append(Outcome(tag, "LOST", now - began, detail=ending))
+        self._ended += [returned(job) for job in slot.take_back()]
+        for job in slot.jobs.values():
+            state, detail = "LOST", ending
+            if slot.timed_out:
+                state, detail = "TIMEOUT", repr(TimeLimitExceeded(job.hard))
+            self._ended.append(Outcome(job.tag, state, now - began, detail=detail))
         slot.close()
         self._last_mean = slot.pace.mean
         in_vain = not (slot.finished or slot.jobs or slot.asked_to_end)
@@ -462,11 +468,11 @@ class PreforkPool(Pool):
         self._running = False
         for slot in self._slots:
             self._unwind(slot)
-            booting = not slot.ready and not slot.asked_to_end and slot.timed_out is None
+            booting = not slot.ready and not slot.asked_to_end and not slot.timed_out
             slot.ask_to_end()
             if booting:
                 slot.send_signal(signal.SIGKILL)
-        self._ended += [Outcome(job.tag, "RETURNED") for job in self._waiting]
+        self._ended += [returned(job) for job in self._waiting]
         self._waiting.clear()
 
     def _last_outcomes(self) -> list[Outcome]:

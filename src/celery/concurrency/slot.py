@@ -14,6 +14,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from celery.concurrency.frames import (
     CHUNK,
     END,
@@ -24,8 +26,8 @@ from celery.concurrency.frames import (
     decode_notice,
     decode_outcome,
     encode,
+    numbers_of,
     permits,
-    tags_of,
 )
 from celery.concurrency.template import main_module_hidden
 from celery.concurrency.window import Pace
@@ -42,8 +44,8 @@ _BUFFER = memoryview(bytearray(CHUNK))
 class Slot:
     """A child as its worker sees it.
 
-    `jobs` are the jobs given and not yet ended, in the order they run: the first of them runs since `started` (on the
-    monotonic clock), unless its permit is still in the pipe.
+    `jobs` are the jobs given and not yet ended, by the numbers of their frames, in the order they run: the first of
+    them runs since `started` (on the monotonic clock), unless its permit is still in the pipe.
     """
 
     def __init__(
@@ -69,8 +71,8 @@ class Slot:
         self.asked_to_end = False
         self.leaving: float | None = None
         """Since when it has said that it ends."""
-        self.timed_out: int | None = None
-        """The job at whose hard limit it was killed."""
+        self.timed_out = False
+        """It was killed at the hard limit of its job."""
         self.failure = ""
         """Why it could not boot."""
         self.notices: list[Notice] = []
@@ -78,6 +80,7 @@ class Slot:
         self._unsent = bytearray()
         self._unread = bytearray()
         self._wanted = 0
+        self._given = 0
         self.sentinel, self._pidfd = process.sentinel, _open_pidfd(self.pid)
 
     def room(self, most: int, now: float) -> int:
@@ -92,24 +95,27 @@ class Slot:
         """Hand over *jobs*. Does not block: what the socket does not take is sent by `flush`."""
         if not self.jobs:
             self.started = now
+        number = self._given
         parts: list[bytes] = []
         for job in jobs:
+            number += 1
             payload = encode(job)
-            parts += (JOB_HEADER.pack(len(payload), job.tag), payload)
-            self.jobs[job.tag] = job
+            parts += (JOB_HEADER.pack(len(payload), number), payload)
+            self.jobs[number] = job
         self._send(b"".join(parts))
         # After the frames: a child that has the permit should find the job.
-        os.write(self._permit_writer, permits([job.tag for job in jobs]))
+        os.write(self._permit_writer, permits(range(self._given + 1, number + 1)))
+        self._given = number
 
     def take_back(self) -> list[Job]:
         """The jobs that had not started. They will not: the child cannot get their permits any more."""
         try:
-            tags = tags_of(os.read(self._permit_reader, 65536))
+            numbers = numbers_of(os.read(self._permit_reader, 65536))
         except BlockingIOError:
             return []
-        if END in tags:
+        if END in numbers:
             os.write(self._permit_writer, permits([END]))
-        return [self.jobs.pop(tag) for tag in tags if tag != END]
+        return [self.jobs.pop(number) for number in numbers if number != END]
 
     def ask_to_end(self) -> None:
         """Let the child end after its running job. Take its window back first."""
@@ -179,7 +185,10 @@ class Slot:
             else:
                 outcome = decode_outcome(data[start:end])
                 learn(micros * 1e-6)
-                del jobs[outcome.tag]
+                job = jobs.pop(next(iter(jobs)))
+                if outcome.tag != job.tag:
+                    # Outcomes come in the order of the jobs, whatever a runner writes on them.
+                    outcome = replace(outcome, tag=job.tag)
                 self.finished += 1
                 outcomes.append(outcome)
             position = end

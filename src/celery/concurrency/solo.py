@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.outcomes import failed
 from celery.concurrency.window import BUDGET, Pace
 from celery.exceptions import PoolError
 from celery.wire.message import Job, Outcome
@@ -96,6 +97,8 @@ class SoloPool(Pool):
             self._current = job, time.time()
             try:
                 outcome = runner(job)
+            except Exception as exc:  # noqa: BLE001 - a runner does not raise; if it does, the worker lives on
+                outcome = failed(job, exc)
             except BaseException as exc:
                 outcome = Outcome(job.tag, "LOST", detail=repr(exc))
                 raise

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.outcomes import failed
 from celery.concurrency.window import Pace
 from celery.exceptions import PoolError
 from celery.wire.message import Job, Outcome
@@ -72,7 +73,7 @@ class ThreadPool(Pool):
         return outcomes
 
     def filenos(self) -> list[int]:
-        return self._bell.filenos()
+        return self._bell.filenos() if self._runner is not None else []
 
     def wait_hint(self) -> float | None:
         return None
@@ -137,7 +138,9 @@ class ThreadPool(Pool):
             started[job.tag] = time.time()
             try:
                 outcome = runner(job)
-            except BaseException as exc:  # noqa: BLE001 - whatever ends a thread must not take the slot with it
+            except Exception as exc:  # noqa: BLE001 - a runner does not raise; if it does, the slot lives on
+                outcome = failed(job, exc)
+            except BaseException as exc:  # noqa: BLE001 - SystemExit ends a job here, not the slot
                 outcome = Outcome(job.tag, "LOST", detail=repr(exc))
             del started[job.tag]
             self._ended.append((outcome, monotonic() - began))
@@ -154,9 +157,9 @@ class ThreadPool(Pool):
         outcomes = self.poll()
         outcomes += [Outcome(tag, "LOST", detail=NOT_KILLED) for tag in sorted(self._out)]
         self._out.clear()
-        runner, self._runner, self._threads = self._runner, None, []
+        runner, self._runner, self._threads = self._runner, None, alive
         if not alive:
-            # A thread that still runs will ring: its bell is left to the end of the process.
+            # A thread that still runs will ring; the bell then goes with the last reference to this pool.
             self._bell.close()
         close = getattr(runner, "close", None)
         if close is not None:
@@ -194,6 +197,9 @@ class _Bell:
 
     def filenos(self) -> list[int]:
         return [self._read] if self._read >= 0 else []
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         if self._read >= 0:
