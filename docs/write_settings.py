@@ -56,7 +56,7 @@ def _others() -> str:
     lines = [f"| `{prefix}…` | {package} |" for prefix, package in sorted(PREFIXES.items())]
     return "\n".join([
         "## Names without a default", "", f"These are read where they are set: {names}.", "",
-        "Packages keep theirs among ours; `Settings.register_prefix` adds to this list:", "",
+        "Packages keep theirs among ours; `Settings.register_prefix` registers more:", "",
         "| begins with | package |", "|---|---|", *lines, "",
     ])  # fmt: skip
 

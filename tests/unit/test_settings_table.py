@@ -1,4 +1,4 @@
-"""The table of settings is Celery's, name for name, with types, defaults and old names; the page about it is current."""
+"""The table of settings is Celery's, with types, defaults and old names; the page about it is current."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def test_type_default_and_old_name(name: str) -> None:
 def test_every_setting_says_what_it_is_for_and_accepts_its_default(name: str) -> None:
     option = OPTIONS[name]
 
-    assert option.help.endswith(".") and "|" not in option.help
+    assert option.help.endswith(".")
+    assert "|" not in option.help
     assert option.to_python(option.default) == option.default
 
 

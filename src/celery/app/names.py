@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -34,7 +34,7 @@ EXTRA = frozenset({
 })  # fmt: skip
 
 # Packages that keep their settings among ours, and what theirs begin with.
-PREFIXES: dict[str, str] = {
+PREFIXES: Mapping[str, str] = {
     "beat_dburi": "sqlalchemy-celery-beat and celery-sqlalchemy-scheduler",
     "beat_engine_": "sqlalchemy-celery-beat",
     "beat_schema": "sqlalchemy-celery-beat",
@@ -46,6 +46,9 @@ PREFIXES: dict[str, str] = {
     "task_tenant_": "tenant-schemas-celery",
 }
 
+# What was registered in this process, and why.
+registered: dict[str, str] = {}
+
 
 def is_unknown(name: str) -> bool:
     """Whether *name* looks like a setting of ours and is none: lower-case, public, and in no table."""
@@ -53,7 +56,7 @@ def is_unknown(name: str) -> bool:
         name not in OPTIONS
         and name == name.lower()
         and name not in EXTRA
-        and not name.startswith(("_", *PREFIXES))
+        and not name.startswith(("_", *PREFIXES, *registered))
         and any(character.isalpha() for character in name)
     )
 

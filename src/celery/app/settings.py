@@ -87,7 +87,7 @@ class Settings(MutableMapping[str, Any]):
         for prefix in prefixes:
             if not prefix or prefix != prefix.lower():
                 raise ValueError(f"A prefix of settings is lower-case text such as 'redbeat_', not {prefix!r}.")
-            names.PREFIXES[prefix] = reason
+            names.registered[prefix] = reason
 
     # Reading
 
