@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from celery import signals, states
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
@@ -18,6 +16,7 @@ from celery.exceptions import CeleryError, TaskRevokedError
 from celery.utils.log import get_logger
 from celery.wire.message import Outgoing, Record, Settlement
 from celery.wire.protocol import Message, decode_envelope, encode_envelope, split_body
+from celery.wire.serialization import accept_types
 from celery.worker.decisions import Dead, Ending, Lost, Reason, revocation
 from celery.worker.request import Request
 
@@ -36,15 +35,15 @@ class Aftermath:
     def __init__(self, app: Celery, hostname: str) -> None:
         self.app = app
         self.hostname = hostname
+        self._accept = accept_types(app.conf.accept_content)
 
     def started(self, request: Request, pid: int) -> Record | None:
         """The record of `task_track_started`."""
         if request.ignore_result:
             return None
         context = self._bare(request)
-        self.app.backend.store_result(
-            request.id, {"pid": pid, "hostname": self.hostname}, states.STARTED, request=context
-        )
+        meta = {"pid": pid, "hostname": self.hostname}
+        self.app.backend.store_result(request.id, meta, states.STARTED, request=context)
         return context.records[0] if context.records else None
 
     def dropped(self, request: Request, reason: Reason, *, terminated: bool = False, signum: Any = None) -> Settlement:
@@ -56,8 +55,8 @@ class Aftermath:
 
     def refused(self, request: Request, verdict: Dead | Lost) -> Settlement:
         """It was not run and never will be: it ends as FAILURE, in the dead set if it can be replayed."""
-        dead = isinstance(verdict, Dead)
-        logger.error("Task %s ends as a failure without being run: %s", request, verdict.reason if dead else verdict.error)
+        reason = verdict.reason if isinstance(verdict, Dead) else verdict.error
+        logger.error("Task %s ends as a failure without being run: %s", request, reason)
         effects = self._record(request, verdict.error, states.FAILURE)
         if isinstance(verdict, Dead):
             return Settlement(request.delivery, "dead", reason=verdict.reason, records=effects[0], messages=effects[1])
@@ -105,19 +104,24 @@ class Aftermath:
         backend = self.app.backend
         store = not request.ignore_result or (state == states.FAILURE and request.store_errors)
         info = ExceptionInfo.of(error)
-        if state == states.REVOKED:
-            backend.mark_as_revoked(request.id, str(error), request=context, store_result=store)
-        elif state == states.RETRY:
-            backend.mark_as_retry(request.id, error, info.traceback, request=context, store_result=store)
-        else:
-            backend.mark_as_failure(request.id, error, info.traceback, request=context, store_result=store)
+        try:
+            with self.app.publisher.collect(context.outbox):
+                if state == states.REVOKED:
+                    backend.mark_as_revoked(request.id, str(error), request=context, store_result=store)
+                elif state == states.RETRY:
+                    backend.mark_as_retry(request.id, error, info.traceback, request=context, store_result=store)
+                else:
+                    backend.mark_as_failure(request.id, error, info.traceback, request=context, store_result=store)
+        except Exception:
+            # A result backend of others, or an error callback: neither may end the worker.
+            logger.exception("Could not record that task %s is %s", request, state)
         return tuple(context.records or ()), tuple(context.outbox or ())
 
     def _context(self, request: Request) -> Context:
         """The task's request, as the task would have seen it; what can be read of it."""
         try:
             message = decode_envelope(request.delivery.envelope)
-            body = split_body(message, self.app.amqp.accept)
+            body = split_body(message, self._accept)
         except CeleryError:
             return self._bare(request)
         context = Context.from_message(
@@ -160,10 +164,3 @@ def unreadable(envelope: bytes) -> Message:
         return decode_envelope(envelope)
     except CeleryError:
         return Message(headers={}, properties={}, body=envelope, content_type="", content_encoding="")
-
-
-def with_effects(settlement: Settlement, effects: Effects) -> Settlement:
-    """*settlement* with more effects."""
-    return msgspec.structs.replace(
-        settlement, records=settlement.records + effects[0], messages=settlement.messages + effects[1]
-    )

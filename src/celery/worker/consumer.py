@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
-import selectors
+import select
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import signals
+from celery.brokers.base import Broker
 from celery.concurrency.base import Pool
 from celery.exceptions import BackendError, BrokerError, DecodeError, InvalidTaskError
+from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Outcome, Record, Settlement
 from celery.wire.protocol import peek
 from celery.worker import state
 from celery.worker.aftermath import NOTHING, Aftermath, unreadable
+from celery.worker.banner import masked
 from celery.worker.claims import Claims
 from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
 from celery.worker.facts import FactsTable
@@ -47,11 +50,12 @@ LOOK_AGAIN = 5.0
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 LAST_WORDS = 5.0
 """Seconds for which a worker that is leaving tries to settle what it has."""
-SHORTEST_WAIT = 0.0005
+POISONED = 3
+"""Commits that fail in a row before each settlement is tried by itself."""
 
 
 class Consumer:
-    """Runs tasks of some queues in a pool until it is told to stop. `run` owns the thread; see each method for others."""
+    """Runs the tasks of some queues in a pool until it is told to stop. Its methods belong to the thread of `run`."""
 
     def __init__(
         self,
@@ -62,19 +66,20 @@ class Consumer:
         hostname: str,
         facts: FactsTable,
         prefetch: Prefetch,
+        broker: Broker | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.app = app
         self.pool = pool
         self.hostname = hostname
         self.facts = facts
         self.prefetch = prefetch
-        self.broker = app.broker_for_read()
+        self.clock = clock
+        self.broker = broker if broker is not None else app.broker_for_read()
         self.ledger = Ledger(self.broker, app.store)
         self.aftermath = Aftermath(app, hostname)
         self.stage: Stage = "run"
-        self.source = Claims(
-            queues, lambda names: self.broker.consumer(names, name=hostname, store=self.ledger.joined)
-        )
+        self.source = Claims(queues, lambda names: self.broker.consumer(names, name=hostname, store=self.ledger.joined))
         self.held: deque[Request] = deque()
         """Claimed, admitted, not started."""
         self.inside: dict[int, Request] = {}
@@ -86,8 +91,9 @@ class Consumer:
         self._inbox, self._outbox = os.pipe()
         os.set_blocking(self._inbox, False)
         os.set_blocking(self._outbox, False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._inbox, selectors.EVENT_READ)
+        # Not epoll: a descriptor that is closed and opened again between two turns would silently be gone from it.
+        self._poller = select.poll()
+        self._poller.register(self._inbox, select.POLLIN)
         self._watched: set[int] = set()
         self._bell = -1
         self._ready = True
@@ -98,6 +104,7 @@ class Consumer:
         self._retry_at = 0.0
         self._retry_after = RETRY_FIRST
         self._give_up_at: float | None = None
+        self._failed_commits = 0
         self._thread: int | None = None
         state.reserved_requests.source = self.requests
         state.active_requests.source = lambda: list(self.inside.values())
@@ -146,11 +153,11 @@ class Consumer:
 
     def turn(self) -> None:
         """One round: what the loop was asked to do, what has ended, what can begin."""
-        self._perform_calls()
         self._collect()
-        if self._broken and time.monotonic() < self._retry_at:
-            return
         try:
+            self._perform_calls()
+            if self._broken and self.clock.monotonic() < self._retry_at:
+                return
             self._commit()
             if self.stage == "run":
                 self._claim()
@@ -179,15 +186,14 @@ class Consumer:
             # The pool could not end it (a thread): its message goes the way of a dead worker's, through `close`.
             logger.warning("Task %s still runs and is left behind", request)
         self.inside.clear()
-        self._give_up_at = time.monotonic() + LAST_WORDS
+        self._give_up_at = self.clock.monotonic() + LAST_WORDS
 
     def close(self) -> None:
         """Leave the broker: what is not settled goes back to its queue. After `run` has returned."""
         try:
             self.source.close()
         except BrokerError as error:
-            logger.error("Could not take leave of the broker; its lease will end by itself: %s", error)
-        self._selector.close()
+            logger.warning("Could not take leave of the broker; its lease will end by itself: %s", error)
         os.close(self._inbox)
         os.close(self._outbox)
 
@@ -225,7 +231,13 @@ class Consumer:
     def _perform_calls(self) -> None:
         calls = self._calls
         while calls:
-            calls.popleft()()
+            call = calls.popleft()
+            try:
+                call()
+            except (BrokerError, BackendError):
+                raise
+            except Exception:
+                logger.exception("What the loop was asked to do failed: %r", call)
         if state.should_terminate is not None and state.should_terminate is not False:
             if self.stage != "cold":
                 self.terminate()
@@ -248,9 +260,7 @@ class Consumer:
             total += outcome.runtime
             if outcome.state == "SUCCESS":
                 unsettled.append(
-                    Settlement(
-                        request.delivery, "done", 0.0, "", outcome.records, outcome.messages, outcome.arrivals
-                    )
+                    Settlement(request.delivery, "done", 0.0, "", outcome.records, outcome.messages, outcome.arrivals)
                 )
             else:
                 self._end(request, outcome)
@@ -259,9 +269,7 @@ class Consumer:
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         """Whatever is not a plain success."""
-        ending = settle(
-            request.facts, outcome, request.delivery, retries=request.head.retries, killed=request.killed
-        )
+        ending = settle(request.facts, outcome, request.delivery, retries=request.head.retries, killed=request.killed)
         if ending.verb == "again":
             self._hand_back(request)
             return
@@ -287,12 +295,40 @@ class Consumer:
             if self._broken and not self.source.renew():
                 self.on_lease_lost()
             return
-        refused = self.ledger.commit(self.source, self.unsettled)
+        if self._failed_commits < POISONED:
+            self._failed_commits += 1
+            refused = self.ledger.commit(self.source, self.unsettled)
+            self._failed_commits = 0
+        else:
+            refused = self._commit_apart()
         self.unsettled.clear()
         for settlement in refused:
             logger.warning(
                 "The result of message %s was refused: this worker's lease on it was lost", settlement.delivery.tag
             )
+
+    def _commit_apart(self) -> list[Settlement]:
+        """The broker can be reached, but refuses: one of them must be why. That one goes to the dead set, bare."""
+        self.source.renew()
+        refused: list[Settlement] = []
+        while self.unsettled:
+            settlement = self.unsettled[0]
+            try:
+                refused += self.ledger.commit(self.source, [settlement])
+            except BrokerError as error:
+                self.source.renew()
+                refused += self.ledger.commit(self.source, [self._bare(settlement, error)])
+            self.unsettled.pop(0)
+        self._failed_commits = 0
+        return refused
+
+    def _bare(self, settlement: Settlement, error: BrokerError) -> Settlement:
+        """What is left of a settlement whose effects the broker refuses."""
+        delivery = settlement.delivery
+        head = peek(delivery.envelope)
+        reason = f"what the task sent or stored was refused: {error}"
+        request = Request(head, delivery, self.facts.get(head.task) or Facts(head.task), 0, self.hostname)
+        return self.aftermath.refused(request, Dead(reason, InvalidTaskError(reason)))
 
     def _room(self) -> int:
         """How many messages to claim now: none until what is held has fallen to half of what should be."""
@@ -303,7 +339,7 @@ class Consumer:
         return room if held <= room or held < self.pool.free() else 0
 
     def _claim(self) -> None:
-        now = time.monotonic()
+        now = self.clock.monotonic()
         if not (self._ready or now >= self._look_at or (self._due_at is not None and now >= self._due_at)):
             return
         room = self._room()
@@ -320,7 +356,7 @@ class Consumer:
 
     def _receive(self, deliveries: Sequence[Delivery], claimed: float) -> None:
         """Claimed messages become requests that wait for the pool, or end here."""
-        now = time.time()
+        now = self.clock.time()
         facts_of, numbers, hostname, held = self.facts.get, self._numbers, self.hostname, self.held
         tell = logger.isEnabledFor(logging.INFO)
         for delivery in deliveries:
@@ -348,9 +384,7 @@ class Consumer:
     def _refuse(self, request: Request, verdict: Dead | Lost, *, known: bool) -> None:
         if not known and signals.task_unknown.receivers:
             message = unreadable(request.delivery.envelope)
-            signals.task_unknown.send(
-                sender=self, message=message, exc=verdict.error, name=request.type, id=request.id
-            )
+            signals.task_unknown.send(sender=self, message=message, exc=verdict.error, name=request.type, id=request.id)
         elif isinstance(verdict.error, InvalidTaskError) and signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self, message=unreadable(request.delivery.envelope), exc=verdict.error)
         self.unsettled.append(self.aftermath.refused(request, verdict))
@@ -376,7 +410,7 @@ class Consumer:
         except (BrokerError, BackendError):
             held.extendleft(reversed(batch))
             raise
-        now = time.time()
+        now = self.clock.time()
         inside, counts = self.inside, state.total_count
         jobs = []
         for request, verdict in zip(batch, verdicts, strict=True):
@@ -400,7 +434,7 @@ class Consumer:
 
     def _give_back_late(self) -> None:
         """What could not start within `PATIENCE` goes back, so that nobody waits behind a long task."""
-        now = time.monotonic()
+        now = self.clock.monotonic()
         if now < self._aged_at or self.stage != "run":
             return
         self._aged_at = now + PATIENCE / 4
@@ -409,7 +443,7 @@ class Consumer:
             self._release_held()
         elif len(self.inside) > self.pool.size and self.pool.can.windows:
             oldest = next(iter(self.inside.values()))
-            if time.time() - (oldest.time_start or 0.0) > PATIENCE:
+            if self.clock.time() - (oldest.time_start or 0.0) > PATIENCE:
                 self.prefetch.stall()
                 self._withdraw()
 
@@ -432,7 +466,7 @@ class Consumer:
             if self.stage == "run":
                 raise
             # On the way out there is no second try: the lease ends, and the sweep puts them back.
-            logger.error("Could not give back %s tasks; they return when the lease ends: %s", len(deliveries), error)
+            logger.warning("Could not give back %s tasks; they return when the lease ends: %s", len(deliveries), error)
         self.held.clear()
 
     # -- the broker comes and goes ---------------------------------------------------------------------------------
@@ -442,18 +476,18 @@ class Consumer:
             self._broken = True
             self._retry_after = RETRY_FIRST
             logger.error("Lost the broker or the result store, trying to reach it again: %s", error)
-        self._retry_at = time.monotonic() + self._retry_after
+        self._retry_at = self.clock.monotonic() + self._retry_after
         self._retry_after = min(self._retry_after * 2, RETRY_MOST)
 
     def _regain(self) -> None:
         self._broken = False
         self._ready = True
-        logger.info("Reached %s again: nothing was lost", self.app.broker_url_masked)
+        logger.info("Reached %s again: nothing was lost", masked(self.broker.url))
 
     def _finished(self) -> bool:
         if self.stage == "run":
             return False
-        if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+        if self._give_up_at is not None and self.clock.monotonic() >= self._give_up_at:
             if self.unsettled:
                 logger.error("Leaving with %s unsettled tasks: their messages return", len(self.unsettled))
             return True
@@ -465,17 +499,17 @@ class Consumer:
         """Sleep until something can be done."""
         timeout = self._timeout()
         self._watch()
-        for key, _ in self._selector.select(timeout):
-            if key.fd == self._inbox:
+        for descriptor, _ in self._poller.poll(math.ceil(timeout * 1000)):
+            if descriptor == self._inbox:
                 os.read(self._inbox, 4096)
-            elif key.fd == self._bell:
+            elif descriptor == self._bell:
                 self._ready = True
 
     def _timeout(self) -> float:
         """Seconds that the loop may sleep if nothing rings."""
         if self._calls:
             return 0.0
-        now = time.monotonic()
+        now = self.clock.monotonic()
         until = now + LOOK_AGAIN
         if self._broken:
             until = min(until, self._retry_at)
@@ -503,7 +537,7 @@ class Consumer:
         if wanted == self._watched:
             return
         for descriptor in self._watched - wanted:
-            self._selector.unregister(descriptor)
+            self._poller.unregister(descriptor)
         for descriptor in wanted - self._watched:
-            self._selector.register(descriptor, selectors.EVENT_READ)
+            self._poller.register(descriptor, select.POLLIN)
         self._watched = wanted

@@ -30,6 +30,7 @@ DEFAULT_TASK_INFO_ITEMS = ("exchange", "routing_key", "rate_limit")
 logger = get_logger(__name__)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Arguments = Sequence[tuple[str, Callable[[str], Any]]]
 LATER = "is not in this version of Celeriac"
 
 
@@ -42,7 +43,7 @@ class controller_info_t(NamedTuple):  # noqa: N801 - the public name
     default_timeout: float
     help: str | None
     signature: str | None
-    args: Sequence[tuple[str, type]] | None
+    args: Arguments | None
     variadic: str | None
 
 
@@ -101,14 +102,7 @@ class Panel:
     meta: dict[str, controller_info_t] = {}
 
     @classmethod
-    def register(cls, *args: Any, **kwargs: Any) -> Any:
-        """A decorator that adds a command; see `control_command`."""
-        if args:
-            return cls._register(**kwargs)(*args)
-        return cls._register(**kwargs)
-
-    @classmethod
-    def _register(
+    def register(
         cls,
         name: str | None = None,
         alias: str | None = None,
@@ -117,9 +111,11 @@ class Panel:
         default_timeout: float = 1.0,
         help: str | None = None,
         signature: str | None = None,
-        args: Sequence[tuple[str, type]] | None = None,
+        args: Arguments | None = None,
         variadic: str | None = None,
     ) -> Callable[[Command], Command]:
+        """A decorator that adds a command; see `control_command`."""
+
         def add(fun: Command) -> Command:
             control_name = name or fun.__name__
             said = help or (fun.__doc__ or "").strip().split("\n")[0]
@@ -134,7 +130,7 @@ class Panel:
         return add
 
 
-def control_command(**kwargs: Any) -> Any:
+def control_command(**kwargs: Any) -> Callable[[Command], Command]:
     """A decorator for a command that changes something.
 
     Options: `name`, `type`, `args` (pairs of name and type, for the command line), `signature`, `help`, `visible`,
@@ -143,7 +139,7 @@ def control_command(**kwargs: Any) -> Any:
     return Panel.register(type="control", **kwargs)
 
 
-def inspect_command(**kwargs: Any) -> Any:
+def inspect_command(**kwargs: Any) -> Callable[[Command], Command]:
     """A decorator for a command that only asks."""
     return Panel.register(type="inspect", **kwargs)
 
@@ -296,9 +292,7 @@ def memsample(state: ControlState, **kwargs: Any) -> Any:
 
 
 @control_command(variadic="task_id", signature="[id1 [id2 [… [idN]]]]")
-def revoke(
-    state: ControlState, task_id: Any, terminate: bool = False, signal: str | None = None, **kwargs: Any
-) -> Any:
+def revoke(state: ControlState, task_id: Any, terminate: bool = False, signal: str | None = None, **kwargs: Any) -> Any:
     """These tasks must not run here; with *terminate* those that do are killed."""
     ids = {task_id} if isinstance(task_id, str) else set(task_id)
     worker_state.revoked.update(ids)

@@ -176,6 +176,8 @@ NOT_ACKNOWLEDGED = "it failed, and acks_on_failure is off"
 TIMED_OUT = "its time limit passed, and acks_on_timeout is off"
 
 
+_SETTLED = frozenset({"SUCCESS", "RETRY"})
+
 Killed = Literal["revocation", "shutdown"]
 """Why this worker itself ended the process of a job."""
 
@@ -185,7 +187,7 @@ def settle(
 ) -> Ending:
     """How the delivery of a job ends. *retries*: how often it has been retried; *killed*: why this worker killed it."""
     state = outcome.state
-    if state == "SUCCESS" or state == "RETRY":
+    if state in _SETTLED:
         return DONE
     if outcome.internal:
         return Ending("dead", outcome.detail or "the worker could not run it")
@@ -263,7 +265,7 @@ def next_stage(stage: Stage, event: str, *, soft_timeout: float = 0.0, remap_ter
         event = "QUIT"
     if event == "timeout":
         return "cold" if stage == "soft" else stage
-    if stage == "cold" or stage == "soft":
+    if stage in {"cold", "soft"}:
         return "cold"
     if stage == "warm" or event == "QUIT":
         return "soft" if soft_timeout > 0 else "cold"

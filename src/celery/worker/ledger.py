@@ -32,9 +32,7 @@ class Ledger:
         """The store to give a consumer, so that its settlements commit their effects too."""
         return self.store if self.fused else None
 
-    def start(
-        self, consumer: Consumer, deliveries: Sequence[Delivery], records: Sequence[Record]
-    ) -> list[Verdict]:
+    def start(self, consumer: Consumer, deliveries: Sequence[Delivery], records: Sequence[Record]) -> list[Verdict]:
         """Mark *deliveries* as started and store that they are."""
         if self.fused or not records:
             return consumer.start(deliveries, records)

@@ -54,7 +54,7 @@ class Mailbox:
                 self._listen()
             except BrokerError as error:
                 if self._listening.is_set():
-                    logger.error("Remote control lost the broker, trying again every second: %s", error)
+                    logger.warning("Remote control lost the broker, trying again every second: %s", error)
                 self._listening.set()
                 self._stopped.wait(RETRY_EVERY)
 
@@ -72,7 +72,7 @@ class Mailbox:
         try:
             body, headers = unpack(payload)
         except DecodeError as error:
-            logger.error("A remote control message cannot be read: %s", error)
+            logger.warning("A remote control message cannot be read: %s", error)
             return
         self.state.app.clock.adjust(int(headers.get("clock") or 0))
         expires = headers.get("expires")
@@ -97,21 +97,21 @@ class Mailbox:
         try:
             return re.search(pattern, self.hostname) is not None
         except re.error as error:
-            logger.error("Remote control: %r is not a regular expression: %s", pattern, error)
+            logger.warning("Remote control: %r is not a regular expression: %s", pattern, error)
             return False
 
     def _carry_out(self, method: str, arguments: dict[str, Any]) -> Any:
         command = self.panel.data.get(method)
         if command is None:
             error = KeyError(method)
-            logger.error("There is no remote control command %r", method)
+            logger.warning("There is no remote control command %r", method)
             return {"error": repr(error)}
         try:
             return command(self.state, **arguments)
         except SystemExit:
             raise
-        except Exception as error:  # noqa: BLE001 - a command, also one of a user, must not end the mailbox
-            logger.exception("Remote control command %s failed: %r", method, error)
+        except Exception as error:  # a command, also one of a user, must not end the mailbox
+            logger.exception("Remote control command %s failed", method)
             return {"error": repr(error)}
 
     def _reply(self, answer: Any, reply_to: dict[str, Any], ticket: Any) -> None:
@@ -120,4 +120,4 @@ class Mailbox:
         try:
             self._bus.publish(topic, pack({self.hostname: answer}, headers))
         except BrokerError as error:
-            logger.error("Could not answer a remote control request: %s", error)
+            logger.warning("Could not answer a remote control request: %s", error)

@@ -15,8 +15,8 @@ WEIGHT = 0.05
 class Prefetch:
     """Says how many messages to hold, running ones included.
 
-    It begins with `multiplier` × slots.  Once durations are known it is what the slots start within `HORIZON`, never
-    fewer than they can run at once.  Between those it keeps to `multiplier` × slots, as far as that starts within
+    It begins with `multiplier` * slots.  Once durations are known it is what the slots start within `HORIZON`, never
+    fewer than they can run at once.  Between those it keeps to `multiplier` * slots, as far as that starts within
     `PATIENCE`: what cannot would only be missing elsewhere.
     """
 

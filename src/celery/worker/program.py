@@ -1,4 +1,4 @@
-"""`Worker`: the worker as a program: logging, banner, signals, pid file. What `celery worker` and `app.Worker` start."""
+"""The worker as a program: logging, banner, signals, pid file. What `celery worker` and `app.Worker` start."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from celery.wire.message import Delivery, Job
 from celery.wire.protocol import Head
 from celery.worker.decisions import Facts, Killed, moment
 
+NO_LIMITS = (None, None)
+
 
 class Request:
     """One message this worker has claimed: its head, its delivery and what is known of its task.
@@ -16,7 +18,18 @@ class Request:
     Made for every task that passes, so it holds references and computes the rest when asked.  The body stays bytes.
     """
 
-    __slots__ = ("claimed", "delivery", "facts", "head", "hostname", "killed", "signum", "tag", "time_start", "worker_pid")
+    __slots__ = (
+        "claimed",
+        "delivery",
+        "facts",
+        "head",
+        "hostname",
+        "killed",
+        "signum",
+        "tag",
+        "time_start",
+        "worker_pid",
+    )
 
     def __init__(
         self, head: Head, delivery: Delivery, facts: Facts, tag: int, hostname: str = "", claimed: float = 0.0
@@ -40,15 +53,17 @@ class Request:
         facts, delivery = self.facts, self.delivery
         soft, hard = facts.soft, facts.hard
         limits = self.head.timelimit
-        if limits:
-            hard, soft = limits[0] or hard, (limits[1] if len(limits) > 1 else None) or soft
+        if limits != NO_LIMITS:
+            hard, soft = limits[0] or hard, limits[1] or soft
         return Job(self.tag, delivery.envelope, delivery.redelivered, soft, hard)
 
     @property
     def id(self) -> str:
         return self.head.id
 
-    task_id = id
+    @property
+    def task_id(self) -> str:
+        return self.head.id
 
     @property
     def name(self) -> str:
@@ -58,7 +73,9 @@ class Request:
     def type(self) -> str:
         return self.head.task
 
-    task_name = type
+    @property
+    def task_name(self) -> str:
+        return self.head.task
 
     @property
     def root_id(self) -> str | None:
@@ -115,8 +132,7 @@ class Request:
     @property
     def time_limits(self) -> tuple[float | None, float | None]:
         """Hard and soft limit in seconds, as the message has them."""
-        limits = tuple(self.head.timelimit or ()) + (None, None)
-        return limits[0], limits[1]
+        return self.head.timelimit
 
     @property
     def acknowledged(self) -> bool:
@@ -137,7 +153,7 @@ class Request:
         """Unix time before which it must not run."""
         return None if self.head.eta is None else moment(self.head.eta)
 
-    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - the original's signature
+    def info(self, safe: bool = False) -> dict[str, Any]:
         """The request as remote control shows it. Arguments are text: the worker's parent never decodes a body."""
         return {
             "id": self.id,

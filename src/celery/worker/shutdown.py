@@ -44,7 +44,9 @@ SAID = {
 class Shutdown:
     """Brings a consumer down, rung by rung. `request` from any thread; the handlers from the main thread."""
 
-    def __init__(self, consumer: Consumer, hostname: str, *, soft_timeout: float = 0.0, blocking_pool: bool = False) -> None:
+    def __init__(
+        self, consumer: Consumer, hostname: str, *, soft_timeout: float = 0.0, blocking_pool: bool = False
+    ) -> None:
         self.consumer = consumer
         self.hostname = hostname
         self.soft_timeout = soft_timeout

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,7 @@ class WorkController:
 
     # -- preparation -----------------------------------------------------------------------------------------------
 
-    def setup_includes(self, includes: str | Iterable[str]) -> None:
+    def setup_includes(self, includes: str | Sequence[str]) -> None:
         """Import further modules with tasks."""
         names = tuple(str_to_list(includes) or ())
         if names:
@@ -118,7 +118,7 @@ class WorkController:
             for name in names:
                 self.app.loader.import_task_module(name)
 
-    def setup_queues(self, include: str | Iterable[str], exclude: str | Iterable[str] = ()) -> None:
+    def setup_queues(self, include: str | Sequence[str], exclude: str | Sequence[str] = ()) -> None:
         """Choose the queues; raises ImproperlyConfigured for one that is not defined."""
         queues = self.app.amqp.queues
         try:
@@ -367,5 +367,3 @@ class WorkController:
 
     def __str__(self) -> str:
         return self.hostname
-
-
