@@ -45,7 +45,7 @@ def connect_on_app_finalize(callback: Callable[[Celery], Any]) -> Callable[[Cele
 
 
 def _announce_app_finalized(app: Celery) -> None:
-    for callback in list(_finalizers):
+    for callback in _finalizers:
         callback(app)
 
 
@@ -96,7 +96,8 @@ def get_current_app() -> Celery:
 
 def get_current_task() -> Task[..., Any] | None:
     """The task that runs here, None outside of one."""
-    return cast("Task[..., Any] | None", _task_stack.top)
+    task: Task[..., Any] | None = _task_stack.top
+    return task
 
 
 def get_current_worker_task() -> Task[..., Any] | None:

@@ -14,7 +14,6 @@ from celery.app.queues import QUEUE_FORMAT, Queues
 from celery.app.routes import Router, prepare
 from celery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
 from celery.utils import uuid
-from celery.utils.functional import maybe_list
 from celery.wire.compression import compress
 from celery.wire.message import Exchange, Outgoing, Queue
 from celery.wire.protocol import Message, encode_envelope
@@ -90,7 +89,9 @@ class AMQP:
         """The message for task *name*, routed, encoded and addressed; options as `Task.apply_async` takes them."""
         return self.encode(self.draft(name, args, kwargs, self.route(options, name, args, kwargs)))
 
-    def route(self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task: Any = None) -> dict[str, Any]:
+    def route(
+        self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task: Any = None
+    ) -> dict[str, Any]:
         """*options* with what `task_routes` adds to them."""
         if not self.routes:
             return options
@@ -109,9 +110,13 @@ class AMQP:
         due = until = eta = lapse = None
         countdown, at, expires = get("countdown"), get("eta"), get("expires")
         if countdown is not None or at is not None:
-            eta, due = messages.moment("countdown" if at is None else "eta", countdown, at, app.clock_time(), self._zone)
+            eta, due = messages.moment(
+                "countdown" if at is None else "eta", countdown, at, app.clock_time(), self._zone
+            )
         if expires is not None:
-            seconds, date = (None, expires) if hasattr(expires, "isoformat") or isinstance(expires, str) else (expires, None)
+            seconds, date = (
+                (None, expires) if hasattr(expires, "isoformat") or isinstance(expires, str) else (expires, None)
+            )
             lapse, until = messages.moment("expires", seconds, date, app.clock_time(), self._zone)
         if conf.task_protocol == 1:
             headers, body = messages.protocol1(name, task_id, args, kwargs, options, eta, lapse, conf.enable_utc)
@@ -157,15 +162,11 @@ class AMQP:
             properties["correlation_id"],
         )
 
-    def as_task_v2(
-        self, task_id: str, name: str, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> task_message:
+    def as_task_v2(self, task_id: str, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> task_message:
         """The message of protocol 2 for options as `Task.apply_async` has them (`callbacks` and `errbacks` too)."""
         return self._as_message(messages.protocol2, task_id, name, args, kwargs, options)
 
-    def as_task_v1(
-        self, task_id: str, name: str, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> task_message:
+    def as_task_v1(self, task_id: str, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> task_message:
         """The message of protocol 1."""
         return self._as_message(messages.protocol1, task_id, name, args, kwargs, options)
 
@@ -188,7 +189,9 @@ class AMQP:
             eta, _ = messages.moment("countdown" if at is None else "eta", countdown, at, now, self._zone)
         if expires is not None:
             number = isinstance(expires, (int, float))
-            lapse, _ = messages.moment("expires", expires if number else None, None if number else expires, now, self._zone)
+            lapse, _ = messages.moment(
+                "expires", expires if number else None, None if number else expires, now, self._zone
+            )
         options.setdefault("ignore_result", False)
         headers, body = build(name, task_id, args, kwargs, options, eta, lapse)
         event = None
@@ -198,7 +201,9 @@ class AMQP:
                 "name": name, "args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr"),
                 "retries": options.get("retries", 0), "eta": eta, "expires": lapse,
             }  # fmt: skip
-        return task_message(headers, {"correlation_id": task_id, "reply_to": options.get("reply_to") or ""}, body, event)
+        return task_message(
+            headers, {"correlation_id": task_id, "reply_to": options.get("reply_to") or ""}, body, event
+        )
 
     # -- addresses ---------------------------------------------------------------------------------------------------
 

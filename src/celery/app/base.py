@@ -23,6 +23,7 @@ from celery._state import (
     get_current_worker_task,
     set_default_app,
 )
+from celery.app import builtins as builtins
 from celery.app.annotations import prepare as prepare_annotations
 from celery.app.backends import make_backend, make_broker
 from celery.app.configuration import Configuration, PendingConfiguration
@@ -30,11 +31,8 @@ from celery.app.connections import Connections
 from celery.app.periodic import Periodic
 from celery.app.publish import Publisher
 from celery.app.registration import (
-    W_DUPTASK,
     Registration,
-    caller_stacklevel,
     frame_is_ours,
-    task_callable_qualname,
     type_checker,
 )
 from celery.app.sending import UNSET, send_task
@@ -46,8 +44,8 @@ from celery.utils.dispatch import Signal
 from celery.utils.functional import first
 from celery.utils.imports import gen_task_name, module_exists, symbol_by_name
 from celery.utils.log import get_logger
-from celery.utils.time import timezone
 from celery.utils.objects import mro_lookup
+from celery.utils.time import timezone
 
 if TYPE_CHECKING:
     from celery.app.amqp import AMQP
@@ -165,7 +163,9 @@ class Celery:
 
     def _load_fixup(self, path: str) -> Any:
         """A framework's fixup says by itself whether it applies; Django's is loaded only where Django is meant."""
-        if path in BUILTIN_FIXUPS and not (os.environ.get("DJANGO_SETTINGS_MODULE") and module_exists(path.partition(":")[0])):
+        if path in BUILTIN_FIXUPS and not (
+            os.environ.get("DJANGO_SETTINGS_MODULE") and module_exists(path.partition(":")[0])
+        ):
             return None
         return symbol_by_name(path)(self)
 
@@ -195,7 +195,8 @@ class Celery:
     @property
     def conf(self) -> Settings:
         """The settings; reading one reads the configuration."""
-        return self._settings or cast("Settings", self.configuration.pending)
+        settings = self._settings
+        return settings if settings is not None else self.configuration.pending  # type: ignore[return-value]
 
     @conf.setter
     def conf(self, settings: Any) -> None:
@@ -300,7 +301,9 @@ class Celery:
     def task(self, *args: Any, **opts: Any) -> Any:
         """Decorator: make a function a task of this app. `@app.task` or `@app.task(bind=True, name="…", …)`."""
         if args and isinstance(args[0], type):
-            raise TypeError(f"app.task decorates functions; register the class with app.register_task({args[0].__name__}).")
+            raise TypeError(
+                f"app.task decorates functions; register the class with app.register_task({args[0].__name__})."
+            )
         if len(args) > 1 or (args and not callable(args[0])):
             raise TypeError("app.task takes a function and keyword options: @app.task or @app.task(name=...).")
         shared, lazy, filter_ = opts.pop("shared", True), opts.pop("lazy", True), opts.pop("filter", None)
@@ -365,9 +368,7 @@ class Celery:
             if isinstance(self.on_after_finalize, Signal):
                 self.on_after_finalize.send(sender=self)
 
-    def autodiscover_tasks(
-        self, packages: Any = None, related_name: str | None = "tasks", force: bool = False
-    ) -> None:
+    def autodiscover_tasks(self, packages: Any = None, related_name: str | None = "tasks", force: bool = False) -> None:
         """Import the module *related_name* of every package: now with *force*, else when a worker imports its modules.
 
         *packages* can be a function.  Without it, the framework is asked (Django's installed apps).
@@ -385,7 +386,12 @@ class Celery:
         if packages:
             names = packages() if callable(packages) else packages
         else:
-            names = [name for fixup in self._fixups if hasattr(fixup, "autodiscover_tasks") for name in fixup.autodiscover_tasks()]
+            names = [
+                name
+                for fixup in self._fixups
+                if hasattr(fixup, "autodiscover_tasks")
+                for name in fixup.autodiscover_tasks()
+            ]
         self.loader.autodiscover_tasks(names, related_name)
 
     def add_periodic_task(
@@ -483,7 +489,8 @@ class Celery:
     @property
     def store(self) -> Store | None:
         """Where results are, if that is a store of ours."""
-        return cast("Store | None", getattr(self.backend, "store", None))
+        store: Store | None = getattr(self.backend, "store", None)
+        return store
 
     @cached_property
     def backend(self) -> Any:
@@ -570,7 +577,10 @@ class Celery:
     def thread_oid(self) -> str:
         """Names this app in this thread: where replies to it go."""
         local = self._local.__dict__
-        return cast("str", local.get("oid") or local.setdefault("oid", _make_oid(self, threading.get_ident())))
+        oid: str | None = local.get("oid")
+        if oid is None:
+            oid = local["oid"] = _make_oid(self, threading.get_ident())
+        return oid
 
     # -- kombu -------------------------------------------------------------------------------------------------------
 

@@ -85,7 +85,9 @@ class PendingConfiguration(MutableMapping[str, Any]):
 class Configuration:
     """The sources of one app's settings: what was set on the app, an object or module, defaults added later."""
 
-    def __init__(self, app: Celery, changes: Mapping[str, Any], source: Any, namespace: str | None, silent: bool) -> None:
+    def __init__(
+        self, app: Celery, changes: Mapping[str, Any], source: Any, namespace: str | None, silent: bool
+    ) -> None:
         self.app = app
         self.changes: dict[str, Any] = dict(changes)
         self.by_constructor: set[str] = set()

@@ -80,4 +80,3 @@ def apply_eagerly(
         return again
     state = SUCCESS if traced.info is None else traced.info.state
     return EagerResult(task_id, value, state, traceback=traceback, name=task.name)
-

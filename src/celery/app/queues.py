@@ -172,11 +172,15 @@ class Queues(MutableMapping[str, Any]):
         return [name for name in self._wire if name in self._selected]
 
     def _make_missing(self, name: str) -> Queue:
-        kind = self.create_missing_queue_exchange_type or (self.default_exchange.type if self.default_exchange else "direct")
+        kind = self.create_missing_queue_exchange_type or (
+            self.default_exchange.type if self.default_exchange else "direct"
+        )
         arguments = None
         if self.create_missing_queue_type and self.create_missing_queue_type != "classic":
             arguments = {"x-queue-type": self.create_missing_queue_type}
-        exchange = exchange_of(self.autoexchange(name)) if self.autoexchange else Exchange(name, cast("ExchangeType", kind))
+        exchange = (
+            exchange_of(self.autoexchange(name)) if self.autoexchange else Exchange(name, cast("ExchangeType", kind))
+        )
         return self._with_priority(
             Queue(name=name, exchange=exchange, routing_key=name, max_priority=self.max_priority, arguments=arguments)
         )
@@ -243,7 +247,9 @@ def exchange_of(value: Any, kind: str | None = None) -> Exchange:
         return Exchange(value, cast("ExchangeType", kind or "direct"))
     if isinstance(value, Mapping):
         return Exchange(
-            value.get("name", ""), cast("ExchangeType", value.get("type") or kind or "direct"), value.get("durable", True)
+            value.get("name", ""),
+            cast("ExchangeType", value.get("type") or kind or "direct"),
+            value.get("durable", True),
         )
     return Exchange(value.name or "", value.type or "direct", bool(value.durable))
 

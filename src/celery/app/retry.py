@@ -38,7 +38,9 @@ def signature_from_request(
     else:
         options["exchange"], options["routing_key"] = route.get("exchange"), route.get("routing_key")
     options.update(extra_options)
-    return task.signature(args, kwargs, task, **options)
+    if request.ignore_result and "ignore_result" not in options:
+        options["ignore_result"] = True
+    return task.signature(args, kwargs, **options)
 
 
 def retry_task(
@@ -65,9 +67,7 @@ def retry_task(
     if not eta and countdown is None:
         countdown = task.default_retry_delay
     retries = request.retries + 1
-    again = task.signature_from_request(
-        request, args, kwargs, countdown=countdown, eta=eta, retries=retries, **options
-    )
+    again = task.signature_from_request(request, args, kwargs, countdown=countdown, eta=eta, retries=retries, **options)
     if limit is not None and retries > limit:
         if exc:
             _raise(exc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from celery._state import _task_stack, get_current_worker_task
 from celery.exceptions import AlwaysEagerIgnored
@@ -72,21 +72,19 @@ def send_task(
     if producer is not None and app.is_foreign(producer):
         amqp.publish_with_kombu(producer, draft, options)
     else:
-        app.publisher.publish(
-            (amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy")
-        )
+        app.publisher.publish((amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy"))
     if after_task_publish.receivers:
         address = draft.address
         after_task_publish.send(
             sender=name, body=draft.body, headers=draft.headers or draft.body, exchange=address.exchange,
             routing_key=address.routing_key,
         )  # fmt: skip
-    result = (result_cls or app.AsyncResult)(task_id)
+    result: AsyncResult[Any] = (result_cls or app.AsyncResult)(task_id)
     if ignored:
         result.ignored = True
     if add_to_parent and parent is not None:
         parent.add_trail(result)
-    return cast("AsyncResult[Any]", result)
+    return result
 
 
 def _inherit(app: Celery, request: Any, options: dict[str, Any]) -> None:

@@ -229,9 +229,7 @@ class Task(Generic[P, R]):
     if TYPE_CHECKING:
 
         @overload
-        def delay(
-            self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
-        ) -> AsyncResult[T]: ...
+        def delay(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]: ...
         @overload
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
 
@@ -300,7 +298,9 @@ class Task(Generic[P, R]):
         if preset.get("ignore_result") is None:
             preset["ignore_result"] = self.ignore_result
         if app.conf.task_always_eager:
-            return self.apply(args, kwargs, task_id=task_id or uuid(), link=link, link_error=link_error, shadow=shadow, **preset)
+            return self.apply(
+                args, kwargs, task_id=task_id or uuid(), link=link, link_error=link_error, shadow=shadow, **preset
+            )
         return app.send_task(
             self.name, args, kwargs, task_id=task_id, producer=producer, link=link, link_error=link_error,
             result_cls=self.AsyncResult, shadow=shadow, task_type=self, **preset,
@@ -433,7 +433,8 @@ class Task(Generic[P, R]):
         """The result of the task that was sent with *task_id*."""
         app = self._app if self.__bound__ else self._get_app()
         assert app is not None
-        return cast("AsyncResult[R]", app.AsyncResult(task_id, task_name=self.name, **kwargs))
+        result: AsyncResult[R] = app.AsyncResult(task_id, task_name=self.name, **kwargs)
+        return result
 
     # -- what subclasses may handle ----------------------------------------------------------------------------------
 
@@ -470,7 +471,7 @@ class Task(Generic[P, R]):
         self._backend = value
 
     @property
-    def __name__(self) -> str:  # noqa: A003, PLW3201 - functions have one, so tasks do
+    def __name__(self) -> str:
         return type(self).__name__
 
     def __repr__(self) -> str:

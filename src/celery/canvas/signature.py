@@ -371,7 +371,9 @@ class Signature(dict[str, Any], Generic[R]):
             if name not in had:
                 options[name] = stamps[name]
             elif append_stamps:
-                options[name] = list(dict.fromkeys([*(maybe_list(options.get(name)) or []), *(maybe_list(stamps[name]) or [])]))
+                options[name] = list(
+                    dict.fromkeys([*(maybe_list(options.get(name)) or []), *(maybe_list(stamps[name]) or [])])
+                )
         options["stamped_headers"] = sorted({*had, *names})
 
     # -- as a value --------------------------------------------------------------------------------------------------
