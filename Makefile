@@ -26,6 +26,7 @@ bench: $(VENV)/dev  ## measure enqueue, drain, latency and memory
 	$(BIN)/python benchmarks/bench.py
 
 docs: $(VENV)/dev  ## write the generated pages of docs/ again
+	$(BIN)/python docs/write_settings.py
 	$(BIN)/python tools/docs.py
 
 clean:  ## remove the environment, caches and whatever was built

@@ -186,4 +186,4 @@ def report(ctx: click.Context) -> None:
 
 def main() -> int:
     """Run the command line of this process; ends in SystemExit."""
-    return int(celery(auto_envvar_prefix="CELERY") or 0)
+    return int(celery(prog_name="celery", auto_envvar_prefix="CELERY") or 0)

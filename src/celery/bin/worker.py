@@ -277,7 +277,7 @@ def worker(
         logfile=logfile,
         pidfile=pidfile and node_format(pidfile, hostname or default_nodename(None)),
         statedb=statedb,
-        no_color=ctx.obj.no_color,
+        no_color=ctx.obj.no_color or None,
         quiet=ctx.obj.quiet,
         **{name: value for name, value in options.items() if value is not None},
     )
