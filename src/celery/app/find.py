@@ -36,8 +36,8 @@ def find_app(
         raise ImproperlyConfigured(f"{app!r} is a file: give the name of the module, -A {suggestion}.")
     module_name, colon, attribute = spec.partition(":")
     if colon:
-        module = _import(module_name, spec, imp)
-        return _expand(_attribute(module, attribute, spec), spec, imp) if attribute else _expand(module, spec, imp)
+        found = _import(module_name, spec, imp)
+        return _expand(_attribute(found, attribute, spec, imp) if attribute else found, spec, imp)
     return _expand(_import_or_attribute(spec, imp), spec, imp)
 
 
@@ -84,12 +84,14 @@ def _import_or_attribute(spec: str, imp: Callable[..., Any]) -> Any:
         if spec != missing and not spec.startswith(f"{missing}."):
             raise
     parent = _import(parent_name, spec, imp)
-    return _attribute(parent, last, spec)
+    return _attribute(parent, last, spec, imp)
 
 
-def _attribute(module: Any, path: str, spec: str) -> Any:
+def _attribute(module: Any, path: str, spec: str, imp: Callable[..., Any]) -> Any:
     found = module
     for name in path.split("."):
+        if not hasattr(found, name) and hasattr(found, "__path__"):
+            _import_inner(f"{found.__name__}.{name}", imp)
         try:
             found = getattr(found, name)
         except AttributeError:

@@ -99,7 +99,7 @@ def bugreport(app: Any) -> str:
         py_v=platform.python_version(),
         celery_v=_version("celery"),
         kombu_v=_version("kombu"),
-        driver_v=f"{_DRIVERS[scheme]}:{_version(_DRIVERS[scheme])}" if scheme in _DRIVERS else scheme,
+        driver_v=f"{_DRIVERS[scheme]}:{_version(_DRIVERS[scheme])}" if scheme in _DRIVERS else "driver: built in",
         transport=scheme,
         results=sanitize_url(str(app.conf.result_backend or "disabled")),
         human_settings=app.conf.humanize(),
