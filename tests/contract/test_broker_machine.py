@@ -10,9 +10,7 @@ from uuid import uuid4
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
     precondition,
@@ -71,8 +69,6 @@ class Party:
 class BrokerMachine(RuleBasedStateMachine):
     """Override `make`."""
 
-    parties = Bundle("parties")
-
     def make(self) -> tuple[Broker, Store]:
         raise AssertionError("subclasses say what is tested")
 
@@ -101,16 +97,22 @@ class BrokerMachine(RuleBasedStateMachine):
     def tags(self, kind: str) -> dict[str, int | str]:
         return {entry.envelope.decode(): entry.tag for entry in self.broker.entries(kind, limit=1000)}  # type: ignore[arg-type]
 
-    @initialize(target=parties, queue=st.sampled_from(QUEUES))
-    def first(self, queue: str) -> Party:
-        return self.join(queue)
+    def living(self) -> list[Party]:
+        return [party for party in self.everyone if party.alive]
 
-    @rule(target=parties, queue=st.sampled_from(QUEUES))
-    def join(self, queue: str) -> Party:
+    def holding(self) -> list[Party]:
+        return [party for party in self.living() if party.held]
+
+    @initialize(queue=st.sampled_from(QUEUES))
+    def first(self, queue: str) -> None:
+        self.join(queue)
+        self.publish([(queue, 0, 0.0)] * 3)
+
+    @rule(queue=st.sampled_from(QUEUES))
+    def join(self, queue: str) -> None:
         consumer = self.broker.consumer([queue], name=f"c{len(self.everyone)}", store=self.store)
         party = Party(consumer, queue, self.clock.time() + LEASE)
         self.everyone.append(party)
-        return party
 
     @rule(
         specs=st.lists(
@@ -122,10 +124,16 @@ class BrokerMachine(RuleBasedStateMachine):
     def publish(self, specs: list[tuple[str, int, float]]) -> None:
         self.broker.publish([self.enter(*spec) for spec in specs])
 
-    @rule(party=parties, limit=st.integers(1, 5))
+    @precondition(living)
+    @rule(data=st.data(), limit=st.integers(1, 5), run=st.booleans())
+    def work(self, data: st.DataObject, limit: int, *, run: bool) -> None:
+        party = data.draw(st.sampled_from(self.living()))
+        before = len(party.held)
+        self.claim(party, limit)
+        if run and party.held[before:]:
+            self.run(party, party.held[before:])
+
     def claim(self, party: Party, limit: int) -> None:
-        if not party.alive:
-            return
         if not party.registered:
             party.registered, party.deadline = True, self.clock.time() + LEASE
         now = self.clock.time()
@@ -147,11 +155,13 @@ class BrokerMachine(RuleBasedStateMachine):
         message = self.messages.get(delivery.envelope.decode())
         return message if message and message.kind is party and message.fence == delivery.fence else None
 
-    @rule(party=parties, data=st.data())
-    def start(self, party: Party, data: st.DataObject) -> None:
-        if not (party.alive and party.held):
-            return
-        chosen = data.draw(st.lists(st.sampled_from(party.held), unique_by=id, min_size=1))
+    @precondition(holding)
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        party = data.draw(st.sampled_from(self.holding()))
+        self.run(party, data.draw(st.lists(st.sampled_from(party.held), unique_by=id, min_size=1)))
+
+    def run(self, party: Party, chosen: list[Delivery]) -> None:
         verdicts = party.consumer.start(chosen)
         for delivery, verdict in zip(chosen, verdicts, strict=True):
             message = self.owns(party, delivery)
@@ -163,10 +173,10 @@ class BrokerMachine(RuleBasedStateMachine):
                 assert verdict == "ok"
                 message.started = True
 
-    @rule(party=parties, data=st.data())
-    def settle(self, party: Party, data: st.DataObject) -> None:
-        if not (party.alive and party.held):
-            return
+    @precondition(holding)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        party = data.draw(st.sampled_from(self.holding()))
         verbs = st.sampled_from(["done", "done", "done", "requeue", "delay", "dead"])
         settlements, expected = [], []
         for delivery in data.draw(st.lists(st.sampled_from(party.held), min_size=1, max_size=6)):
@@ -210,10 +220,10 @@ class BrokerMachine(RuleBasedStateMachine):
             if verb == "delay":
                 message.kind, message.due = "delayed", self.clock.time() + 5.0
 
-    @rule(party=parties, data=st.data())
-    def release(self, party: Party, data: st.DataObject) -> None:
-        if not (party.alive and party.held):
-            return
+    @precondition(holding)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        party = data.draw(st.sampled_from(self.holding()))
         chosen = data.draw(st.lists(st.sampled_from(party.held), unique_by=id, min_size=1))
         party.consumer.release(chosen)
         for delivery in chosen:
@@ -221,20 +231,27 @@ class BrokerMachine(RuleBasedStateMachine):
             if message is not None:
                 message.come_back(crashed=False)
 
-    @rule(party=parties)
-    def renew(self, party: Party) -> None:
-        if party.alive:
-            assert party.consumer.renew() is party.registered
-            if party.registered:
-                party.deadline = self.clock.time() + LEASE
+    @precondition(living)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        party = data.draw(st.sampled_from(self.living()))
+        assert party.consumer.renew() is party.registered
+        if party.registered:
+            party.deadline = self.clock.time() + LEASE
 
-    @rule(party=consumes(parties))
-    def crash(self, party: Party) -> None:
+    @precondition(living)
+    @rule(data=st.data(), at_once=st.booleans())
+    def crash(self, data: st.DataObject, *, at_once: bool) -> None:
         """Whoever crashed says nothing; its lease runs out."""
-        party.alive = False
+        data.draw(st.sampled_from(self.living())).alive = False
+        if at_once:
+            self.pass_time(LEASE + 1)
+            self.sweep()
 
-    @rule(party=consumes(parties))
-    def close(self, party: Party) -> None:
+    @precondition(living)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        party = data.draw(st.sampled_from(self.living()))
         party.consumer.close()
         self.leave(party)
         party.alive = False
@@ -329,8 +346,8 @@ class SQLiteMachine(BrokerMachine):
 
 
 TestMemoryMachine = MemoryMachine.TestCase
-TestMemoryMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMemoryMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestSQLiteMachine = SQLiteMachine.TestCase
 TestSQLiteMachine.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -371,16 +371,17 @@ class MemoryConsumer(Consumer):
         with space.lock:
             # Routing can fail, and then nothing may have been done.
             targets = [[space.targets(follow_up) for follow_up in s.messages] for s in settlements]
-            for settlement, routed in zip(settlements, targets, strict=True):
+            for settlement in settlements:
                 message = self._held(settlement.delivery)
                 applied.append(message is not None)
-                if message is None:
-                    continue
-                self._end(message, settlement, now)
-                for follow_up, names in zip(settlement.messages, routed, strict=True):
-                    space.push(follow_up, names, now)
-                if self._store is not None:
-                    self._store.write(None, settlement.records, settlement.arrivals)
+                if message is not None:
+                    self._end(message, settlement, now)
+            for settlement, routed, ended in zip(settlements, targets, applied, strict=True):
+                if ended:
+                    for follow_up, names in zip(settlement.messages, routed, strict=True):
+                        space.push(follow_up, names, now)
+                    if self._store is not None:
+                        self._store.write(None, settlement.records, settlement.arrivals)
         return applied
 
     def release(self, deliveries: Sequence[Delivery]) -> None:

@@ -326,7 +326,7 @@ class SQLiteConsumer(Consumer):
             for delivery in deliveries:
                 for (started,) in _end(connection, delivery):
                     if started:
-                        connection.execute(_SQL["count_execution"], (0, now, delivery.tag))
+                        connection.execute(_SQL["count_execution"], (started, now, delivery.tag))
                     connection.execute(_SQL["back_in_place"], (delivery.tag,))
         if deliveries:
             self._belfry.ring("messages", {delivery.queue for delivery in deliveries})
@@ -373,7 +373,8 @@ class SQLiteConsumer(Consumer):
         """Look without keeping writers out: whoever is woken in vain leaves no trace."""
         now = self._clock.time()
         with self._database.read() as connection:
-            return any(
+            swept = connection.execute(_SQL["registered"], (self._number,)).fetchone() is None
+            return swept or any(
                 connection.execute(_SQL["any_ready"], (queue,)).fetchone() is not None
                 or connection.execute(_SQL["any_due"], (queue, now)).fetchone() is not None
                 for queue in self.queues
