@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from celery.app.lamport import LamportClock
 from celery.exceptions import DecodeError, DuplicateNodenameWarning
 from celery.utils import uuid
 from celery.utils.text import pluralize
@@ -89,8 +90,9 @@ def flatten_reply(reply: Iterable[Reply]) -> Reply:
 class Mailbox:
     """Sends requests and gathers the answers. Thread-safe."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, clock: LamportClock | None = None) -> None:
         self.app = app
+        self.clock = clock or LamportClock()
 
     @property
     def namespace(self) -> str:
@@ -121,13 +123,13 @@ class Mailbox:
             "matcher": matcher,
         }
         if not reply:
-            bus.publish(mailbox_topic(app), pack(body, {"clock": app.clock.forward(), "expires": 0}))
+            bus.publish(mailbox_topic(app), pack(body, {"clock": self.clock.forward(), "expires": 0}))
             return None
         wait = 1.0 if timeout is None else timeout
         exchange = f"reply.{self.namespace}.pidbox"
         oid = app.thread_oid
         body |= {"ticket": ticket, "reply_to": {"exchange": exchange, "routing_key": oid}}
-        headers = {"clock": app.clock.forward(), "expires": time.time() + wait if wait else 0}
+        headers = {"clock": self.clock.forward(), "expires": time.time() + wait if wait else 0}
         if limit is None and destination:
             limit = len(destination)
         with bus.subscribe([reply_topic(oid, exchange)]) as answers:
@@ -150,7 +152,7 @@ class Mailbox:
             if received is None:
                 break
             body, headers = unpack(received[1])
-            self.app.clock.adjust(int(headers.get("clock") or 0))
+            self.clock.adjust(int(headers.get("clock") or 0))
             if headers.get("ticket") not in {None, ticket}:
                 continue
             replies.append(body)
@@ -289,7 +291,9 @@ class Control:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        self.mailbox = self.Mailbox(app)
+        self.clock = LamportClock()
+        """The logical clock of this process: every control message and event carries it."""
+        self.mailbox = self.Mailbox(app, self.clock)
 
     @property
     def inspect(self) -> type[Inspect]:

@@ -23,7 +23,7 @@ from celery.worker.request import Request
 if TYPE_CHECKING:
     from celery.app.base import Celery
     from celery.worker.consumer import Consumer
-    from celery.worker.worker import WorkController
+    from celery.worker.controller import WorkController
 
 __all__ = ("Panel",)
 DEFAULT_TASK_INFO_ITEMS = ("exchange", "routing_key", "rate_limit")
@@ -180,7 +180,7 @@ def query_task(state: ControlState, ids: Any, **kwargs: Any) -> Any:
 @inspect_command()
 def clock(state: ControlState, **kwargs: Any) -> Any:
     """The logical clock."""
-    return {"clock": state.app.clock.value}
+    return {"clock": state.app.control.clock.value}
 
 
 @inspect_command(visible=False)
@@ -191,7 +191,7 @@ def hello(state: ControlState, from_node: str, revoked: Any = None, **kwargs: An
     logger.info("sync with %s", from_node)
     if revoked:
         worker_state.revoked.update(revoked)
-    return {"revoked": list(worker_state.revoked), "clock": state.app.clock.forward()}
+    return {"revoked": list(worker_state.revoked), "clock": state.app.control.clock.forward()}
 
 
 @inspect_command()

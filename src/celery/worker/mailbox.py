@@ -28,7 +28,7 @@ class Mailbox:
         self.state = state
         self.panel = panel
         self.hostname = state.hostname
-        self._bus: Bus = state.app.broker_for_read().bus()
+        self._bus: Bus = state.controller.broker.bus()
         self._topic = mailbox_topic(state.app)
         self._subscription: Subscription | None = None
         self._stopped = threading.Event()
@@ -74,7 +74,7 @@ class Mailbox:
         except DecodeError as error:
             logger.warning("A remote control message cannot be read: %s", error)
             return
-        self.state.app.clock.adjust(int(headers.get("clock") or 0))
+        self.state.app.control.clock.adjust(int(headers.get("clock") or 0))
         expires = headers.get("expires")
         if (expires and float(expires) < time.time()) or not self._is_meant(body):
             return
@@ -115,7 +115,7 @@ class Mailbox:
             return {"error": repr(error)}
 
     def _reply(self, answer: Any, reply_to: dict[str, Any], ticket: Any) -> None:
-        headers = {"ticket": ticket, "clock": self.state.app.clock.forward()}
+        headers = {"ticket": ticket, "clock": self.state.app.control.clock.forward()}
         topic = reply_topic(str(reply_to.get("routing_key")), str(reply_to.get("exchange")))
         try:
             self._bus.publish(topic, pack({self.hostname: answer}, headers))

@@ -1,0 +1,376 @@
+"""`WorkController`: one worker, from its options to its exit code.
+
+The services and the order in which they start and stop stand in `start` and `_stop_services`, each with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from celery import signals
+from celery._state import app_or_default
+from celery.concurrency.base import Boot, Pool
+from celery.drivers import pool_class, scheme
+from celery.exceptions import ImproperlyConfigured, WorkerShutdown, WorkerTerminate
+from celery.platforms import Pidfile, create_pidlock
+from celery.utils import worker_direct
+from celery.utils.log import get_logger, mlevel
+from celery.utils.nodenames import default_nodename, host_format
+from celery.utils.text import str_to_list
+from celery.worker import state
+from celery.worker.banner import masked
+from celery.worker.child import ChildOptions, app_reference, boot_here, child_boot
+from celery.worker.consumer import Consumer
+from celery.worker.control import ControlState, Panel
+from celery.worker.facts import FactsTable
+from celery.worker.leases import LeaseKeeper
+from celery.worker.mailbox import Mailbox
+from celery.worker.options import WorkerOptions, complete
+from celery.worker.shutdown import Shutdown
+
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+
+logger = get_logger(__name__)
+
+SELECT_UNKNOWN_QUEUE = (
+    "Trying to select queue subset of {0!r}, but queue {1} isn't defined in the `task_queues` setting.\n\nIf you want"
+    " to automatically declare unknown queues you can enable the `task_create_missing_queues` setting."
+)
+DESELECT_UNKNOWN_QUEUE = (
+    "Trying to deselect queue subset of {0!r}, but queue {1} isn't defined in the `task_queues` setting."
+)
+EX_OK, EX_FAILURE = 0, 1
+
+
+class WorkController:
+    """A worker. `start` blocks until it has stopped; `stop` and `terminate` may be called from any thread.
+
+    Subclasses may override the hooks `on_before_init`, `on_after_init`, `on_start`, `on_consumer_ready` and
+    `on_stopped`.  This class takes no signals and prints nothing: `celery.worker.worker.Worker` does.
+    """
+
+    app: Celery
+    pidlock: Pidfile | None = None
+    pool: Pool | None = None
+    consumer: Consumer | None = None
+    exitcode: int | None = None
+    takes_signals = False
+    state = state
+
+    def __init__(self, app: Celery | None = None, hostname: str | None = None, **kwargs: Any) -> None:
+        self.app = app_or_default(app or getattr(type(self), "app", None))
+        self.hostname = host_format(default_nodename(hostname))
+        self.pid = os.getpid()
+        self.startup_time = datetime.now(UTC)
+        self.app.loader.init_worker()
+        self.on_before_init(**kwargs)
+        self.loglevel = mlevel(kwargs.get("loglevel"))
+        self.logfile = kwargs.get("logfile")
+        self.setup_includes(kwargs.get("include") or ())
+        self.app.finalize()
+        self.options: WorkerOptions = complete(self.app, kwargs)
+        self.concurrency = self.options.concurrency
+        self.setup_queues(kwargs.get("queues") or (), kwargs.get("exclude_queues") or ())
+        self.broker = self.app.broker_for_read()
+        self.ready = threading.Event()
+        """Set when the worker claims tasks."""
+        self._shutdown: Shutdown | None = None
+        self._early: str | None = None
+        self._keeper: LeaseKeeper | None = None
+        self._mailbox: Mailbox | None = None
+        self._stopped = threading.Event()
+        self.on_after_init(**kwargs)
+        signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
+        signals.worker_init.send(sender=self)
+
+    # -- hooks -----------------------------------------------------------------------------------------------------
+
+    def on_before_init(self, **kwargs: Any) -> None:
+        """Before the options are read."""
+        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=self.app.conf, options=kwargs)
+
+    def on_after_init(self, **kwargs: Any) -> None:
+        """The options are read, nothing has started."""
+
+    def on_start(self) -> None:
+        """About to start."""
+
+    def on_consumer_ready(self, consumer: Consumer) -> None:
+        """Claiming tasks from now on."""
+
+    def on_stopped(self) -> None:
+        """Everything has stopped."""
+
+    # -- preparation -----------------------------------------------------------------------------------------------
+
+    def setup_includes(self, includes: str | Sequence[str]) -> None:
+        """Import further modules with tasks."""
+        names = tuple(str_to_list(includes) or ())
+        if names:
+            self.app.conf.include = (*(self.app.conf.include or ()), *names)
+            for name in names:
+                self.app.loader.import_task_module(name)
+
+    def setup_queues(self, include: str | Sequence[str], exclude: str | Sequence[str] = ()) -> None:
+        """Choose the queues; raises ImproperlyConfigured for one that is not defined."""
+        queues = self.app.amqp.queues
+        try:
+            queues.select(str_to_list(include) or ())
+        except KeyError as error:
+            raise ImproperlyConfigured(SELECT_UNKNOWN_QUEUE.format(include, error)) from error
+        try:
+            queues.deselect(str_to_list(exclude) or ())
+        except KeyError as error:
+            raise ImproperlyConfigured(DESELECT_UNKNOWN_QUEUE.format(exclude, error)) from error
+        if self.app.conf.worker_direct:
+            queues.select_add(worker_direct(self.hostname))
+        if not queues.consuming():
+            raise ImproperlyConfigured("This worker has no queue to consume from: see -Q and -X.")
+
+    @property
+    def queue_names(self) -> list[str]:
+        return [queue.name for queue in self.app.amqp.queues.consuming()]
+
+    # -- start and stop --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run until stopped. What ends it is in `exitcode`; an error that keeps it from starting is raised."""
+        self.on_start()
+        try:
+            self._start_services()
+            self._work()
+        except WorkerTerminate as error:
+            self._leave(error.code, cold=True)
+        except SystemExit as error:
+            self._leave(error.code, cold=False)
+        finally:
+            self._stop_services()
+
+    def _start_services(self) -> None:
+        """In this order; `_stop_services` ends them in its own."""
+        state.reset_state()
+        broker = self.broker
+        # Nobody else runs under this name.
+        if self.options.pidfile:
+            self.pidlock = create_pidlock(self.options.pidfile)
+        # An unreachable broker is said before there are processes to clean up.
+        broker.connect()
+        broker.declare(self.app.amqp.queues.consuming())
+        if self.options.purge:
+            logger.warning("purge: removed %s messages", sum(broker.purge(name) for name in self.queue_names))
+        # The pool before any thread: its processes come from a template, but a template may still be made by a fork.
+        self.pool = self._make_pool()
+        self.pool.start()
+        # From here on a signal finds a loop that it can tell.
+        self.consumer = self._make_consumer(self.pool)
+        self._shutdown = Shutdown(
+            self.consumer,
+            self.hostname,
+            soft_timeout=self.options.soft_shutdown_timeout,
+            blocking_pool=self.pool.name == "solo",
+        )
+        if self.takes_signals:
+            self._shutdown.install()
+        # The lease before the first claim.
+        self._keeper = LeaseKeeper(
+            broker,
+            self.consumer.renew,
+            partial(self.consumer.call_soon, self.consumer.on_lease_lost),
+            store=self.app.store,
+        )
+        self._keeper.start()
+        # Commands last: everything they ask about is there.
+        if self.app.conf.worker_enable_remote_control and broker.can.fanout:
+            control = ControlState(self.app, self.hostname, self.consumer, self)
+            self._mailbox = Mailbox(control, Panel)
+            self._mailbox.start()
+
+    def _stop_services(self) -> None:
+        """In this order, each whether or not the one before it went well."""
+        signals.worker_shutdown.send(sender=self)
+        # No command reaches a loop that has ended.
+        if self._mailbox is not None:
+            self._mailbox.stop()
+        # Processes end before their messages are given back, so that nothing runs here and elsewhere.
+        if self.pool is not None:
+            self.pool.terminate() if self._is_cold() else self.pool.stop()
+        # What is not settled goes back while the lease still holds.
+        if self.consumer is not None:
+            self.consumer.close()
+        if self._keeper is not None:
+            self._keeper.stop()
+        if self._shutdown is not None:
+            self._shutdown.uninstall()
+        if self.pidlock is not None:
+            self.pidlock.release()
+        self.ready.clear()
+        self._stopped.set()
+        self.on_stopped()
+
+    def _work(self) -> None:
+        assert self.consumer is not None
+        logger.info("Connected to %s", masked(self.broker.url))
+        self.ready.set()
+        self.on_consumer_ready(self.consumer)
+        signals.worker_ready.send(sender=self.consumer)
+        logger.info("%s ready.", self.hostname)
+        if self._early is not None:
+            self._request(self._early)
+        while True:
+            try:
+                self.consumer.run()
+            except WorkerShutdown as error:
+                # Raised by a task or a command: what runs is finished first.
+                self._leave(error.code, cold=False)
+                continue
+            break
+        if self.exitcode is None:
+            self.exitcode = self._shutdown.exitcode if self._shutdown is not None else EX_OK
+        asked = state.should_terminate if state.should_terminate not in {None, False} else state.should_stop
+        if isinstance(asked, int) and not isinstance(asked, bool):
+            self.exitcode = asked
+
+    def _leave(self, code: Any, *, cold: bool) -> None:
+        if code is not None and not isinstance(code, bool):
+            self.exitcode = code if isinstance(code, int) else EX_FAILURE
+        if self.consumer is not None:
+            if cold:
+                self.consumer.terminate()
+                self.consumer.run()
+            else:
+                self.consumer.stop()
+
+    def _is_cold(self) -> bool:
+        return self.consumer is not None and self.consumer.stage == "cold"
+
+    def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:
+        """Warm: claim no more, finish what runs. Returns at once; `start` returns when it is done."""
+        if exitcode is not None:
+            self.exitcode = exitcode
+        self._request("TERM")
+
+    def terminate(self, in_sighandler: bool = False) -> None:
+        """Cold: kill what runs. Returns at once; `start` returns when it is done."""
+        self._request("QUIT")
+
+    def _request(self, event: str) -> None:
+        if self._shutdown is None:
+            self._early = event
+        elif event == "QUIT" or self._shutdown.stage == "run":
+            self._shutdown.request(event)
+
+    def wait_stopped(self, timeout: float | None = None) -> bool:
+        """Wait until `start` is about to return; whether it is."""
+        return self._stopped.wait(timeout)
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _make_pool(self) -> Pool:
+        kind = pool_class(self.options.pool)
+        preload: Sequence[str] = ()
+        if kind.can.processes:
+            reference = app_reference(self.app)
+            preload = [reference.partition(":")[0]] if isinstance(reference, str) else ()
+        return kind(self.concurrency, self._make_boot(kind), self.options.pool_options(preload))
+
+    def _make_boot(self, kind: type[Pool]) -> Boot:
+        if not kind.can.processes:
+            return partial(boot_here, self.app, self.hostname, process_signals=kind.name == "solo")
+        conf = self.app.conf
+        options = ChildOptions(
+            self.loglevel,
+            self.logfile,
+            bool(conf.worker_redirect_stdouts),
+            str(conf.worker_redirect_stdouts_level),
+        )
+        return child_boot(self.app, self.hostname, options)
+
+    def _make_consumer(self, pool: Pool) -> Consumer:
+        facts = FactsTable(
+            self.app,
+            soft=self.options.soft_time_limit,
+            hard=self.options.time_limit,
+            max_deliveries=int(self.app.conf.task_max_deliveries),
+        )
+        return Consumer(
+            self.app,
+            pool,
+            self.queue_names,
+            hostname=self.hostname,
+            facts=facts,
+            prefetch=self.options.prefetch(),
+            broker=self.broker,
+        )
+
+    # -- what remote control asks for ------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, pool, broker and resource usage, with the keys of the original."""
+        return {
+            **self.info(),
+            "pool": self._pool_info(),
+            "broker": self._broker_info(),
+            "prefetch_count": self._prefetch_count(),
+            "rusage": self.rusage(),
+        }
+
+    def info(self) -> dict[str, Any]:
+        """Counts, process id, clock and seconds since the start."""
+        uptime = datetime.now(UTC) - self.startup_time
+        return {
+            "total": dict(state.total_count),
+            "pid": os.getpid(),
+            "clock": str(self.app.control.clock),
+            "uptime": round(uptime.total_seconds()),
+        }
+
+    def _pool_info(self) -> dict[str, Any]:
+        pool = self.pool
+        if pool is None:
+            return {}
+        return {
+            "implementation": f"{type(pool).__module__}:{type(pool).__qualname__}",
+            "max-concurrency": pool.size,
+            "processes": pool.pids(),
+            "max-tasks-per-child": self.options.max_tasks_per_child or "N/A",
+            "put-guarded-by-semaphore": False,
+            "timeouts": [self.options.soft_time_limit or 0, self.options.time_limit or 0],
+        }
+
+    def _prefetch_count(self) -> int:
+        return self.consumer.prefetch.target(self.consumer.pool.size) if self.consumer is not None else 0
+
+    def _broker_info(self) -> dict[str, Any]:
+        url = self.broker.url
+        parts = urlsplit(url)
+        return {
+            "hostname": parts.hostname,
+            "userid": parts.username,
+            "virtual_host": parts.path,
+            "port": parts.port,
+            "ssl": False,
+            "transport": scheme(url),
+            "connect_timeout": self.app.conf.broker_connection_timeout,
+            "transport_options": dict(self.app.conf.broker_transport_options or {}),
+            "heartbeat": self.app.conf.broker_heartbeat,
+            "alternates": [],
+        }
+
+    def rusage(self) -> dict[str, Any]:
+        """What this process has used."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return {name.removeprefix("ru_"): getattr(used, name) for name in dir(used) if name.startswith("ru_")}
+
+    def __repr__(self) -> str:
+        return f"<Worker: {self.hostname} ({'running' if self.ready.is_set() else 'not running'})>"
+
+    def __str__(self) -> str:
+        return self.hostname
