@@ -19,7 +19,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -144,12 +143,6 @@ class PreforkPool(Pool):
                 " the top of a module."
             ) from exc
         self._boot_needs_main = b"__main__" in self._boot_bytes
-        if self._context.get_start_method() == "forkserver":
-            template.announce(self._context, ("celery.concurrency.prefork", *self.options.preload))
-            try:
-                forkserver.ensure_running()
-            finally:
-                template.retract()
         self._selector = selectors.DefaultSelector()
         self._running, self._starting, self._owner = True, True, os.getpid()
         # `multiprocessing` waits at exit for children that nobody told to end.
@@ -291,6 +284,8 @@ class PreforkPool(Pool):
 
     def _launch(self) -> None:
         assert self._selector is not None
+        if self._context.get_start_method() == "forkserver":
+            template.ensure_running(self._context, ("celery.concurrency.prefork", *self.options.preload))
         self._made += 1
         slot = open_slot(
             self._context,

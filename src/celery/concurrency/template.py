@@ -16,21 +16,25 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, cast
 
 VARIABLE = "CELERY_POOL_TEMPLATE"
 
 
-def announce(context: BaseContext, modules: Sequence[str]) -> None:
-    """Let the fork server of *context*, when it is first started, import *modules*. Later calls change nothing."""
+def ensure_running(context: BaseContext, modules: Sequence[str]) -> None:
+    """Start the fork server of *context*, which will import *modules*, unless it runs already.
+
+    A fork server that something else in this process has started is used as it is.
+    """
     context.set_forkserver_preload([__name__])
     os.environ[VARIABLE] = json.dumps({"path": sys.path, "modules": list(modules)})
-
-
-def retract() -> None:
-    """Take back what `announce` put into the environment; the fork server has read it."""
-    os.environ.pop(VARIABLE, None)
+    try:
+        forkserver.ensure_running()
+    finally:
+        # Its own copy of the environment is made; nobody else is to become a template.
+        del os.environ[VARIABLE]
 
 
 def prepare(wish: str) -> None:

@@ -70,6 +70,13 @@ class Player:
         time.sleep(0.3)
         return "rested"
 
+    def play_mark(self, argument: str) -> str:
+        """Append a text to a file before anything else, then sleep."""
+        path, text, seconds = argument.split()
+        write_line(path, text)
+        time.sleep(float(seconds))
+        return text
+
     def play_sleep(self, seconds: str) -> str:
         time.sleep(float(seconds))
         return seconds

@@ -1,0 +1,185 @@
+"""Children of the prefork pool are killed, and so is their worker; the oracle is a file that the jobs write to."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+
+from celery.concurrency.prefork import PreforkPool
+from celery.contrib.testing.contract import pools
+from celery.wire.message import Job
+
+KILLS = 50
+
+
+def marking(oracle: Path, tag: int, seconds: float, **limits: float) -> Job:
+    """A job that writes down its start before it does anything else."""
+    return Job(tag, f"mark {oracle} {tag} {seconds:.6f}".encode(), **limits)
+
+
+def drive(
+    pool: PreforkPool, oracle: Path, disturb: Callable[[int], None], enough: Callable[[], bool]
+) -> tuple[set[int], Counter[str]]:
+    """Feed new jobs until it is *enough*, calling *disturb* each round; settle each job once, as the engine would."""
+    chance = random.Random(11)
+    waiting: list[Job] = []
+    out: dict[int, Job] = {}
+    ended: set[int] = set()
+    states: Counter[str] = Counter()
+    until, made, rounds = time.monotonic() + 90, 0, 0
+    while out or waiting or not enough():
+        assert time.monotonic() < until, f"{len(out)} jobs are out, {states}"
+        while not enough() and len(waiting) < 200:
+            made += 1
+            waiting.append(marking(oracle, made, chance.choice([0, 0, 0, 0.0001, 0.003])))
+        batch = waiting[: pool.free()]
+        del waiting[: len(batch)]
+        out.update((job.tag, job) for job in batch)
+        pool.submit(batch)
+        pools.wait_for_news(pool, time.monotonic() + 0.05)
+        for outcome in pool.poll():
+            job = out.pop(outcome.tag)
+            states[outcome.state] += 1
+            if outcome.state == "RETURNED":
+                waiting.append(job)
+            else:
+                assert outcome.tag not in ended
+                ended.add(outcome.tag)
+        rounds += 1
+        disturb(rounds)
+    assert ended == set(range(1, made + 1))
+    return ended, states
+
+
+def test_fifty_killed_children_lose_their_running_jobs_only(tmp_path: Path) -> None:
+    # Given a pool under load
+    oracle = tmp_path / "oracle"
+    pool = PreforkPool(2, pools.boot)
+    pool.start()
+    chance, kills = random.Random(7), 0
+
+    # When its children are killed again and again, whatever they are doing
+    def kill_now_and_then(rounds: int) -> None:
+        nonlocal kills
+        if rounds % 12 == 0 and kills < KILLS:
+            kills += 1
+            os.kill(chance.choice(pool.pids()), signal.SIGKILL)
+
+    try:
+        ended, states = drive(pool, oracle, kill_now_and_then, lambda: kills >= KILLS)
+        assert pool.stop(10) == []
+    finally:
+        pool.terminate()
+
+    # Then every job has one end, none ran twice, and only what ran was lost
+    starts = Counter(int(line) for line in oracle.read_text().splitlines())
+    assert kills == KILLS
+    assert 0 < states["LOST"] <= KILLS
+    assert states["SUCCESS"] + states["LOST"] == len(ended)
+    assert max(starts.values()) == 1, [tag for tag, count in starts.items() if count > 1][:10]
+    assert len(ended) - len(starts) <= states["LOST"]
+
+
+def test_hard_limits_and_withdrawals_under_load_run_nothing_twice(tmp_path: Path) -> None:
+    oracle = tmp_path / "oracle"
+    pool = PreforkPool(2, pools.boot)
+    pool.start()
+    try:
+        pools.run(pool, pools.jobs(*["echo x"] * 300))
+        work = [marking(oracle, tag, 5 if tag % 40 == 0 else 0.0002, hard=0.05) for tag in range(1001, 1601)]
+        found = pools.by_tag(pools.run(pool, work))
+    finally:
+        pool.terminate()
+    starts = Counter(int(line) for line in oracle.read_text().splitlines())
+    assert {tag for tag, outcome in found.items() if outcome.state == "TIMEOUT"} >= {
+        tag for tag in found if tag % 40 == 0
+    }
+    assert {outcome.state for outcome in found.values()} <= {"SUCCESS", "TIMEOUT"}
+    assert max(starts.values()) == 1
+
+
+def test_the_pool_outlives_its_template() -> None:
+    pool = PreforkPool(2, pools.boot)
+    pool.start()
+    try:
+        template = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        assert template is not None
+        before = set(pool.pids())
+        os.kill(template, signal.SIGKILL)
+        pools.wait_until(pool, lambda: pool.free() >= 2 and not before & set(pool.pids()))
+        found = pools.by_tag(pools.run(pool, pools.jobs(*["echo x"] * 100)))
+        assert {outcome.state for outcome in found.values()} == {"SUCCESS"}
+        assert not any(alive(pid) for pid in before)
+    finally:
+        pool.terminate()
+
+
+def test_sigterm_to_the_whole_group_leaves_the_template() -> None:
+    pool = PreforkPool(1, pools.boot)
+    pool.start()
+    try:
+        template = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        assert template is not None
+        os.kill(template, signal.SIGTERM)
+        os.kill(template, signal.SIGINT)
+        assert pools.run(pool, pools.jobs("echo x", "exit 1"))[0].detail == "x"
+        assert pools.run(pool, pools.jobs("echo x"))[0].detail == "x"
+        assert forkserver._forkserver._forkserver_pid == template  # type: ignore[attr-defined]
+    finally:
+        pool.terminate()
+
+
+PARENT = """
+import sys, time
+from celery.concurrency.base import PoolOptions
+from celery.concurrency.prefork import PreforkPool
+from celery.contrib.testing.contract import pools
+if __name__ == "__main__":
+    pool = PreforkPool(3, pools.boot, PoolOptions(start_method=sys.argv[1]))
+    pool.start()
+    pool.submit(pools.jobs("hold never", "sleep 60"))
+    print(*pool.pids(), flush=True)
+    while True:
+        pool.poll()
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_children_go_when_their_worker_is_killed(tmp_path: Path, method: str) -> None:
+    # Given a worker with one idle and two busy children
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    with subprocess.Popen(
+        [sys.executable, script, method], stdout=subprocess.PIPE, cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as parent:
+        assert parent.stdout is not None
+        children = [int(word) for word in parent.stdout.readline().split()]
+        assert len(children) == 3
+        assert all(alive(pid) for pid in children)
+        # When the worker is killed
+        parent.kill()
+        parent.wait()
+        killed = time.monotonic()
+        # Then its children are gone within seconds
+        while any(alive(pid) for pid in children):
+            assert time.monotonic() - killed < 5
+            time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
