@@ -20,6 +20,7 @@ from celery.app.asyncresult import (
     allow_join_result,
     assert_will_not_block,
     denied_join_result,
+    importable_class,
     result_from_tuple,
 )
 from celery.exceptions import TimeoutError  # noqa: A004 - the public name
@@ -53,12 +54,12 @@ class EagerResult(AsyncResult[R]):
     def _get_task_meta(self) -> Meta:
         return cast("Meta", self._cache)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce_args__(self) -> tuple[Any, ...]:
         meta = self._get_task_meta()
-        return type(self), (self.id, meta["result"], meta["status"], meta["traceback"], meta["name"])
+        return self.id, meta["result"], meta["status"], meta["traceback"], meta["name"]
 
     def __copy__(self) -> EagerResult[R]:
-        return type(self)(*self.__reduce__()[1])
+        return type(self)(*self.__reduce_args__())
 
     def ready(self) -> bool:
         return True
@@ -425,7 +426,10 @@ class GroupResult(ResultSet):
         return (self.id, self.parent and self.parent.as_tuple()), [result.as_tuple() for result in self.results]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.id, self.results, self.parent)
+        return importable_class(self), self.__reduce_args__()
+
+    def __reduce_args__(self) -> tuple[Any, ...]:
+        return self.id, self.results, self.parent
 
     def __bool__(self) -> bool:
         return bool(self.id or self.results)

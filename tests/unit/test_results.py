@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from celery import Celery, states
-from celery.exceptions import IncompleteStream, TimeoutError
+from celery.app.context import Context
+from celery.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - the public name
 from celery.result import (
     AsyncResult,
     EagerResult,
@@ -167,10 +168,6 @@ def test_then_is_called_when_a_final_state_is_read(app: Celery) -> None:
 def test_children_graph_and_collect(app: Celery) -> None:
     leaf = succeed(app, "leaf")
     root = app.AsyncResult(uuid())
-    request = app.Task.Context if False else None
-    assert request is None
-    from celery.app.context import Context
-
     app.backend.store_result(root.id, "root", states.SUCCESS, request=Context(id=root.id, _children=[leaf]))
 
     assert root.children == [leaf]
@@ -212,8 +209,6 @@ def test_an_id_is_needed(app: Celery) -> None:
 
 
 def test_extended_fields(app: Celery) -> None:
-    from celery.app.context import Context
-
     app.conf.result_extended = True
     request = Context(
         id="e", args=[1], kwargs={"k": 2}, task="name", hostname="w@h", retries=2, parent_id="P", group="G",
@@ -372,6 +367,8 @@ def test_groups_are_saved_restored_and_deleted(app: Celery) -> None:
 
 def test_results_can_be_pickled(app: Celery) -> None:
     assert pickle.loads(pickle.dumps(app.AsyncResult("a"))).id == "a"
+    group = app.GroupResult("g", [app.AsyncResult("a")])
+    assert pickle.loads(pickle.dumps(group)) == group
 
 
 # -- no backend --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from celery import states
@@ -59,6 +60,12 @@ def denied_join_result() -> Iterator[None]:
         yield
     finally:
         _set_task_join_will_block(before)
+
+
+def importable_class(result: ResultBase) -> type:
+    """The class of *result* that can be pickled: an app makes subclasses that no module has."""
+    found = (cls for cls in type(result).__mro__ if isinstance(vars(cls).get("app"), (property, NoneType)))
+    return next(found)
 
 
 class ResultBase:
@@ -455,7 +462,10 @@ class AsyncResult(ResultBase, Generic[R]):
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.id, None, None, None, self.parent)
+        return importable_class(self), self.__reduce_args__()
+
+    def __reduce_args__(self) -> tuple[Any, ...]:
+        return self.id, None, None, None, self.parent
 
     def __copy__(self) -> AsyncResult[R]:
         return type(self)(self.id, self._backend, None, self.app, self.parent)
@@ -498,5 +508,6 @@ __all__ = [
     "allow_join_result",
     "assert_will_not_block",
     "denied_join_result",
+    "importable_class",
     "result_from_tuple",
 ]

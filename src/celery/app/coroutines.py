@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-import types
 from collections.abc import Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
@@ -82,8 +81,7 @@ class _Interruptible:
         self.coroutine = coroutine
         self.limits = limits
 
-    @types.coroutine
-    def _steps(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         coroutine = self.coroutine
         sent: Any = None
         error: BaseException | None = None
@@ -102,9 +100,6 @@ class _Interruptible:
                 error = self.limits.pop() if self.limits else exc
             except BaseException as exc:  # noqa: BLE001 - it is the coroutine's
                 error = exc
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self._steps().__await__()
 
 
 __all__ = ["close_loop", "run_coroutine"]

@@ -6,13 +6,13 @@ which is executed again after a crash sends the same follow-ups, not others.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
 from celery.app.context import Context, request_field
+from celery.utils.functional import arity_greater, maybe_list
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -30,7 +30,7 @@ def send_callbacks(app: Celery, request: Any, retval: Any) -> None:
         "root_id": request_field(request, "root_id") or task_id,
         "priority": (request_field(request, "delivery_info") or {}).get("priority"),
     }
-    for index, callback in enumerate(request_field(request, "callbacks") or ()):
+    for index, callback in enumerate(maybe_list(request_field(request, "callbacks")) or ()):
         signature = app.signature(callback)
         _fix_id(signature, request, f"link:{index}")
         signature.apply_async((retval,), **options)
@@ -55,7 +55,7 @@ def call_errbacks(app: Celery, request: Any, exc: BaseException, traceback: Any)
     """
     task_id = request_field(request, "id")
     eager = request_field(request, "is_eager") or app.conf.task_always_eager
-    for index, errback in enumerate(request_field(request, "errbacks") or ()):
+    for index, errback in enumerate(maybe_list(request_field(request, "errbacks")) or ()):
         signature = app.signature(errback)
         try:
             if takes_exception(app.tasks.get(signature.task)):
@@ -70,16 +70,7 @@ def call_errbacks(app: Celery, request: Any, exc: BaseException, traceback: Any)
 
 def takes_exception(task: Any) -> bool:
     """Whether an error callback takes more than the id of the failed task."""
-    if task is None:
-        return False
-    try:
-        parameters = inspect.signature(task.run).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
-        return True
-    return sum(parameter.kind in positional for parameter in parameters) > 1
+    return task is not None and arity_greater(task.run, 1)
 
 
 def propagate_to_chain(request: Any) -> list[Context]:
@@ -99,6 +90,8 @@ def propagate_to_chain(request: Any) -> list[Context]:
                 group=options.get("group_id"),
                 root_id=request_field(request, "root_id"),
                 called_directly=False,
+                records=request_field(request, "records"),
+                writer=request_field(request, "writer") or "",
             )
         )
     return later
