@@ -64,7 +64,7 @@ def _encode_special(value: Any) -> Any:
     if isinstance(value, Decimal):
         return _special("decimal", str(value))
     if isinstance(value, uuid.UUID):
-        return _special("uuid", {"hex": str(value)})
+        return _special("uuid", {"hex": value.hex})
     if isinstance(value, bytes):
         try:
             return _special("bytes", value.decode("utf-8"))
