@@ -97,6 +97,10 @@ def loud(app: Celery, calls: list[tuple[Any, ...]]) -> type[Task[..., Any]]:
     return Loud
 
 
+def unencodable() -> object:
+    return object()
+
+
 # -- success -----------------------------------------------------------------------------------------------------------
 
 
@@ -260,7 +264,7 @@ def test_a_failure_that_was_announced_is_logged_quietly(app: Celery, caplog: pyt
 
 
 def test_a_result_that_cannot_be_encoded_is_a_failure(app: Celery) -> None:
-    outcome = run(app, app.task(lambda: object(), name="unencodable"))
+    outcome = run(app, app.task(unencodable, name="unencodable"))
 
     assert outcome.state == states.FAILURE
     assert len(outcome.records) == 1
@@ -450,7 +454,7 @@ def test_an_error_callback_that_fails_changes_nothing(app: Celery, caplog: pytes
 
 
 def test_what_cannot_be_sent_on_is_a_failure_that_sends_nothing(app: Celery) -> None:
-    task = app.task(lambda: object(), name="t", ignore_result=True)
+    task = app.task(unencodable, name="t", ignore_result=True)
     after = app.task(lambda x: x, name="after")
 
     outcome = run(app, task, link=[after.si(1), after.s()])

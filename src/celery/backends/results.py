@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery import states
-from celery.app.context import request_field
+from celery.app.context import Context, request_field
 from celery.backends.arrivals import ArrivalWatcher
 from celery.backends.backend import Meta
 from celery.backends.compression import compress_payload
@@ -100,10 +100,10 @@ class ResultBackend(BaseKeyValueStoreBackend):
     def _get_result_meta(
         self, result: Any, state: str, traceback: Any, request: Any, format_date: bool = True, encode: bool = False
     ) -> Meta:
-        if request is None or self._extended or not format_date:
+        if request.__class__ is not Context or self._extended or not format_date:
             return super()._get_result_meta(result, state, traceback, request, format_date, encode)
         # The same as above for the common case, in few calls: this runs once for every task.
-        sent = request_field(request, "_children")
+        sent = request._children
         meta: Meta = {
             "status": state,
             "result": result,
@@ -111,9 +111,9 @@ class ResultBackend(BaseKeyValueStoreBackend):
             "children": [child.as_tuple() for child in sent] if sent else [],
             "date_done": datetime.now(UTC).isoformat() if state in states.READY_STATES else None,
         }
-        if group := request_field(request, "group"):
+        if group := request.group:
             meta["group_id"] = group
-        if parent := request_field(request, "parent_id"):
+        if parent := request.parent_id:
             meta["parent_id"] = parent
         return meta
 
