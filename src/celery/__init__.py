@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +14,8 @@ if TYPE_CHECKING:
     from celery.app.utils import bugreport as bugreport
     from celery.canvas import Signature as Signature
     from celery.canvas import maybe_signature as maybe_signature
-    from celery.canvas import signature as signature
     from celery.canvas import subtask as subtask
+    from celery.canvas.signature import signature as signature
     from celery.utils import uuid as uuid
 
 
@@ -34,7 +31,7 @@ class version_info_t(NamedTuple):  # noqa: N801 - the public name
 
 SERIES = "celeriac"
 __version__ = "5.7.0"
-VERSION = version_info = version_info_t(*map(int, __version__.split(".")), releaselevel="", serial="")
+VERSION = version_info = version_info_t(5, 7, 0, "", "")
 VERSION_BANNER = f"{__version__} ({SERIES})"
 
 _HOMES = {

@@ -30,7 +30,8 @@ default_app: Celery | None = None
 """The app that is used where no app is current. Read it through `current_app`."""
 
 _apps: weakref.WeakSet[Celery] = weakref.WeakSet()
-_finalizers: list[Callable[[Celery], Any]] = []
+_finalizers: dict[Callable[[Celery], Any], None] = {}
+"""In the order they were connected."""
 _task_stack: LocalStack[Any] = LocalStack()
 _tls = _Tls()
 _lock = threading.RLock()
@@ -39,9 +40,12 @@ _join_will_block: ContextVar[bool] = ContextVar("celery_task_join_will_block", d
 
 def connect_on_app_finalize(callback: Callable[[Celery], Any]) -> Callable[[Celery], Any]:
     """Call *callback* with every app that is finalised from now on. Can be used as a decorator."""
-    if callback not in _finalizers:
-        _finalizers.append(callback)
+    _finalizers[callback] = None
     return callback
+
+
+def _disconnect_on_app_finalize(callback: Callable[[Celery], Any]) -> None:
+    _finalizers.pop(callback, None)
 
 
 def _announce_app_finalized(app: Celery) -> None:

@@ -40,7 +40,7 @@ DOORS: Mapping[str, str] = {
     "main": "celery.bin.celery:main",
     "tracer": "celery.app.trace:build_tracer",
     "worker": "celery.worker.worker:Worker",
-    "worker boot": "celery.worker.child:boot",
+    "worker controller": "celery.worker:WorkController",
 }
 """What a lower floor hands out without knowing it: the app's `Worker`, the command line, the default app."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import tzinfo
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,10 @@ from celery.wire.serialization import dumps
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
+
+# Inside the class these names are its methods.
+QueueTable = Queues
+TaskRouter = Router
 
 INT_MIN = -2147483648
 DELIVERY_MODES = {"transient": 1, "persistent": 2, 1: 1, 2: 2, "1": 1, "2": 2}
@@ -68,15 +72,15 @@ class Draft(msgspec.Struct):
 class AMQP:
     """Queues, routes and messages of one app. Thread-safe once the app is configured."""
 
-    queues_cls = Queues
+    queues_cls = QueueTable
     argsrepr_maxsize = messages.REPR_SIZE
     kwargsrepr_maxsize = messages.REPR_SIZE
     autoexchange: Any = None
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        self._queues: Queues | None = None
-        self._router: Router | None = None
+        self._queues: QueueTable | None = None
+        self._router: TaskRouter | None = None
         self._routes: tuple[Any, ...] | None = None
         self._addresses: dict[str, Address] = {}
         app.conf.bind_to(self._follow_settings)
@@ -95,7 +99,13 @@ class AMQP:
         """*options* with what `task_routes` adds to them."""
         if not self.routes:
             return options
-        return cast("dict[str, Any]", self.router.route(options, name, args or (), kwargs or {}, task))
+        return self._routed(options, name, args or (), kwargs or {}, task)
+
+    def _routed(self, options: dict[str, Any], name: str, args: Any, kwargs: Any, task: Any) -> dict[str, Any]:
+        found = self.router.find(options, name, args, kwargs, task)
+        if options.get("exchange") and not options.get("queue"):
+            found.pop("queue", None)  # who names an exchange wants no queue of the route's
+        return found
 
     def draft(self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Draft:
         """The message and its address, for options that are routed already.
@@ -251,7 +261,7 @@ class AMQP:
         create_missing_queue_exchange_type: str | None = None,
         autoexchange: Any = None,
         max_priority: int | None = None,
-    ) -> Queues:
+    ) -> QueueTable:
         """Queues with this app's defaults; without any, the default queue."""
         conf = self.app.conf
         default = Exchange(conf.task_default_exchange, conf.task_default_exchange_type)
@@ -272,7 +282,7 @@ class AMQP:
         return made
 
     @property
-    def queues(self) -> Queues:
+    def queues(self) -> QueueTable:
         """The queues of `task_queues`, or the default one, and those that were added since."""
         if self._queues is None:
             self._queues = self.Queues(self.app.conf.task_queues)
@@ -280,7 +290,7 @@ class AMQP:
 
     @queues.setter
     def queues(self, queues: Any) -> None:
-        self._queues = queues if isinstance(queues, Queues) else self.Queues(queues)
+        self._queues = queues if isinstance(queues, QueueTable) else self.Queues(queues)
         self._addresses.clear()
 
     @property
@@ -297,21 +307,21 @@ class AMQP:
         self._router = None
 
     @property
-    def router(self) -> Router:
+    def router(self) -> TaskRouter:
         """Says where a task goes."""
         if self._router is None:
             self._router = self.Router()
         return self._router
 
     @router.setter
-    def router(self, router: Router) -> None:
+    def router(self, router: TaskRouter) -> None:
         self._router = router
 
-    def Router(self, queues: Any = None, create_missing: bool | None = None) -> Router:  # noqa: N802 - the public name
+    def Router(self, queues: Any = None, create_missing: bool | None = None) -> TaskRouter:  # noqa: N802 - the public name
         """A router over `task_routes` and these queues."""
         conf = self.app.conf
         missing = conf.task_create_missing_queues if create_missing is None else create_missing
-        return Router(self.routes, queues if queues is not None else self.queues, missing, app=self.app)
+        return TaskRouter(self.routes, queues if queues is not None else self.queues, missing, app=self.app)
 
     @property
     def default_queue(self) -> Any:

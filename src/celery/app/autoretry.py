@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from celery.app.retry import limit_of
 from celery.exceptions import Ignore, Retry
 from celery.utils.time import get_exponential_backoff_interval
 
@@ -38,13 +39,10 @@ def add_autoretry_behaviour(task: Any, **options: Any) -> None:
             settings["countdown"] = get_exponential_backoff_interval(
                 factor=max(1, int(factor)), retries=task.request.retries, maximum=longest, full_jitter=jitter
             )
-        # A limit given to one earlier call of `retry` holds, unless the options have their own.
-        if hasattr(task, "override_max_retries"):
-            settings["max_retries"] = getattr(task, "override_max_retries", task.max_retries)
-        answer = task.retry(exc=exc, **settings)
-        if hasattr(task, "override_max_retries"):
-            del task.override_max_retries
-        return answer
+        limit = limit_of(task.request)
+        if limit is not None:
+            settings["max_retries"] = limit
+        return task.retry(exc=exc, **settings)
 
     task._orig_run, task.run = task.run, _retrying(task.run, kinds, never, again)
 

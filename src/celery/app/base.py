@@ -11,23 +11,21 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, overload
-from uuid import NAMESPACE_OID, uuid3, uuid4
 
 from celery import drivers, signals
 from celery._state import (
     _announce_app_finalized,
     _deregister_app,
+    _get_active_apps,
     _register_app,
     _set_current_app,
-    get_current_task,
-    get_current_worker_task,
     set_default_app,
 )
 from celery.app import builtins as builtins
 from celery.app.annotations import prepare as prepare_annotations
-from celery.app.backends import make_backend, make_broker
 from celery.app.configuration import Configuration, PendingConfiguration
 from celery.app.connections import Connections
+from celery.app.parts import Parts
 from celery.app.periodic import Periodic
 from celery.app.publish import Publisher
 from celery.app.registration import (
@@ -36,10 +34,10 @@ from celery.app.registration import (
     type_checker,
 )
 from celery.app.sending import UNSET, send_task
-from celery.app.utils import AppPickler, Settings, bugreport
+from celery.app.utils import AppPickler, bugreport
 from celery.exceptions import ImproperlyConfigured
 from celery.loaders import get_loader_cls
-from celery.result import AsyncResult, GroupResult, ResultSet
+from celery.result import AsyncResult
 from celery.utils.dispatch import Signal
 from celery.utils.functional import first
 from celery.utils.imports import gen_task_name, module_exists, symbol_by_name
@@ -48,11 +46,8 @@ from celery.utils.objects import mro_lookup
 from celery.utils.time import timezone
 
 if TYPE_CHECKING:
-    from celery.app.amqp import AMQP
     from celery.app.registry import TaskRegistry
     from celery.app.task import Task
-    from celery.backends.store import Store
-    from celery.brokers.base import Broker
     from celery.canvas.signature import Signature
     from celery.wire.message import Outgoing
 
@@ -67,7 +62,7 @@ USING_EXECV = os.environ.get("FORKED_BY_MULTIPROCESSING")
 ERR_ENVVAR_NOT_SET = "The environment variable {0!r} is not set: it has to name the module of the configuration."
 
 
-class Celery:
+class Celery(Parts):
     """An application: `app = Celery("proj", broker="redis://", backend="redis://")`.
 
     Any thread may use it once it is set up.  Nothing is read, imported or connected before it is needed: the
@@ -80,12 +75,7 @@ class Celery:
     IS_WINDOWS = SYSTEM == "Windows"
 
     Pickler: Any = AppPickler
-    amqp_cls: Any = "celery.app.amqp:AMQP"
-    backend_cls: Any = None
-    control_cls: Any = "celery.app.control:Control"
-    events_cls: Any = "celery.app.events:Events"
     loader_cls: Any = None
-    log_cls: Any = "celery.app.log:Logging"
     registry_cls: Any = "celery.app.registry:TaskRegistry"
     task_cls: Any = "celery.app.task:Task"
     builtin_fixups: ClassVar[set[str]] = BUILTIN_FIXUPS
@@ -100,7 +90,6 @@ class Celery:
 
     configured = False
     finalized = False
-    _settings: Settings | None = None
 
     def __init__(
         self,
@@ -191,16 +180,6 @@ class Celery:
         _deregister_app(self)
 
     # -- configuration -----------------------------------------------------------------------------------------------
-
-    @property
-    def conf(self) -> Settings:
-        """The settings; reading one reads the configuration."""
-        settings = self._settings
-        return settings if settings is not None else self.configuration.pending  # type: ignore[return-value]
-
-    @conf.setter
-    def conf(self, settings: Any) -> None:
-        self.configuration.settings = self._settings = settings
 
     @property
     def namespace(self) -> str | None:
@@ -361,10 +340,11 @@ class Celery:
                     f"The app {self.main!r} was made with autofinalize=False: call app.finalize() first."
                 )
             self.finalized = True
-            _announce_app_finalized(self)
             self.registration.make_pending()
+            _announce_app_finalized(self)
             for task in list(self.registration.tasks.values()):
-                task.bind(self)
+                if task._app is not self or not task.__bound__:  # handed to the constructor
+                    task.bind(self)
             if isinstance(self.on_after_finalize, Signal):
                 self.on_after_finalize.send(sender=self)
 
@@ -467,159 +447,6 @@ class Celery:
         """
         return self.publisher.bulk()
 
-    # -- the parts ---------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def amqp(self) -> AMQP:
-        """Queues, routes and messages."""
-        return cast("AMQP", self._part(self.amqp_cls))
-
-    @cached_property
-    def broker(self) -> Broker:
-        """The broker that is written to."""
-        return make_broker(self, self.conf.broker_write_url)
-
-    def broker_for_read(self) -> Broker:
-        """A broker to consume from; the one that is written to where they are the same."""
-        conf = self.conf
-        if conf.broker_read_url == conf.broker_write_url:
-            return self.broker
-        return make_broker(self, conf.broker_read_url)
-
-    @property
-    def store(self) -> Store | None:
-        """Where results are, if that is a store of ours."""
-        store: Store | None = getattr(self.backend, "store", None)
-        return store
-
-    @cached_property
-    def backend(self) -> Any:
-        """The result backend."""
-        return make_backend(self)
-
-    @cached_property
-    def control(self) -> Any:
-        """Remote control of workers."""
-        return self._part(self.control_cls)
-
-    @cached_property
-    def events(self) -> Any:
-        """Monitoring events."""
-        return self._part(self.events_cls)
-
-    @cached_property
-    def log(self) -> Any:
-        """Logging of workers and commands."""
-        return self._part(self.log_cls)
-
-    def _part(self, cls: Any) -> Any:
-        return symbol_by_name(cls)(app=self)
-
-    @cached_property
-    def AsyncResult(self) -> type[AsyncResult[Any]]:  # noqa: N802 - the public name
-        """`celery.result.AsyncResult` of this app."""
-        return cast("type[AsyncResult[Any]]", self.subclass_with_self(AsyncResult))
-
-    @cached_property
-    def ResultSet(self) -> type[ResultSet]:  # noqa: N802 - the public name
-        return cast("type[ResultSet]", self.subclass_with_self(ResultSet))
-
-    @cached_property
-    def GroupResult(self) -> type[GroupResult]:  # noqa: N802 - the public name
-        return cast("type[GroupResult]", self.subclass_with_self(GroupResult))
-
-    @cached_property
-    def Worker(self) -> Any:  # noqa: N802 - the public name
-        """The worker of this app: `app.Worker(concurrency=2).start()`."""
-        return self.subclass_with_self(drivers.door("worker"))
-
-    @property
-    def WorkController(self) -> Any:  # noqa: N802 - the public name
-        return self.Worker
-
-    @cached_property
-    def Beat(self) -> Any:  # noqa: N802 - the public name
-        """The scheduler of this app."""
-        return self.subclass_with_self(drivers.door("beat"))
-
-    def subclass_with_self(
-        self,
-        Class: Any,  # noqa: N803 - the public name
-        name: str | None = None,
-        attribute: str = "app",
-        reverse: str | None = None,
-        keep_reduce: bool = False,
-        **kw: Any,
-    ) -> Any:
-        """A subclass of *Class* (or of what its path leads to) that has this app as its *attribute*."""
-        base = symbol_by_name(Class)
-        attributes = {attribute: self, "__module__": base.__module__, "__doc__": base.__doc__, **kw}
-        if reverse and not keep_reduce:
-            attributes["__reduce__"] = lambda instance: (_rebuild, (self, reverse, instance.__reduce_args__()))
-        return type(name or base.__name__, (base,), attributes)
-
-    @property
-    def current_task(self) -> Task[..., Any] | None:
-        """The task that runs here."""
-        return get_current_task()
-
-    @property
-    def current_worker_task(self) -> Task[..., Any] | None:
-        """The task that a worker runs here."""
-        return get_current_worker_task()
-
-    @cached_property
-    def oid(self) -> str:
-        """Names this app in this process."""
-        return _make_oid(self)
-
-    @property
-    def thread_oid(self) -> str:
-        """Names this app in this thread: where replies to it go."""
-        local = self._local.__dict__
-        oid: str | None = local.get("oid")
-        if oid is None:
-            oid = local["oid"] = _make_oid(self, threading.get_ident())
-        return oid
-
-    # -- kombu -------------------------------------------------------------------------------------------------------
-
-    def connection(self, hostname: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """A kombu connection to *hostname* (a URL), or to the broker. It connects when it is used."""
-        return self.connection_for_write(hostname, *args, **kwargs)
-
-    broker_connection = connection
-
-    def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """A kombu connection to the broker that is written to."""
-        return self.connections.connect(url or self.conf.broker_write_url, *args, **kwargs)
-
-    def connection_for_read(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """A kombu connection to the broker that is read from."""
-        return self.connections.connect(url or self.conf.broker_read_url, *args, **kwargs)
-
-    def connection_or_acquire(self, connection: Any = None, pool: bool = True, *_: Any, **__: Any) -> Any:
-        """*connection*, or one of the pool, as a context manager."""
-        return self.connections.acquire(connection, pool)
-
-    default_connection = connection_or_acquire
-
-    def producer_or_acquire(self, producer: Any = None) -> Any:
-        """*producer*, or one of the pool, as a context manager."""
-        return self.connections.acquire_producer(producer)
-
-    default_producer = producer_or_acquire
-
-    @property
-    def pool(self) -> Any:
-        """kombu's pool of connections."""
-        return self.connections.pool()
-
-    @property
-    def producer_pool(self) -> Any:
-        """kombu's pool of producers."""
-        return self.connections.producers()
-
     # -- commands ----------------------------------------------------------------------------------------------------
 
     def start(self, argv: list[str] | None = None) -> None:
@@ -692,31 +519,22 @@ class Celery:
         )  # fmt: skip
 
 
-def _make_oid(*parts: Any) -> str:
-    """A UUID for a place in this process."""
-    names = "-".join(str(id(part) if isinstance(part, Celery) else part) for part in parts)
-    return str(uuid3(NAMESPACE_OID, f"{_PROCESS}-{os.getpid()}-{names}"))
-
-
-_PROCESS = uuid4().hex
-
-
 def _unpickle_app(cls: type[Celery], pickler: Any, *args: Any) -> Any:
     return pickler()(cls, *args)
-
-
-def _rebuild(app: Celery, path: str, args: tuple[Any, ...]) -> Any:
-    """An object of a class that belongs to *app*."""
-    target: Any = app
-    for name in path.split("."):
-        target = getattr(target, name)
-    return target(*args)
 
 
 def app_has_custom(app: Celery, attr: str) -> bool:
     """Whether the class of *app* has its own *attr*."""
     return bool(mro_lookup(type(app), attr, stop={Celery, object}, monkey_patched=[__name__]))
 
+
+def _after_fork_in_child() -> None:
+    for app in _get_active_apps():
+        app._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 frame_is_celery = frame_is_ours
 App = Celery

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @connect_on_app_finalize
 def add_backend_cleanup_task(app: Celery) -> Any:
-    """`celery.backend_cleanup` deletes expired results where the store does not do it by itself; beat sends it daily."""
+    """`celery.backend_cleanup` deletes expired results, where the store does not by itself; beat sends it daily."""
 
     @app.task(name="celery.backend_cleanup", shared=False, lazy=False)
     def backend_cleanup() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from celery.app.settings import Settings, detect_settings
+from celery.exceptions import ImproperlyConfigured
 from celery.local import maybe_evaluate
 from celery.utils.dispatch import Signal
 
@@ -120,24 +121,37 @@ class Configuration:
         with app._lock:
             if self.settings is not None:
                 return self.settings
-            _tell(app.on_configure, app)
-            if self.source is not None:
-                app.loader.config_from_object(self.source, silent=self.silent)
-            settings = detect_settings(
-                app.prepare_config(app.loader.conf),
-                self.changes,
-                ignore_keys=self.by_constructor,
-                prefix=self.namespace,
-            )
-            app.configured = True
-            while self.defaults:
-                settings.add_defaults(maybe_evaluate(_called(self.defaults.popleft())))
+            if self._loading:
+                raise ImproperlyConfigured(
+                    "A setting was read while the configuration was being read; on_configure must not do that."
+                )
+            self._loading = True
+            try:
+                settings = self._read()
+            finally:
+                self._loading = False
             self.settings = settings
             app._settings = settings
             object.__setattr__(self.pending, "_settings", settings)
         app._when_configured()
         if isinstance(app.on_after_configure, Signal):
             app.on_after_configure.send(sender=app, source=settings)
+        return settings
+
+    def _read(self) -> Settings:
+        app = self.app
+        _tell(app.on_configure, app)
+        if self.source is not None:
+            app.loader.config_from_object(self.source, silent=self.silent)
+        settings = detect_settings(
+            app.prepare_config(app.loader.conf),
+            self.changes,
+            ignore_keys=self.by_constructor,
+            prefix=self.namespace,
+        )
+        app.configured = True
+        while self.defaults:
+            settings.add_defaults(maybe_evaluate(_called(self.defaults.popleft())))
         return settings
 
     def add_defaults(self, defaults: Any) -> None:

@@ -5,12 +5,17 @@ This package sends and receives through its own drivers; kombu is imported when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from celery import drivers
+from celery.app.backends import broker_url
+from celery.exceptions import ImproperlyConfigured
+
 if TYPE_CHECKING:
+    from celery.app.amqp import Draft
     from celery.app.base import Celery
 
 
@@ -39,8 +44,15 @@ class Connections:
         """A connection as these arguments and, where they are silent, the settings say. It connects when it is used."""
         conf = self.app.conf
         kombu = import_module("kombu")
+        address = broker_url(self.app, url)
+        scheme = drivers.scheme(address)
+        if "://" in address and scheme not in import_module("kombu.transport").TRANSPORT_ALIASES and ":" not in scheme:
+            raise ImproperlyConfigured(
+                f"kombu has no transport for {scheme!r}, so that there is no kombu connection to this broker: use"
+                " app.broker, or a broker that both know."
+            )
         return kombu.Connection(
-            url,
+            address,
             userid or conf.broker_user,
             password or conf.broker_password,
             virtual_host or conf.broker_vhost,
@@ -87,3 +99,39 @@ class Connections:
         else:
             with self.producers().acquire(block=True) as pooled_producer:
                 yield pooled_producer
+
+    def is_foreign(self, producer: Any) -> bool:
+        """Whether a kombu producer or connection leads to another broker than the app's own."""
+        connection = getattr(producer, "connection", None) or producer
+        if not hasattr(connection, "as_uri"):
+            return False
+        own = broker_url(self.app, self.app.conf.broker_write_url)
+        if drivers.scheme(own) not in import_module("kombu.transport").TRANSPORT_ALIASES:
+            return True
+        mine = self.app.connection_for_write()
+        return bool(connection.as_uri(include_password=True) != mine.as_uri(include_password=True))
+
+    def publish(self, producer: Any, draft: Draft, options: Mapping[str, Any]) -> None:
+        """Send *draft* through a kombu producer or connection of the user's, to whatever broker that leads to."""
+        if not hasattr(producer, "publish"):
+            producer = import_module("kombu").Producer(producer)
+        conf, address = self.app.conf, draft.address
+        given = {**draft.properties}
+        delivery_mode, priority = given.pop("delivery_mode"), given.pop("priority")
+        expiration = given.pop("expiration", None)
+        retry = options.get("retry")
+        producer.publish(
+            draft.body,
+            routing_key=address.routing_key,
+            exchange=address.exchange,
+            serializer=draft.serializer,
+            compression=draft.compression,
+            headers=draft.headers,
+            delivery_mode=delivery_mode,
+            priority=priority,
+            expiration=None if expiration is None else int(expiration) / 1000,
+            declare=[] if address.queue is None else [self.app.amqp.queues[address.queue.name]],
+            retry=conf.task_publish_retry if retry is None else retry,
+            retry_policy={**(conf.task_publish_retry_policy or {}), **(options.get("retry_policy") or {})},
+            **given,
+        )

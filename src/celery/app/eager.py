@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery.drivers import door
-from celery.exceptions import Retry
+from celery.exceptions import EncodeError, Retry
 from celery.result import EagerResult
 from celery.states import SUCCESS
 from celery.utils import uuid
 from celery.utils.functional import maybe_list
 from celery.utils.nodenames import gethostname
+from celery.wire.serialization import dumps, loads
 
 if TYPE_CHECKING:
     from celery.app.task import Task
+
+_FIELDS = (
+    ("root_id", "root_id"),
+    ("parent_id", "parent_id"),
+    ("group_id", "group"),
+    ("group_index", "group_index"),
+    ("chord", "chord"),
+    ("chain", "chain"),
+    ("shadow", "shadow"),
+    ("replaced_task_nesting", "replaced_task_nesting"),
+)
 
 
 def apply_eagerly(
@@ -21,57 +34,20 @@ def apply_eagerly(
     args: Any = None,
     kwargs: Any = None,
     *,
-    link: Any = None,
-    link_error: Any = None,
     task_id: str | None = None,
     retries: int | None = None,
     throw: bool | None = None,
-    logfile: str | None = None,
-    loglevel: int | None = None,
-    headers: dict[str, Any] | None = None,
     **options: Any,
 ) -> EagerResult[Any]:
     """See `Task.apply`. Retries run at once, one inside the other; their countdown is not waited for."""
     app = task.app
-    args, kwargs = args or (), kwargs or {}
     task_id = task_id or uuid()
     retries = retries or 0
-    throw = app.either("task_eager_propagates", throw)
-    request: dict[str, Any] = {
-        "id": task_id,
-        "task": task.name,
-        "retries": retries,
-        "is_eager": True,
-        "logfile": logfile,
-        "loglevel": loglevel or 0,
-        "hostname": gethostname(),
-        "callbacks": maybe_list(link),
-        "errbacks": maybe_list(link_error),
-        "headers": headers,
-        "ignore_result": options.get("ignore_result", False),
-        "delivery_info": {
-            "is_eager": True,
-            "exchange": options.get("exchange"),
-            "routing_key": options.get("routing_key"),
-            "priority": options.get("priority"),
-        },
-    }
-    for key in ("root_id", "parent_id", "group_index", "chord", "chain", "shadow", "replaced_task_nesting"):
-        if options.get(key) is not None:
-            request[key] = options[key]
-    if options.get("group_id"):
-        request["group"] = options["group_id"]
-    if options.get("stamped_headers"):
-        names = list(options["stamped_headers"])
-        request["stamped_headers"] = names
-        request["stamps"] = {name: maybe_list(options.get(name, [])) for name in names}
-        request.update({name: options[name] for name in names if name in options})
-    if headers:
-        request.update(headers)
-
+    request = _request(task, task_id, retries, options)
     # By its name on the module, for every task: monitoring packages replace it there.
-    tracer = door("tracer")(task.name, task, eager=True, propagate=throw, app=app)
-    traced = tracer(task_id, args, kwargs, request)
+    build_tracer = door("tracer")
+    trace = build_tracer(task.name, task, eager=True, propagate=app.either("task_eager_propagates", throw), app=app)
+    traced = trace(task_id, args or (), kwargs or {}, request)
     value, traceback = traced.retval, None
     if hasattr(value, "exception") and hasattr(value, "traceback"):
         value, traceback = value.exception, value.traceback
@@ -80,3 +56,45 @@ def apply_eagerly(
         return again
     state = SUCCESS if traced.info is None else traced.info.state
     return EagerResult(task_id, value, state, traceback=traceback, name=task.name)
+
+
+def _request(task: Task[..., Any], task_id: str, retries: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the request, as a message would have brought them."""
+    get = options.get
+    request: dict[str, Any] = {
+        "id": task_id,
+        "task": task.name,
+        "retries": retries,
+        "is_eager": True,
+        "logfile": get("logfile"),
+        "loglevel": get("loglevel") or 0,
+        "hostname": gethostname(),
+        "callbacks": maybe_list(get("link")),
+        "errbacks": maybe_list(get("link_error")),
+        "headers": get("headers"),
+        "ignore_result": get("ignore_result", False),
+        "delivery_info": {
+            "is_eager": True,
+            "exchange": get("exchange"),
+            "routing_key": get("routing_key"),
+            "priority": get("priority"),
+        },
+    }
+    request.update({field: options[option] for option, field in _FIELDS if get(option) is not None})
+    stamped = get("stamped_headers")
+    if stamped:
+        request["stamped_headers"] = list(stamped)
+        request["stamps"] = {name: maybe_list(get(name, [])) for name in stamped}
+        request.update({name: options[name] for name in stamped if name in options})
+    request.update(get("headers") or {})
+    return request
+
+
+def through_serializer(args: Any, kwargs: Any, serializer: str) -> tuple[Any, Any]:
+    """The arguments as a worker would get them: what would not survive the way must not seem to work here."""
+    try:
+        content_type, content_encoding, data = dumps((args or (), kwargs or {}), serializer)
+    except EncodeError as error:
+        raise import_module("kombu.exceptions").EncodeError(str(error)) from error
+    args, kwargs = loads(data, content_type, content_encoding, frozenset({content_type}))
+    return args, kwargs

@@ -57,7 +57,9 @@ def wrap_with_pydantic(
         return value
 
     def dump_arguments(args: Any, kwargs: Any) -> tuple[Any, Any]:
-        plain = lambda value: value.model_dump(**dump_options) if isinstance(value, base) else value  # noqa: E731
+        def plain(value: Any) -> Any:
+            return value.model_dump(**dump_options) if isinstance(value, base) else value
+
         return (
             args if args is None else [plain(value) for value in args],
             kwargs if kwargs is None else {key: plain(value) for key, value in kwargs.items()},

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from celery._state import connect_on_app_finalize
+from celery._state import _disconnect_on_app_finalize, connect_on_app_finalize
 from celery.app.autoretry import add_autoretry_behaviour
 from celery.app.pydantic import wrap_with_pydantic
 from celery.app.registry import TaskRegistry
@@ -36,6 +37,23 @@ FIRST_STAYS = "The new callable was not registered; calls under this name reach 
 LAST_WINS = "The new task takes the place of the one registered first."
 
 
+class _Declared:
+    """A task that other apps get too, where they have none of its name, for as long as the app that declared it lives."""
+
+    def __init__(self, fun: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.fun = fun
+        self.options = options
+        reference = weakref.ref(self)
+
+        def make_for(app: Celery) -> None:
+            declared = reference()
+            if declared is not None:
+                app.registration.adopt(declared.fun, declared.options)
+
+        connect_on_app_finalize(make_for)
+        weakref.finalize(self, _disconnect_on_app_finalize, make_for).atexit = False
+
+
 class Registration:
     """The tasks of one app: those made, and those still to be made when the app is finalised."""
 
@@ -44,20 +62,22 @@ class Registration:
         kind = symbol_by_name(app.registry_cls)
         self.tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else kind(tasks or {})
         self.pending: deque[Any] = deque()
+        self.declared: list[_Declared] = []
 
     def declare(self, fun: Callable[..., Any], *, shared: bool, lazy: bool, **options: Any) -> Any:
         """The task of *fun*, or, until the app is finalised, a promise of it; *shared* ones all other apps get too."""
         if shared:
-
-            def make_for(app: Celery) -> Any:
-                return app._task_from_fun(fun, **options)
-
-            connect_on_app_finalize(make_for)
+            self.declared.append(_Declared(fun, options))
         if not lazy or self.app.finalized:
             return self.make(fun, **options)
         promise = PromiseProxy(self.make, (fun,), options, __doc__=fun.__doc__)
         self.pending.append(promise)
         return promise
+
+    def adopt(self, fun: Callable[..., Any], options: dict[str, Any]) -> None:
+        """Make the task of another app this one's too, unless it has one of that name."""
+        if (options.get("name") or self.app.gen_task_name(fun.__name__, fun.__module__)) not in self.tasks:
+            self.make(fun, **options)
 
     def make_pending(self) -> None:
         """Make every task that was promised, in the order of the program."""
@@ -188,4 +208,4 @@ def task_callable_qualname(task: Any) -> str:
 
 def type_checker(fun: Callable[..., Any], bound: bool = False) -> Any:
     """A static method that takes the arguments *fun* takes, and raises `TypeError` for others."""
-    return staticmethod(cast("Callable[..., Any]", head_from_fun(fun, bound=bound)))
+    return staticmethod(head_from_fun(fun, bound=bound))

@@ -6,13 +6,21 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary
 
+from celery.app.context import Context
 from celery.exceptions import Reject, Retry
 
 if TYPE_CHECKING:
-    from celery.app.context import Context
     from celery.app.task import Task
     from celery.canvas.signature import Signature
+
+_limits: WeakKeyDictionary[Context, int] = WeakKeyDictionary()
+
+
+def limit_of(request: Context) -> int | None:
+    """The `max_retries` that this execution has given to `retry`: what retries it by itself must keep to it."""
+    return _limits.get(request)
 
 
 def signature_from_request(
@@ -59,8 +67,7 @@ def retry_task(
     request = task.request
     limit = task.max_retries if max_retries is None else max_retries
     if max_retries is not None:
-        # What the task was told once holds for the tries to come, also where they do not say it again.
-        task.override_max_retries = max_retries  # type: ignore[attr-defined]
+        _limits[request] = max_retries
     if request.called_directly:
         # Nobody is there to run it again.
         _raise(exc or Retry("Task can be retried", None))

@@ -69,8 +69,8 @@ def send_task(
     ignored = options.get("ignore_result")
     if not ignored and app.store is None:
         app.backend.on_task_call(producer, task_id)
-    if producer is not None and app.is_foreign(producer):
-        amqp.publish_with_kombu(producer, draft, options)
+    if producer is not None and app.connections.is_foreign(producer):
+        app.connections.publish(producer, draft, options)
     else:
         app.publisher.publish((amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy"))
     if after_task_publish.receivers:

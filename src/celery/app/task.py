@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, ca
 from celery._state import _task_stack, get_current_app
 from celery.app.annotations import resolve_all as resolve_all_annotations
 from celery.app.context import Context, get_actual_ignore_result
-from celery.app.eager import apply_eagerly
+from celery.app.eager import apply_eagerly, through_serializer
 from celery.app.retry import retry_task, signature_from_request
 from celery.canvas.signature import Signature, signature
 from celery.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError
@@ -59,14 +59,14 @@ class Task(Generic[P, R]):
     One instance per name and app serves every thread; what belongs to one execution is in `request`.
     """
 
-    MaxRetriesExceededError: ClassVar[type[Exception]] = MaxRetriesExceededError
+    MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
     OperationalError: ClassVar[Any] = _Missing("kombu.exceptions", "OperationalError")
 
     Strategy = "celery.worker.strategy:default"
     Request = "celery.worker.request:Request"
 
     _app: Celery | None = None
-    name: str = None  # type: ignore[assignment] - named when it is registered
+    name: str = None  # type: ignore[assignment]  # named when it is registered
     typing: bool | None = None
     max_retries: int | None = 3
     default_retry_delay: float = 180
@@ -91,7 +91,7 @@ class Task(Generic[P, R]):
     priority: int | None = None
     resultrepr_maxsize: int = 1024
     abstract: bool = True
-    request_stack: LocalStack[Context] = None  # type: ignore[assignment] - made when it is bound
+    request_stack: LocalStack[Context] = None  # type: ignore[assignment]  # made when it is bound
 
     from_config: tuple[tuple[str, str], ...] = (
         ("serializer", "task_serializer"),
@@ -288,16 +288,15 @@ class Task(Generic[P, R]):
         assert app is not None
         if self._dump_pydantic_arguments is not None:
             args, kwargs = self._dump_pydantic_arguments(args, kwargs)
-        if self.__v2_compat__:
-            shadow = shadow or self.shadow_name(self(), args, kwargs, options)  # type: ignore[call-arg]
-        elif type(self).shadow_name is not Task.shadow_name:
+        if type(self).shadow_name is not Task.shadow_name:
             shadow = shadow or self.shadow_name(args, kwargs, options)
         preset = self._exec_options or self._get_exec_options()
         if options:
             preset = {**preset, **options}
-        if preset.get("ignore_result") is None:
-            preset["ignore_result"] = self.ignore_result
+            if preset.get("ignore_result") is None:
+                preset["ignore_result"] = self.ignore_result
         if app.conf.task_always_eager:
+            args, kwargs = through_serializer(args, kwargs, preset.get("serializer") or app.conf.task_serializer)
             return self.apply(
                 args, kwargs, task_id=task_id or uuid(), link=link, link_error=link_error, shadow=shadow, **preset
             )
@@ -331,7 +330,7 @@ class Task(Generic[P, R]):
         with app.publisher.collect() as outbox:
             result = self.apply_async(args, kwargs, **options)
         await app.publisher.apublish(outbox)
-        return cast("AsyncResult[R]", result)
+        return result
 
     def apply(
         self,
@@ -472,7 +471,8 @@ class Task(Generic[P, R]):
 
     @property
     def __name__(self) -> str:
-        return type(self).__name__
+        name: str = type.__getattribute__(type(self), "__name__")  # the property hides it from a plain read
+        return name
 
     def __repr__(self) -> str:
         return describe(self)

@@ -49,21 +49,21 @@ class StampingVisitor(ABC):
         """Stamps for every task in a group."""
         return {}
 
-    def on_group_end(self, sig: Any, **headers: Any) -> None:
+    def on_group_end(self, sig: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
         """The group was walked over."""
 
     def on_chain_start(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
         """Stamps for every task in a chain."""
         return {}
 
-    def on_chain_end(self, sig: Any, **headers: Any) -> None:
+    def on_chain_end(self, sig: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
         """The chain was walked over."""
 
     def on_chord_header_start(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
         """Stamps for every task in the header of a chord."""
         return {}
 
-    def on_chord_header_end(self, sig: Any, **headers: Any) -> None:
+    def on_chord_header_end(self, sig: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
         """The header was walked over."""
 
     def on_chord_body(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
@@ -148,7 +148,7 @@ class Signature(dict[str, Any], Generic[R]):
     def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> R:
         """Run the task here and now, as a function."""
         args, kwargs, _ = self._merge(partial_args, partial_kwargs, None)
-        return cast("R", self.type(*args, **kwargs))
+        return self.type(*args, **kwargs)
 
     def delay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R]:
         """Send it with these arguments in front of its own."""
@@ -402,14 +402,14 @@ class Signature(dict[str, Any], Generic[R]):
     def __json__(self) -> dict[str, Any]:
         return dict(self)
 
-    def __or__(self, other: Any) -> Any:  # type: ignore[override]
+    def __or__(self, other: Any) -> Any:
         """`|` makes a chain."""
         chain = self.TYPES.get("chain")
         if chain is None or not isinstance(other, Signature):
             return NotImplemented
         return cast("Any", chain)(self, other, app=self._app)
 
-    __ror__ = __ior__ = lambda self, other: NotImplemented  # type: ignore[assignment]
+    __ror__ = __ior__ = lambda self, other: NotImplemented
 
     def __invert__(self) -> R:
         """`~sig`: send it and wait for the result."""
@@ -445,7 +445,7 @@ class Signature(dict[str, Any], Generic[R]):
     def app(self) -> Celery:
         if self._app is not None:
             return self._app
-        return self._type.app if self._type is not None else cast("Celery", current_app)
+        return self._type.app if self._type is not None else current_app
 
     @property
     def type(self) -> Task[..., R]:
