@@ -5,9 +5,10 @@ Run by hand, with the Python of an environment that holds the original and not t
     python -m venv /tmp/original && /tmp/original/bin/pip install "celery[redis,msgpack,yaml]==5.7.0"
     /tmp/original/bin/python tests/wire/capture_golden.py
 
-It starts a redis-server of its own on a free port, sends every message below, lets a worker of the original run some of
-them, and writes what lies in Redis, byte for byte but for the folders in tracebacks: `golden/<case>.json` for a message (`<case>-<n>.json` where a case
-sends several) and `golden/results/<case>.json` for a result. The files are committed; a new capture changes ids and times only.
+It starts a redis-server of its own on a free port, sends every message below, lets a worker of the original run some
+of them, and writes what lies in Redis, byte for byte but for the folders in tracebacks: `golden/<case>.json` for a
+message (`<case>-<n>.json` where a case sends several) and `golden/results/<case>.json` for a result. The files are
+committed; a new capture changes ids and times only.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from kombu import Exchange, Queue
+
 from celery import Celery, chain, chord, group
 from celery.canvas import StampingVisitor
-from kombu import Exchange, Queue
 
 GOLDEN = Path(__file__).parent / "golden"
 URL = os.environ.get("GOLDEN_REDIS_URL", "")
@@ -79,12 +81,12 @@ def again(self: Any, x: int) -> None:
     try:
         raise KeyError("not yet")
     except KeyError as exc:
-        raise self.retry(exc=exc, countdown=3600, queue="parked", priority=3)
+        raise self.retry(exc=exc, countdown=3600, queue="parked", priority=3) from exc
 
 
 @app.task(name="golden.dates")
 def dates() -> Any:
-    return {"at": dt.datetime(2026, 8, 1, 12, 30, tzinfo=dt.timezone.utc), "id": uuid.UUID(int=7), "raw": b"\xff\x00"}
+    return {"at": dt.datetime(2026, 8, 1, 12, 30, tzinfo=dt.UTC), "id": uuid.UUID(int=7), "raw": b"\xff\x00"}
 
 
 class Stamps(StampingVisitor):
@@ -93,7 +95,7 @@ class Stamps(StampingVisitor):
 
 
 SPECIALS = {
-    "datetime": dt.datetime(2026, 8, 1, 12, 30, 0, 123456),
+    "datetime": dt.datetime(2026, 8, 1, 12, 30, 0, 123456),  # noqa: DTZ001 - naive ones are carried too
     "aware": dt.datetime(2026, 8, 1, 12, 30, tzinfo=dt.timezone(dt.timedelta(hours=2))),
     "date": dt.date(2026, 8, 1),
     "time": dt.time(23, 59, 58),
@@ -106,12 +108,12 @@ SPECIALS = {
     "text": 'žluťoučký kůň 🐎 " \\ \n',
     "nested": [{"a": [None, True, (1, 2)]}],
 }
-SOON = dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc)
+SOON = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 
 MESSAGES: dict[str, Callable[[], Any]] = {
     "plain": lambda: add.delay(1, 2),
-    "no-arguments": lambda: echo.delay(),
-    "json-specials": lambda: echo.delay(SPECIALS, **{"when": SPECIALS["aware"]}),
+    "no-arguments": echo.delay,
+    "json-specials": lambda: echo.delay(SPECIALS, when=SPECIALS["aware"]),
     "msgpack": lambda: echo.apply_async(([1, "é", b"\xff", None, 1.5],), {"a": {"b": 1}}, serializer="msgpack"),
     "yaml": lambda: echo.apply_async((1, "é", None), {"a": [1.5, dt.date(2026, 8, 1)]}, serializer="yaml"),
     "pickle": lambda: echo.apply_async((SPECIALS, {1, 2}), serializer="pickle"),
@@ -159,9 +161,9 @@ PROTOCOL_1: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 RUN: dict[str, Callable[[], Any]] = {
     "success": lambda: add.delay(1, 2),
-    "specials": lambda: dates.delay(),
+    "specials": dates.delay,
     "failure": lambda: fail.delay("no é"),
-    "failure-own": lambda: fail_own.delay(),
+    "failure-own": fail_own.delay,
     "retry": lambda: again.delay(1),
     "children": lambda: add.apply_async((1, 2), link=later.s()),
     "chain": lambda: chain(add.s(1, 2), later.s(), add.s(1)).apply_async(),

@@ -1,4 +1,4 @@
-"""What the original Celery puts on the wire is read, and written again field for field. kombu's own readers are the judge."""
+"""What the original Celery puts on the wire is read, and written again field for field; kombu is the judge."""
 
 from __future__ import annotations
 

@@ -432,7 +432,7 @@ def _build_2(
         "argsrepr": saferepr(args, MAX_REPR) if argsrepr is None else argsrepr,
         "kwargsrepr": saferepr(kwargs, MAX_REPR) if kwargsrepr is None else kwargsrepr,
         "origin": get("origin"),
-        "ignore_result": get("ignore_result") or False,
+        "ignore_result": get("ignore_result"),
         "replaced_task_nesting": get("replaced_task_nesting") or 0,
         "stamped_headers": get("stamped_headers"),
         "stamps": get("stamps") or {},
