@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import tzinfo
+from datetime import timedelta, tzinfo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from celery.app.queues import QUEUE_FORMAT, Queues
 from celery.app.routes import Router, prepare
 from celery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
 from celery.utils import uuid
+from celery.utils.log import get_logger
 from celery.wire.compression import compress
 from celery.wire.message import Exchange, Outgoing, Queue
 from celery.wire.protocol import Message, encode_envelope
@@ -21,6 +22,8 @@ from celery.wire.serialization import dumps
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
+
+logger = get_logger(__name__)
 
 # Inside the class these names are its methods.
 QueueTable = Queues
@@ -117,17 +120,10 @@ class AMQP:
         args, kwargs = _checked(args, kwargs)
         get = options.get
         task_id = get("task_id") or uuid()
-        due = until = eta = lapse = None
+        due = until = eta = lapse = expiration = None
         countdown, at, expires = get("countdown"), get("eta"), get("expires")
-        if countdown is not None or at is not None:
-            eta, due = messages.moment(
-                "countdown" if at is None else "eta", countdown, at, app.clock_time(), self._zone
-            )
-        if expires is not None:
-            seconds, date = (
-                (None, expires) if hasattr(expires, "isoformat") or isinstance(expires, str) else (expires, None)
-            )
-            lapse, until = messages.moment("expires", seconds, date, app.clock_time(), self._zone)
+        if countdown is not None or at is not None or expires is not None:
+            eta, due, lapse, until, expiration = self._times(countdown, at, expires)
         if conf.task_protocol == 1:
             headers, body = messages.protocol1(name, task_id, args, kwargs, options, eta, lapse, conf.enable_utc)
         else:
@@ -138,11 +134,11 @@ class AMQP:
             "delivery_mode": self._delivery_mode(get("delivery_mode") or conf.task_default_delivery_mode),
             "priority": get("priority") or 0,
         }
-        if until is not None:
-            properties["expiration"] = str(max(0, int((until - app.clock_time()) * 1000)))
-        elif get("expiration") is not None:
-            properties["expiration"] = str(int(options["expiration"] * 1000))
-            until = app.clock_time() + options["expiration"]
+        if expiration is None:
+            expiration = get("expiration")
+        if expiration is not None:
+            properties["expiration"] = str(max(0, int(expiration * 1000)))
+            until = app.clock_time() + expiration if until is None else until
         stamped = get("stamped_headers") or ()
         for key in options:
             if key not in HANDLED and key not in stamped:
@@ -151,6 +147,26 @@ class AMQP:
             name, headers, properties, body, self.address(options), get("serializer") or conf.task_serializer,
             get("compression") or conf.task_compression, due, until,
         )  # fmt: skip
+
+    def _times(
+        self, countdown: float | None, eta: Any, expires: Any
+    ) -> tuple[str | None, float | None, str | None, float | None, float | None]:
+        """ETA and expiry, each as text and as Unix time, and the seconds until it expires."""
+        now = self.app.clock_time()
+        start = due = lapse = until = left = None
+        if countdown is not None or eta is not None:
+            start, due = messages.moment("countdown" if eta is None else "eta", countdown, eta, now, self._zone)
+        if expires is not None:
+            dated = isinstance(expires, str) or hasattr(expires, "isoformat")
+            lapse, until = messages.moment(
+                "expires", None if dated else expires, expires if dated else None, now, self._zone
+            )
+            left = until - now
+            if left < 0:
+                logger.warning("A task was sent that has expired %.1f seconds ago: no worker will run it.", -left)
+            elif not dated and not isinstance(expires, timedelta):
+                left = expires
+        return start, due, lapse, until, left
 
     def encode(self, draft: Draft) -> Outgoing:
         """The draft as bytes, with its address. Raises kombu's `EncodeError` when its arguments do not serialise."""
@@ -192,16 +208,7 @@ class AMQP:
         for old, new in (("callbacks", "link"), ("errbacks", "link_error")):
             if old in options:
                 options[new] = options.pop(old)
-        now = self.app.clock_time()
-        countdown, at, expires = (options.pop(key, None) for key in ("countdown", "eta", "expires"))
-        eta = lapse = None
-        if countdown is not None or at is not None:
-            eta, _ = messages.moment("countdown" if at is None else "eta", countdown, at, now, self._zone)
-        if expires is not None:
-            number = isinstance(expires, (int, float))
-            lapse, _ = messages.moment(
-                "expires", expires if number else None, None if number else expires, now, self._zone
-            )
+        eta, _, lapse, _, _ = self._times(*(options.pop(key, None) for key in ("countdown", "eta", "expires")))
         options.setdefault("ignore_result", False)
         headers, body = build(name, task_id, args, kwargs, options, eta, lapse)
         event = None

@@ -38,7 +38,7 @@ LAST_WINS = "The new task takes the place of the one registered first."
 
 
 class _Declared:
-    """A task that other apps get too, where they have none of its name, for as long as the app that declared it lives."""
+    """A task that other apps get too, where they have none of its name, while the app that declared it lives."""
 
     def __init__(self, fun: Callable[..., Any], options: dict[str, Any]) -> None:
         self.fun = fun
