@@ -106,6 +106,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @initialize(queue=st.sampled_from(QUEUES))
     def first(self, queue: str) -> None:
         self.join(queue)
+        self.join(queue)
         self.publish([(queue, 0, 0.0)] * 3)
 
     @rule(queue=st.sampled_from(QUEUES))
@@ -178,9 +179,12 @@ class BrokerMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject) -> None:
         party = data.draw(st.sampled_from(self.holding()))
         verbs = st.sampled_from(["done", "done", "done", "requeue", "delay", "dead"])
+        chosen = data.draw(st.lists(st.sampled_from(party.held), min_size=1, max_size=6))
+        self.finish(party, [(delivery, data.draw(verbs)) for delivery in chosen])
+
+    def finish(self, party: Party, endings: list[tuple[Delivery, str]]) -> None:
         settlements, expected = [], []
-        for delivery in data.draw(st.lists(st.sampled_from(party.held), min_size=1, max_size=6)):
-            verb = data.draw(verbs)
+        for delivery, verb in endings:
             body = delivery.envelope.decode()
             record = Record(body, f"{verb}-{delivery.fence}".encode())
             message = self.owns(party, delivery)
@@ -250,6 +254,23 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @precondition(living)
     @rule(data=st.data())
+    def stall(self, data: st.DataObject) -> None:
+        """One is swept while it lives on, and will settle what is no longer its own; the others renew."""
+        stalled = data.draw(st.sampled_from(self.living()))
+        for _ in range(2):
+            self.pass_time(20.0)
+            for party in self.living():
+                if party is not stalled and party.registered:
+                    party.deadline = self.clock.time() + LEASE
+                    assert party.consumer.renew()
+        self.sweep()
+        heirs = [party for party in self.living() if party is not stalled and party.queue == stalled.queue]
+        if heirs and stalled.held:
+            self.claim(heirs[0], 5)
+            self.finish(stalled, [(delivery, "done") for delivery in stalled.held[-3:]])
+
+    @precondition(living)
+    @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
         party = data.draw(st.sampled_from(self.living()))
         party.consumer.close()
@@ -297,6 +318,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if removable:
             del self.messages[body]
 
+    @precondition(lambda self: len(self.messages) > 8)
     @rule(queue=st.sampled_from(QUEUES))
     def purge(self, queue: str) -> None:
         gone = [m.body for m in self.messages.values() if m.queue == queue and m.kind in {"ready", "delayed"}]
@@ -322,8 +344,15 @@ class BrokerMachine(RuleBasedStateMachine):
         assert self.store.get(keys) == [self.results[key] for key in keys]
 
     def teardown(self) -> None:
+        """Whatever happened: in the end somebody else gets everything, and is told what it went through."""
         for party in self.everyone:
             party.consumer.close()
+            self.leave(party)
+        self.clock.advance(100.0)
+        for queue in QUEUES:
+            self.join(queue)
+            self.claim(self.everyone[-1], 1000)
+            self.everyone[-1].consumer.close()
         self.broker.close()
         self.store.close()
 
