@@ -160,7 +160,7 @@ class TestSettle:
         assert isinstance(ending.error, WorkerLostError)
 
     def test_a_task_that_ran_too_long_fails(self) -> None:
-        ending = settle(Facts("add", hard=3.0), Outcome(1, "TIMEOUT", runtime=3.1), delivery())
+        ending = settle(EARLY, Outcome(1, "TIMEOUT", runtime=3.1), delivery(), hard=3.0)
         assert ending.verb == "done"
         assert isinstance(ending.error, TimeLimitExceeded)
         assert ending.error.args == (3.0,)

@@ -13,6 +13,7 @@ from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
 from celery.app.runner import writer_of
 from celery.exceptions import CeleryError, TaskRevokedError
+from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
 from celery.wire.message import Outgoing, Record, Settlement
 from celery.wire.protocol import Message, decode_envelope, encode_envelope, split_body
@@ -32,8 +33,9 @@ NOTHING: Effects = ((), ())
 class Aftermath:
     """Makes the effects of endings that this process itself decided on. One thread."""
 
-    def __init__(self, app: Celery, hostname: str) -> None:
+    def __init__(self, app: Celery, hostname: str, clock: Clock = SYSTEM) -> None:
         self.app = app
+        self.clock = clock
         self.hostname = hostname
         self._accept = accept_types(app.conf.accept_content)
 
@@ -87,12 +89,13 @@ class Aftermath:
         """The message once more, as its next retry, and the state RETRY."""
         logger.info("Task %s retry: Retry in %gs: %r", request, countdown, error)
         message = decode_envelope(request.delivery.envelope)
+        message.properties.pop("delivery_tag", None)  # it is another message now
         message.headers["retries"] = int(message.headers.get("retries") or 0) + 1
         again = Outgoing(
             encode_envelope(message),
             request.delivery.queue,
             priority=request.head.priority,
-            due=self.app.broker.clock.time() + countdown,
+            due=self.clock.time() + countdown,
             task_id=request.id,
         )
         records, messages = self._record(request, error, states.RETRY)

@@ -77,7 +77,7 @@ class Consumer:
         self.clock = clock
         self.broker = broker if broker is not None else app.broker_for_read()
         self.ledger = Ledger(self.broker, app.store)
-        self.aftermath = Aftermath(app, hostname)
+        self.aftermath = Aftermath(app, hostname, clock)
         self.stage: Stage = "run"
         self.source = Claims(queues, lambda names: self.broker.consumer(names, name=hostname, store=self.ledger.joined))
         self.held: deque[Request] = deque()
@@ -149,7 +149,7 @@ class Consumer:
         self._thread = threading.get_ident()
         while not self._finished():
             self.turn()
-            self._wait()
+            self.wait()
 
     def turn(self) -> None:
         """One round: what the loop was asked to do, what has ended, what can begin."""
@@ -269,7 +269,14 @@ class Consumer:
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         """Whatever is not a plain success."""
-        ending = settle(request.facts, outcome, request.delivery, retries=request.head.retries, killed=request.killed)
+        ending = settle(
+            request.facts,
+            outcome,
+            request.delivery,
+            retries=request.head.retries,
+            hard=request.limits()[0],
+            killed=request.killed,
+        )
         if ending.verb == "again":
             self._hand_back(request)
             return
@@ -438,14 +445,23 @@ class Consumer:
         if now < self._aged_at or self.stage != "run":
             return
         self._aged_at = now + PATIENCE / 4
-        if self.held and now - self.held[0].claimed > PATIENCE:
+        if self._waits_in_window():
+            self.prefetch.stall()
+            self._withdraw()
+        elif self.held and now - self.held[0].claimed > PATIENCE:
             self.prefetch.stall()
             self._release_held()
-        elif len(self.inside) > self.pool.size and self.pool.can.windows:
-            oldest = next(iter(self.inside.values()))
-            if self.clock.time() - (oldest.time_start or 0.0) > PATIENCE:
-                self.prefetch.stall()
-                self._withdraw()
+
+    def _waits_in_window(self) -> bool:
+        """Whether a slot has had a job for longer than `PATIENCE` that it has not begun."""
+        inside = self.inside
+        if len(inside) <= self.pool.size or not self.pool.can.windows:
+            return False
+        handed_out_by = self.clock.time() - PATIENCE
+        return any(
+            job.started is None and job.tag in inside and (inside[job.tag].time_start or 0.0) < handed_out_by
+            for job in self.pool.running()
+        )
 
     def _withdraw(self) -> None:
         """Take back from the pool what it has not started, and give it back to the broker."""
@@ -495,9 +511,9 @@ class Consumer:
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        """Sleep until something can be done."""
-        timeout = self._timeout()
+    def wait(self, most: float = LOOK_AGAIN) -> None:
+        """Sleep until something can be done, at most *most* seconds."""
+        timeout = min(most, self._timeout())
         self._watch()
         for descriptor, _ in self._poller.poll(math.ceil(timeout * 1000)):
             if descriptor == self._inbox:

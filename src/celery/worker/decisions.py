@@ -183,9 +183,18 @@ Killed = Literal["revocation", "shutdown"]
 
 
 def settle(
-    facts: Facts, outcome: Outcome, delivery: Delivery, *, retries: int = 0, killed: Killed | None = None
+    facts: Facts,
+    outcome: Outcome,
+    delivery: Delivery,
+    *,
+    retries: int = 0,
+    hard: float | None = None,
+    killed: Killed | None = None,
 ) -> Ending:
-    """How the delivery of a job ends. *retries*: how often it has been retried; *killed*: why this worker killed it."""
+    """How the delivery of a job ends.
+
+    *retries*: how often it has been retried; *hard*: its time limit in seconds; *killed*: why this worker killed it.
+    """
     state = outcome.state
     if state in _SETTLED:
         return DONE
@@ -200,7 +209,7 @@ def settle(
     if state == "LOST":
         return _settle_lost(facts, outcome, delivery, retries, killed)
     if state == "TIMEOUT":
-        return _settle_timeout(facts, outcome)
+        return _settle_timeout(facts, outcome, hard)
     if state == "REJECTED":
         return _settle_rejected(facts, outcome)
     return DONE  # IGNORED, REVOKED and states of the user's own: the tracer has recorded what there is to record
@@ -229,8 +238,8 @@ def _settle_lost(facts: Facts, outcome: Outcome, delivery: Delivery, retries: in
     return Ending("done", error=error)
 
 
-def _settle_timeout(facts: Facts, outcome: Outcome) -> Ending:
-    error = TimeLimitExceeded(facts.hard if facts.hard is not None else round(outcome.runtime, 3))
+def _settle_timeout(facts: Facts, outcome: Outcome, hard: float | None) -> Ending:
+    error = TimeLimitExceeded(round(outcome.runtime, 3) if hard is None else hard)
     if facts.acks_late and not facts.acks_on_timeout:
         return Ending("dead", TIMED_OUT, error)
     return Ending("done", error=error)

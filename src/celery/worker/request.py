@@ -10,6 +10,7 @@ from celery.wire.protocol import Head
 from celery.worker.decisions import Facts, Killed, moment
 
 NO_LIMITS = (None, None)
+Limits = tuple[float | None, float | None]
 
 
 class Request:
@@ -49,13 +50,17 @@ class Request:
         """The signal it was killed with."""
 
     def job(self) -> Job:
-        """What the pool runs. Limits of the message come before those of its task."""
-        facts, delivery = self.facts, self.delivery
-        soft, hard = facts.soft, facts.hard
-        limits = self.head.timelimit
-        if limits != NO_LIMITS:
-            hard, soft = limits[0] or hard, limits[1] or soft
+        """What the pool runs."""
+        delivery = self.delivery
+        hard, soft = self.limits()
         return Job(self.tag, delivery.envelope, delivery.redelivered, soft, hard)
+
+    def limits(self) -> Limits:
+        """Hard and soft limit in force, in seconds: those of the message come before those of its task."""
+        facts, own = self.facts, self.head.timelimit
+        if own == NO_LIMITS:
+            return facts.hard, facts.soft
+        return own[0] or facts.hard, own[1] or facts.soft
 
     @property
     def id(self) -> str:
@@ -130,7 +135,7 @@ class Request:
         return self.facts.store_errors or not self.ignore_result
 
     @property
-    def time_limits(self) -> tuple[float | None, float | None]:
+    def time_limits(self) -> Limits:
         """Hard and soft limit in seconds, as the message has them."""
         return self.head.timelimit
 
