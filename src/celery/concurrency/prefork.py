@@ -269,7 +269,7 @@ class PreforkPool(Pool):
             return self._last_outcomes()
         self._close_down()
         for slot in self._slots:
-            self._ended += slot.read(time.monotonic())
+            self._read(slot, time.monotonic())
             if slot.jobs:
                 slot.send_signal(signal.SIGKILL)
         until = time.monotonic() + COLD_GRACE
@@ -322,22 +322,40 @@ class PreforkPool(Pool):
                 dead.append(slot)
                 continue
             if mask & selectors.EVENT_READ:
-                self._ended += slot.read(now)
+                self._read(slot, now)
                 if slot.notices:
                     self._heed(slot, now)
+                if slot.hung_up:
+                    # It would be readable for ever; the sentinel follows.
+                    self._ignore(slot)
+                    continue
             if mask & selectors.EVENT_WRITE:
                 slot.flush()
                 self._watch(slot)
         for slot in dead:
             self._bury(slot)
 
+    def _read(self, slot: Slot, now: float) -> None:
+        outcomes = slot.read(now)
+        if outcomes:
+            self._ended += outcomes
+            # Children that run jobs do not die at their start.
+            self._failures = 0
+
     def _watch(self, slot: Slot) -> None:
         """Wake up when a full socket takes bytes again, for as long as there are some."""
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.blocked else 0)
-        if wanted != slot.watched:
+        if slot.watched not in {0, wanted}:
             slot.watched = wanted
             assert self._selector is not None
             self._selector.modify(slot.stream, wanted, slot)
+
+    def _ignore(self, slot: Slot) -> None:
+        """Look at the sentinel of *slot* only."""
+        if slot.watched:
+            slot.watched = 0
+            assert self._selector is not None
+            self._selector.unregister(slot.stream)
 
     def _heed(self, slot: Slot, now: float) -> None:
         notices, slot.notices = slot.notices, []
@@ -423,19 +441,19 @@ class PreforkPool(Pool):
         """Whether that job runs in *slot* and nothing else can start there: what is killed now is this job."""
         # In this order: a child that has started the next job has sent the outcome of this one before.
         self._unwind(slot)
-        self._ended += slot.read(time.monotonic())
+        self._read(slot, time.monotonic())
         return number in slot.jobs
 
     def _bury(self, slot: Slot) -> None:
         """Settle what a dead child leaves behind."""
         assert self._selector is not None
         self._slots.remove(slot)
-        self._selector.unregister(slot.stream)
+        self._ignore(slot)
         self._selector.unregister(slot.sentinel)
         ending = slot.finish()
         now = time.monotonic()
         began = slot.started
-        self._ended += slot.read(now)
+        self._read(slot, now)
         self._heed(slot, now)
         self._ended += [returned(job) for job in slot.take_back()]
         for job in slot.jobs.values():

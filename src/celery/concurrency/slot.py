@@ -67,12 +67,14 @@ class Slot:
         self.ready = False
         """It takes jobs."""
         self.watched = selectors.EVENT_READ
-        """What its stream is watched for."""
+        """What its stream is watched for; 0: not at all."""
         self.asked_to_end = False
         self.leaving: float | None = None
         """Since when it has said that it ends."""
         self.timed_out = False
         """It was killed at the hard limit of its job."""
+        self.hung_up = False
+        """It has closed its stream: its process ends, or has ended."""
         self.failure = ""
         """Why it could not boot."""
         self.notices: list[Notice] = []
@@ -154,9 +156,12 @@ class Slot:
         while True:
             try:
                 count = self.stream.recv_into(_BUFFER)
-            except (BlockingIOError, ConnectionResetError):
+            except BlockingIOError:
                 break
+            except ConnectionResetError:
+                count = 0
             if not count:
+                self.hung_up, self.ready = True, False
                 break
             self._parse(_BUFFER[:count], outcomes)
             if count < CHUNK:
