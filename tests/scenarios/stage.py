@@ -357,7 +357,7 @@ class Stage:
 
     def do_finished(self) -> None:
         """finished: would `run` return?"""
-        self.told.append("finished" if self.worker._finished() else "not finished")
+        self.told.append("finished" if self.worker.finished() else "not finished")
 
     def do_show(self) -> None:
         """show: what the broker has"""

@@ -31,9 +31,10 @@ def play(text: str) -> str:
                 if line and not line.startswith("#"):
                     stage.play(line)
             if any(not line.startswith("#") for line in lines):
-                lines = [*lines, RULE, *stage.told]
+                played.append("\n".join([*lines, RULE, *stage.told]))
+            else:
+                played.append("\n".join(lines))
             stage.told.clear()
-            played.append("\n".join(lines))
     finally:
         stage.close()
     return "\n\n".join(played) + "\n"

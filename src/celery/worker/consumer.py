@@ -147,8 +147,10 @@ class Consumer:
     def run(self) -> None:
         """Work until the stage is past `run` and what was running has ended and is settled."""
         self._thread = threading.get_ident()
-        while not self._finished():
+        while True:
             self.turn()
+            if self.finished():
+                return
             self.wait()
 
     def turn(self) -> None:
@@ -500,7 +502,8 @@ class Consumer:
         self._ready = True
         logger.info("Reached %s again: nothing was lost", masked(self.broker.url))
 
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
+        """Whether it has been told to stop, and everything has ended and is settled."""
         if self.stage == "run":
             return False
         if self._give_up_at is not None and self.clock.monotonic() >= self._give_up_at:

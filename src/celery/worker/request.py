@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.exceptions import DecodeError
 from celery.utils.saferepr import saferepr
 from celery.wire.message import Delivery, Job
-from celery.wire.protocol import Head
+from celery.wire.protocol import Head, decode_envelope, split_body
 from celery.worker.decisions import Facts, Killed, moment
 
 NO_LIMITS = (None, None)
+PLAIN = frozenset({"application/json"})
 Limits = tuple[float | None, float | None]
 
 
@@ -159,12 +161,13 @@ class Request:
         return None if self.head.eta is None else moment(self.head.eta)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """The request as remote control shows it. Arguments are text: the worker's parent never decodes a body."""
+        """The request as remote control shows it. Arguments that are not plain JSON are shown as text."""
+        args, kwargs = self._arguments()
         return {
             "id": self.id,
             "name": self.name,
-            "args": self.head.argsrepr,
-            "kwargs": self.head.kwargsrepr,
+            "args": args,
+            "kwargs": kwargs,
             "type": self.type,
             "hostname": self.hostname,
             "time_start": self.time_start,
@@ -172,6 +175,13 @@ class Request:
             "delivery_info": self.delivery_info,
             "worker_pid": self.worker_pid,
         }
+
+    def _arguments(self) -> tuple[Any, Any]:
+        try:
+            args, kwargs, _ = split_body(decode_envelope(self.delivery.envelope), PLAIN)
+        except DecodeError:
+            return self.head.argsrepr, self.head.kwargsrepr
+        return args, kwargs
 
     def humaninfo(self) -> str:
         """Name and id, as log lines have them."""
