@@ -160,9 +160,12 @@ class Session:
                     f"The database {database.path} was kept busy by other threads for {database.timeout:g} seconds: "
                     f"nothing was changed; try again, or raise the option 'timeout'."
                 )
-            connection = file.connect(database)
-            file.set_durable(durable=self._durable)
-            _begin(connection, self._begin, database.timeout)
+            if not file.inside:
+                connection = file.connect(database)
+                file.set_durable(durable=self._durable)
+                _begin(connection, self._begin, database.timeout)
+                file.inside = True
+                return connection
         except sqlite3.Error as error:
             file.release()
             raise database.explain(error) from error
@@ -170,7 +173,11 @@ class Session:
             # Also what a signal handler raises between any two steps above: a lock left behind would stop everyone.
             file.release()
             raise
-        return connection
+        file.lock.release()
+        raise database.error(
+            f"The database {database.path} is in the middle of a transaction of this thread: do not use it from a "
+            f"signal handler or a destructor."
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -195,6 +202,8 @@ class _File:
         self.lock = threading.RLock()
         self.connection: sqlite3.Connection | None = None
         self.generation = 0
+        self.inside = False
+        """Whether a transaction is under way: changed by whoever holds the lock."""
         self._identity = (0, 0)
         self._durable = True
         self._users: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -203,11 +212,6 @@ class _File:
         """The connection, opened if need be. The caller holds the lock."""
         connection = self.connection
         if connection is not None:
-            if connection.in_transaction:
-                raise database.error(
-                    f"The database {self.path} is in the middle of a transaction of this thread: do not use it from a "
-                    f"signal handler or a destructor."
-                )
             if self._is_there():
                 self._users.add(database)
                 return connection
@@ -232,15 +236,15 @@ class _File:
             self._durable = durable
 
     def release(self) -> None:
-        """Undo what is not committed, and let the next thread in."""
+        """Undo what is not committed, and let the next thread in; does nothing if this thread is not in."""
+        if not self.lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks
+            return
+        self.inside = False
         try:
             if self.connection is not None and self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
         finally:
-            try:
-                self.lock.release()
-            except RuntimeError:
-                return  # the lock had not been reached yet
+            self.lock.release()
 
     def leave(self, database: Database) -> None:
         with self.lock:
@@ -297,6 +301,7 @@ def _after_fork_in_child() -> None:
     """Close what was inherited: SQLite's notion of its file locks does not hold in another process."""
     for file in _held:
         file.drop()
+        file.inside = False
         file.lock = threading.RLock()
     _held.clear()
     _files_lock.release()
