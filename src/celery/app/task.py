@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from celery.result import AsyncResult, EagerResult
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
 extract_exec_options = mattrgetter(
@@ -315,13 +315,34 @@ class Task(Generic[P, R]):
             self._exec_options = {name: value for name, value in found.items() if value is not None}
         return self._exec_options
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    if TYPE_CHECKING:
+
+        @overload
+        async def adelay(
+            self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+        ) -> AsyncResult[T]: ...
+        @overload
+        async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> Any:
         """`delay` for coroutines: does not block the event loop."""
         return await self.aapply_async(args, kwargs)
 
-    async def aapply_async(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[R]:
+    if TYPE_CHECKING:
+
+        @overload
+        async def aapply_async(
+            self: Task[P, Coroutine[Any, Any, T]],
+            args: Iterable[Any] | None = None,
+            kwargs: Mapping[str, Any] | None = None,
+            **options: Any,
+        ) -> AsyncResult[T]: ...
+        @overload
+        async def aapply_async(
+            self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+        ) -> AsyncResult[R]: ...
+
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """`apply_async` for coroutines: does not block the event loop.
 
         Messages that several coroutines send at the same time reach the broker in one step.
@@ -364,7 +385,14 @@ class Task(Generic[P, R]):
 
     subtask = signature
 
-    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+    if TYPE_CHECKING:
+
+        @overload
+        def s(self: Task[P, Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> Signature[T]: ...
+        @overload
+        def s(self, *args: Any, **kwargs: Any) -> Signature[R]: ...
+
+    def s(self, *args: Any, **kwargs: Any) -> Any:
         """A signature with these arguments, which may be partial."""
         return self.signature(args, kwargs)
 

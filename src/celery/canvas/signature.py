@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from celery.app.task import Task
     from celery.result import AsyncResult, EagerResult
 
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 
 class _Field:
