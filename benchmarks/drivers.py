@@ -51,20 +51,14 @@ def rate(label: str, work: Callable[[], int]) -> None:
     print(f"{label:44} {count / wall:>10,.0f}/s   {1e6 * processor / count:>6.1f} us of CPU each")
 
 
-def publish_each(broker: Broker, count: int) -> int:
-    for message in messages(count):
-        broker.publish([message])
-    return count
-
-
-def publish_batches(broker: Broker, count: int, size: int = 500) -> int:
-    for _ in range(count // size):
-        broker.publish(messages(size))
-    return count
+def publish(broker: Broker, made: list[Outgoing], size: int) -> int:
+    for start in range(0, len(made), size):
+        broker.publish(made[start : start + size])
+    return len(made)
 
 
 def publish_until(url: str, count: int) -> None:
-    publish_each(broker_class(url)(url), count)
+    publish(broker_class(url)(url), messages(count), 1)
 
 
 def contended(url: str, broker: Broker, store: Store, count: int) -> int:
@@ -136,11 +130,12 @@ def idle(broker: Broker, seconds: float) -> None:
 def run(url: str) -> None:
     print(f"{url.partition(':')[0]}, envelopes of {len(ENVELOPE)} bytes, batches of {BATCH}")
     broker, store = broker_class(url)(url), store_class(url)(url)
-    rate("publish one by one", lambda: publish_each(broker, 5_000))
+    few, many = messages(5_000), messages(50_000)
+    rate("publish one by one", lambda: publish(broker, few, 1))
     drain(broker, store, records=False)
-    rate("publish in batches of 500", lambda: publish_batches(broker, 50_000))
+    rate("publish in batches of 500", lambda: publish(broker, many, 500))
     rate("claim + start + settle", lambda: drain(broker, store, records=False))
-    publish_batches(broker, 50_000)
+    publish(broker, many, 500)
     rate("claim + start + settle with one record each", lambda: drain(broker, store, records=True))
     if broker.can.shared:
         rate("drain while two processes publish", lambda: contended(url, broker, store, 5_000))
