@@ -46,8 +46,9 @@ def signature_from_request(
     else:
         options["exchange"], options["routing_key"] = route.get("exchange"), route.get("routing_key")
     options.update(extra_options)
-    if request.ignore_result and "ignore_result" not in options:
-        options["ignore_result"] = True
+    said = vars(request).get("ignore_result")
+    if said is not None:
+        options["ignore_result"] = said
     return task.signature(args, kwargs, **options)
 
 

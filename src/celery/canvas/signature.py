@@ -268,15 +268,10 @@ class Signature(dict[str, Any], Generic[R]):
         task_id = options.get("task_id") or _id or uuid()
         options["task_id"] = task_id
         options.setdefault("reply_to", self.app.thread_oid)
-        for key, value in (
-            ("root_id", root_id),
-            ("parent_id", parent_id),
-            ("group_id", group_id),
-            ("chord", chord),
-            ("group_index", group_index),
-        ):
-            if value is not None and (key == "group_index" or not options.get(key) or key == "chord"):
-                options[key] = value
+        if group_id:
+            options.setdefault("group_id", group_id)
+        place = {"root_id": root_id, "parent_id": parent_id, "chord": chord, "group_index": group_index}
+        options.update({key: value for key, value in place.items() if value is not None})
         return self.AsyncResult(task_id)
 
     _freeze = freeze
