@@ -138,6 +138,11 @@ class Consumer:
         """What is claimed and has not ended. Any thread."""
         return [*self.inside.values(), *self.held]
 
+    @property
+    def connected(self) -> bool:
+        """Whether the last thing asked of the broker and the result store was done. Any thread."""
+        return not self._broken
+
     def renew(self) -> bool:
         """Keep the lease. Any thread."""
         return self.source.renew()
