@@ -55,14 +55,14 @@ def main() -> int:
 @contextmanager
 def worker(log: Path) -> Iterator[None]:
     """A worker in the background; at the end it is asked to finish what it does, and must leave with 0."""
-    command = [sys.executable, "-m", "celery", "-A", app_module(), "worker", "-c", str(PROCESSES), "-l", "INFO"]
+    command = [sys.executable, "-m", "celery", "-A", f"{__package__}.app", "worker", "-c", str(PROCESSES), "-l", "INFO"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         while not app.control.ping(timeout=1.0):
             if process.poll() is not None:
                 raise Wrong(f"the worker ended with exit code {process.returncode} before it was ready")
-        print(f"A worker with {PROCESSES} processes is ready. Broker and results: {app.conf.broker_url or 'embedded'}")
+        print(f"A worker with {PROCESSES} processes is ready. Broker and results: {app.broker.url}")
         yield
         process.send_signal(signal.SIGTERM)
         if process.wait(timeout=30):
@@ -71,10 +71,6 @@ def worker(log: Path) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-
-
-def app_module() -> str:
-    return index.__module__
 
 
 def source_files() -> list[str]:
@@ -134,7 +130,7 @@ def summarise(plan: Plan, revoked: str, began: float, took: float) -> None:
                 "files": f"{len(plan):,}",
                 "lines": f"{sum(report['lines'] for report in reports.values()):,}",
                 "functions": f"{sum(report['functions'] for report in reports.values()):,}",
-                "failures": f"{failures:,} (files that are no valid Python, on purpose)",
+                "failures": f"{failures:,} (files that are no valid Python)",
                 "retries": f"{sum(report['retries'] for report in reports.values()):,}",
                 "revoked": "1",
                 "tasks/s": f"{len(plan) / took:,.0f}",

@@ -180,7 +180,7 @@ def test_a_worker_starts_runs_and_stops(celery: Any, worker: Any) -> None:
 
 
 def test_a_worker_that_logs_json(celery: Any, worker: Any) -> None:
-    with worker("-c", "1", "-P", "solo", app="logging_json", PYTHONPATH=".") as running:
+    with worker("-c", "1", "-P", "solo", app="logging_json") as running:
         done = celery("-A", "logging_json", "call", "logging_json.hello").out.strip()
         running.expect(f'"message": "hello from {done}"')
         running.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -83,7 +82,6 @@ def test_the_demo(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "examples.stdlib_index", str(library)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=200,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import celery
+from celery.worker.banner import our_version
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -25,7 +26,7 @@ def newest_release() -> str:
 
 def test_the_version_is_the_newest_heading_of_the_changelog() -> None:
     assert PROJECT["version"] == f"{celery.__version__}+celeriac.{newest_release()}"
-    assert newest_release() in celery.VERSION_BANNER
+    assert our_version() == newest_release()
 
 
 def test_make_alone_lists_the_targets() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from celery.exceptions import BackendError, BrokerError, CeleryError, ImproperlyConfigured, QueueNotFound
+from celery.exceptions import BackendError, BrokerError, CeleryError
 from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
 
 if TYPE_CHECKING:
@@ -283,8 +283,8 @@ def user_errors() -> tuple[type[BaseException], ...]:
     Evaluated only when something was raised, so that no command loads kombu for its error classes.
     """
     kombu = sys.modules.get("kombu.exceptions")
-    unreachable = (kombu.OperationalError,) if kombu else ()
-    return (BrokerError, BackendError, ImproperlyConfigured, QueueNotFound, CeleryError, *unreachable)
+    foreign = (kombu.KombuError,) if kombu else ()
+    return (BackendError, CeleryError, *foreign)
 
 
 def explain(error: BaseException) -> click.ClickException:

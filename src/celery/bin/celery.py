@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from celery import VERSION_BANNER
+from celery import __version__
 from celery.bin.base import CeleryCommand, CeleryOption, CLIContext, CommandError, environment, explain, user_errors
 from celery.exceptions import ImproperlyConfigured
 
@@ -133,7 +133,7 @@ def celery(
 ) -> None:
     """Distributed tasks: workers, and what there is to ask and tell them."""
     if version:
-        click.echo(VERSION_BANNER)
+        click.echo(f"{__version__} (celeriac {import_module('celery.worker.banner').our_version()})")
         ctx.exit()
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
