@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -40,6 +41,15 @@ class _Space:
 
 
 _spaces: dict[str, _Space] = {}
+
+
+def _after_fork() -> None:
+    """The child's copy of a space may have been locked by a thread that the child does not have."""
+    for space in _spaces.values():
+        space.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class MemoryStore(Store):

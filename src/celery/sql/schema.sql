@@ -73,6 +73,7 @@ CREATE TABLE joins (
     arrived   INTEGER NOT NULL,
     completed REAL
 ) WITHOUT ROWID;
+CREATE INDEX joins_completed ON joins (completed) WHERE completed IS NOT NULL;
 CREATE TABLE parts (
     name  TEXT NOT NULL,
     part  TEXT NOT NULL,
