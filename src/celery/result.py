@@ -19,6 +19,7 @@ from celery.app.asyncresult import (
     ResultBase,
     allow_join_result,
     assert_will_not_block,
+    control_options,
     denied_join_result,
     importable_class,
     result_from_tuple,
@@ -379,12 +380,7 @@ class ResultSet(ResultBase):
     ) -> None:
         """Revoke all members in one message."""
         self.app.control.revoke(
-            [result.id for result in self.results],
-            connection=connection,
-            terminate=terminate,
-            signal=signal,
-            reply=wait,
-            timeout=timeout,
+            [result.id for result in self.results], **control_options(connection, terminate, signal, wait, timeout)
         )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +19,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.utils import uuid
 from celery.wire.message import Job, Outcome, Outgoing
 from celery.wire.protocol import decode_envelope, encode_envelope, peek, split_body
-from celery.wire.serialization import decode_json
+from celery.wire.serialization import decode_json, dumps
 
 SIGNALS = (
     "task_prerun", "task_postrun", "task_success", "task_retry", "task_failure", "task_internal_error",
@@ -44,7 +47,8 @@ def heard() -> Iterator[list[tuple[str, dict[str, Any]]]]:
     found: list[tuple[str, dict[str, Any]]] = []
 
     def listen(name: str) -> Callable[..., None]:
-        def receiver(signal: Any, **named: Any) -> None:
+        def receiver(**named: Any) -> None:
+            del named["signal"]
             found.append((name, named))
 
         return receiver
@@ -127,7 +131,9 @@ def test_handlers_and_signals_come_in_order(app: Celery, heard: list[tuple[str, 
     calls: list[tuple[Any, ...]] = []
     task = app.task(lambda x: x, name="t", base=loud(app, calls))
     for name in ("task_prerun", "task_success", "task_postrun"):
-        getattr(signals, name).connect(lambda signal, **kw: calls.append((signal.name,)), weak=False, dispatch_uid=name)
+        getattr(signals, name).connect(
+            lambda **said: calls.append((said["signal"].name,)), weak=False, dispatch_uid=name
+        )
     try:
         run(app, task, 1)
     finally:
@@ -521,6 +527,70 @@ def test_a_coroutine_that_raises(app: Celery) -> None:
     assert "in boom" in outcome.traceback
 
 
+@pytest.mark.parametrize("where", ["in a callback of the loop", "while the loop waits"])
+def test_a_soft_time_limit_strikes_inside_a_waiting_coroutine(app: Celery, where: str) -> None:
+    """As the signal handler of a pool does it: the exception is raised in whatever this thread does."""
+    caught: list[BaseException] = []
+    waiting = threading.Event()
+    here = threading.get_ident()
+
+    def strike(*_: Any) -> None:
+        raise SoftTimeLimitExceeded(1)
+
+    def strike_from_outside() -> None:
+        assert waiting.wait(10)
+        signal.pthread_kill(here, signal.SIGUSR2)
+
+    async def wait_for_ever() -> str:
+        loop = asyncio.get_running_loop()
+        if where == "in a callback of the loop":
+            loop.call_soon(signal.raise_signal, signal.SIGUSR2)
+        else:
+            loop.call_soon(waiting.set)
+        try:
+            await loop.create_future()
+        except SoftTimeLimitExceeded as exc:
+            caught.append(exc)
+            await asyncio.sleep(0)
+            return "cleaned up"
+        return "never"
+
+    before = signal.signal(signal.SIGUSR2, strike)
+    outside = threading.Thread(target=strike_from_outside)
+    outside.start()
+    try:
+        outcome = run(app, app.task(wait_for_ever, name="wait"))
+    finally:
+        waiting.set()
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        outside.join()
+        signal.signal(signal.SIGUSR2, before)
+
+    assert (outcome.state, outcome.detail, len(caught)) == (states.SUCCESS, "'cleaned up'", 1)
+
+
+def test_a_coroutine_that_ends_the_process_is_cancelled(app: Celery) -> None:
+    cancelled: list[str] = []
+
+    async def leave() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(sys.exit)
+        try:
+            await loop.create_future()
+        except asyncio.CancelledError:
+            cancelled.append("yes")
+            raise
+
+    with pytest.raises(SystemExit):
+        run(app, app.task(leave, name="leave"))
+    assert cancelled == ["yes"]
+
+    async def fine() -> int:
+        return 1
+
+    assert run(app, app.task(fine, name="fine")).detail == "1"
+
+
 def test_the_async_driver_runs_many_at_once(app: Celery) -> None:
     together = asyncio.Event()
     running: list[int] = []
@@ -677,6 +747,28 @@ def test_a_message_of_protocol_1_runs(app: Celery) -> None:
     outcome = run(app, "old", 3, retries=1)
 
     assert (outcome.state, outcome.detail, seen) == (states.SUCCESS, "3", [("id-1", 1, "id-1")])
+
+
+def test_a_message_that_somebody_else_received(app: Celery) -> None:
+    task = app.task(lambda x: 6 / x, name="t")
+
+    def received(x: int) -> tuple[int, Any, Any]:
+        body = dumps([[x], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+        return trace.trace_task_ret(task.name, "id-1", {"id": "id-1"}, body[2], body[0], body[1], app=app)
+
+    assert received(2)[:2] == (0, "3.0")
+    assert app.AsyncResult("id-1").get() == 3.0
+    failed, einfo, _ = received(0)
+    assert (failed, repr(einfo)) == (1, "<ExceptionInfo: ZeroDivisionError('division by zero')>")
+
+
+def test_arguments_that_no_result_can_hold_do_not_cost_the_result(app: Celery) -> None:
+    app.conf.update(result_extended=True, accept_content=["pickle", "json"])
+    task = app.task(lambda x: 1, name="t")
+
+    outcome = run(app, task, {1, 2}, serializer="pickle")
+
+    assert (outcome.state, stored(app, outcome)["args"]) == (states.SUCCESS, "({1, 2},)")
 
 
 def test_arguments_that_do_not_fit_are_a_failure(app: Celery) -> None:

@@ -68,6 +68,18 @@ def importable_class(result: ResultBase) -> type:
     return next(found)
 
 
+def control_options(
+    connection: Any, terminate: bool, signal: str | None, wait: bool, timeout: float | None
+) -> dict[str, Any]:
+    """Options for `app.control`, those left out that were not given."""
+    options = {"connection": connection, "signal": signal, "timeout": timeout}
+    return {
+        "terminate": terminate,
+        "reply": wait,
+        **{name: value for name, value in options.items() if value is not None},
+    }
+
+
 class ResultBase:
     """What all results have in common: an id, and the result of the task that sent it."""
 
@@ -397,9 +409,9 @@ class AsyncResult(ResultBase, Generic[R]):
             elif first:
                 raise IncompleteStream(f"Task {node.id} has not ended: what it will send is not known yet.")
 
-    def build_graph(self, intermediate: bool = False, formatter: GraphFormatter | None = None) -> DependencyGraph[Any]:
+    def build_graph(self, intermediate: bool = False, formatter: GraphFormatter | None = None) -> DependencyGraph:
         """The graph of this result and all below it."""
-        graph: DependencyGraph[Any] = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
+        graph: DependencyGraph = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
         for parent, node in self.iterdeps(intermediate=intermediate):
             graph.add_arc(node)
             if parent is not None:
@@ -407,11 +419,11 @@ class AsyncResult(ResultBase, Generic[R]):
         return graph
 
     @property
-    def graph(self) -> DependencyGraph[Any]:
+    def graph(self) -> DependencyGraph:
         """The graph of this result and all below it; built once."""
         if "_graph" not in self.__dict__:
             self.__dict__["_graph"] = self.build_graph()
-        return cast("DependencyGraph[Any]", self.__dict__["_graph"])
+        return cast("DependencyGraph", self.__dict__["_graph"])
 
     # -- acting on it ---------------------------------------------------------------------------------------------
 
@@ -431,9 +443,8 @@ class AsyncResult(ResultBase, Generic[R]):
         timeout: float | None = None,
     ) -> None:
         """Keep the task from starting; with *terminate*, kill it if it runs. See `app.control.revoke`."""
-        cast("Celery", self.app).control.revoke(
-            self.id, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
-        )
+        control = cast("Celery", self.app).control
+        control.revoke(self.id, **control_options(connection, terminate, signal, wait, timeout))
 
     def revoke_by_stamped_headers(
         self,
@@ -445,9 +456,8 @@ class AsyncResult(ResultBase, Generic[R]):
         timeout: float | None = None,
     ) -> None:
         """Revoke every task that carries one of these stamps."""
-        cast("Celery", self.app).control.revoke_by_stamped_headers(
-            headers, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
-        )
+        control = cast("Celery", self.app).control
+        control.revoke_by_stamped_headers(headers, **control_options(connection, terminate, signal, wait, timeout))
 
     # -- as data --------------------------------------------------------------------------------------------------
 
@@ -507,6 +517,7 @@ __all__ = [
     "ResultBase",
     "allow_join_result",
     "assert_will_not_block",
+    "control_options",
     "denied_join_result",
     "importable_class",
     "result_from_tuple",

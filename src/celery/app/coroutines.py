@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import signal
+import socket
 import threading
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -14,8 +18,31 @@ from celery.exceptions import SoftTimeLimitExceeded
 T = TypeVar("T")
 
 
+class _Loop:
+    """The event loop of one thread, and what signals wake it by. Closed with the thread, if not before."""
+
+    def __init__(self) -> None:
+        self.runner = asyncio.Runner()
+        self.loop = self.runner.get_loop()
+        self.reader, self.writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self.writer.setblocking(False)
+
+    def close(self) -> None:
+        """Cancel what still runs, and close."""
+        self.runner.close()
+        self.reader.close()
+        self.writer.close()
+
+    def __del__(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.close()
+            self.reader.close()
+            self.writer.close()
+
+
 class _Slot(threading.local):
-    runner: asyncio.Runner | None = None
+    loop: _Loop | None = None
 
 
 _slot = _Slot()
@@ -38,9 +65,9 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def close_loop() -> None:
     """End the event loop of this thread; a new one is made when it is needed."""
-    runner, _slot.runner = _slot.runner, None
-    if runner is not None:
-        runner.close()
+    ours, _slot.loop = _slot.loop, None
+    if ours is not None:
+        ours.close()
 
 
 def _run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -51,23 +78,60 @@ def _run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
-    if _slot.runner is None:
-        _slot.runner = asyncio.Runner()
-    loop = _slot.runner.get_loop()
+    ours = _slot.loop
+    if ours is None:
+        ours = _slot.loop = _Loop()
+    loop = ours.loop
     limits: list[BaseException] = []
     task = loop.create_task(_with_limits(coroutine, limits), context=contextvars.copy_context())
-    while True:
-        try:
-            return loop.run_until_complete(task)
-        except SoftTimeLimitExceeded as exc:
-            if task.done():
-                raise
+
+    def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # The limit struck in a callback of the loop, which would only log it.
+        exc = context.get("exception")
+        if isinstance(exc, SoftTimeLimitExceeded) and not task.done():
             limits.append(exc)
             task.cancel()
-        except BaseException:
-            if not task.done():
-                close_loop()  # cancels what is left of it
-            raise
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(on_loop_error)
+    with _woken_by_signals(ours):
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except SoftTimeLimitExceeded as exc:
+                if task.done():
+                    raise
+                limits.append(exc)
+                task.cancel()
+            except BaseException:
+                if not task.done():
+                    close_loop()  # cancels what is left of it
+                raise
+
+
+@contextmanager
+def _woken_by_signals(ours: _Loop) -> Iterator[None]:
+    """A signal wakes the loop in this block, also one that comes just before the loop begins to wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, reader = ours.loop, ours.reader
+    before = signal.set_wakeup_fd(ours.writer.fileno(), warn_on_full_buffer=False)
+
+    def pass_on() -> None:
+        numbers = reader.recv(4096)
+        if before != -1:
+            with suppress(BlockingIOError):
+                os.write(before, numbers)
+
+    loop.add_reader(reader, pass_on)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        if not loop.is_closed():
+            loop.remove_reader(reader)
 
 
 async def _with_limits(coroutine: Coroutine[Any, Any, T], limits: list[BaseException]) -> T:

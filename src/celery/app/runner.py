@@ -113,7 +113,7 @@ class Runner:
             messages,
             (),
             info.state == REJECTED and bool(getattr(info.retval, "requeue", False)),
-            saferepr(info.retval),
+            saferepr(getattr(info.retval, "exc", None) or info.retval),
             einfo.traceback,
             einfo.internal,
         )

@@ -19,7 +19,7 @@ from types import CoroutineType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import signals
-from celery._state import _task_stack
+from celery._state import _task_stack, app_or_default
 from celery.app.context import Context, is_result_ignored
 from celery.app.coroutines import run_coroutine
 from celery.app.einfo import ExceptionInfo
@@ -31,6 +31,7 @@ from celery.loaders.base import BaseLoader
 from celery.states import EXCEPTION_STATES, FAILURE, IGNORED, REJECTED, RETRY, STARTED, SUCCESS
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
+from celery.wire.serialization import accept_types, loads
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -509,6 +510,29 @@ def trace_task(task: Any, uuid: str, args: Any, kwargs: Any, request: Any = None
     return traced
 
 
+def trace_task_ret(
+    name: str,
+    uuid: str,
+    request: Any,
+    body: bytes,
+    content_type: str,
+    content_encoding: str,
+    loads: Callable[..., Any] = loads,
+    app: Celery | None = None,
+    **extra_request: Any,
+) -> tuple[int, Any, float | None]:
+    """Run the task of a message that somebody else received: (0, repr of its value, seconds) or (1, error, seconds)."""
+    app = app_or_default(app)
+    content = loads(body, content_type, content_encoding, accept_types(app.conf.accept_content))
+    args, kwargs, embed = content
+    fields = {**request, **(embed or {}), **extra_request}
+    traced = trace_task(app.tasks[name], uuid, args, kwargs, fields, app=app)
+    return (1, traced.retval, traced.runtime) if traced.info is not None else (0, traced.retstr, traced.runtime)
+
+
+fast_trace_task = trace_task_ret
+
+
 def report_internal_error(task: Any, exc: BaseException) -> ExceptionInfo:
     """The information about an error of the worker, not of the task."""
     return ExceptionInfo.of(exc, internal=True)
@@ -545,6 +569,7 @@ __all__ = [
     "TraceResult",
     "Tracer",
     "build_tracer",
+    "fast_trace_task",
     "get_log_policy",
     "get_task_name",
     "info",
@@ -564,5 +589,6 @@ __all__ = [
     "task_has_custom",
     "trace_ok_t",
     "trace_task",
+    "trace_task_ret",
     "traceback_clear",
 ]

@@ -14,7 +14,6 @@ from celery.backends.backend import Backend, Meta
 from celery.backends.polling import SyncBackendMixin
 from celery.exceptions import TimeoutError  # noqa: A004 - the public name
 from celery.result import GroupResult
-from celery.wire.serialization import dumps
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -121,8 +120,7 @@ class BaseKeyValueStoreBackend(Backend):
         self.delete(self.get_key_for_task(task_id))
 
     def _save_group(self, group_id: str, result: GroupResult) -> GroupResult:
-        payload = dumps({"result": result.as_tuple()}, self.serializer)
-        value = payload[2].decode() if payload[1] == "utf-8" else payload[2]
+        value = self.encode({"result": result.as_tuple()})
         self._set_with_state(self.get_key_for_group(group_id), value, states.SUCCESS)
         return result
 

@@ -16,9 +16,10 @@ from celery.backends.arrivals import ArrivalWatcher
 from celery.backends.backend import Meta
 from celery.backends.compression import compress_payload
 from celery.backends.keyvalue import BaseKeyValueStoreBackend
-from celery.exceptions import TimeoutError  # noqa: A004 - the public name
+from celery.exceptions import EncodeError, TimeoutError  # noqa: A004 - the public name
 from celery.result import AsyncResult, ResultSet
 from celery.utils import uuid
+from celery.utils.saferepr import saferepr
 from celery.wire.message import Record
 from celery.wire.serialization import dumps, encode_json
 
@@ -76,7 +77,14 @@ class ResultBackend(BaseKeyValueStoreBackend):
             data = self.prepare_value(result)
         meta = self._get_result_meta(data, state, traceback, request)
         meta["task_id"] = task_id
-        payload = encode_json(meta) if self._is_json else self._pack(meta)
+        try:
+            payload = encode_json(meta) if self._is_json else self._pack(meta)
+        except EncodeError:
+            if not self._extended or request is None:
+                raise
+            # The arguments may have come by another serializer: that must not cost the task its result.
+            meta.update(args=saferepr(meta["args"]), kwargs=saferepr(meta["kwargs"]))
+            payload = self._pack(meta)
         ttl = self.failure_expires if state == states.FAILURE else self.expires
         return Record(self.task_keyprefix + task_id, payload, state, writer, ttl or None)
 
