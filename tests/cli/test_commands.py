@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,8 +201,13 @@ def test_a_worker_in_the_background(celery: Any, tmp_path: Any) -> None:
     assert said.code == 0, said.err
     done = celery("-A", "single", "call", "single.add", "-a", "[4, 5]").out.strip()
     assert celery("-A", "single", "result", done).out == "9\n"
-    assert int(pidfile.read_text()) > 0
-    celery("-A", "single", "control", "shutdown")
+    pid = int(pidfile.read_text())
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    assert not pidfile.exists()
 
 
 @pytest.mark.parametrize(

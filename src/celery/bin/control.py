@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from celery.bin.base import (
     CeleryOption,
     CLIContext,
     CommandError,
+    F,
     handle_preload_options,
 )
 from celery.platforms import EX_UNAVAILABLE
@@ -57,7 +58,7 @@ def _usage(name: str) -> str:
     return f"{name} {signature}" if signature else name
 
 
-def _listing(kind: str) -> Any:
+def _listing(kind: str) -> Callable[[F], F]:
     return click.option(
         "--list", is_flag=True, is_eager=True, expose_value=False, callback=partial(_list, kind),
         help=f"List the {kind} commands and leave.",

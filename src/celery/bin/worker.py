@@ -14,13 +14,11 @@ from celery.bin.base import (
     LOG_LEVEL,
     CeleryDaemonCommand,
     CeleryOption,
-    CommandError,
     ParamType,
     handle_preload_options,
 )
 from celery.drivers import known
-from celery.exceptions import SecurityError
-from celery.platforms import EX_CONFIG, EX_OK, maybe_drop_privileges
+from celery.platforms import EX_OK, maybe_drop_privileges
 from celery.utils.nodenames import default_nodename, host_format, node_format
 
 WORKER, POOL, QUEUE, FEATURES, BEAT = (
@@ -281,10 +279,7 @@ def worker(
         quiet=ctx.obj.quiet,
         **{name: value for name, value in options.items() if value is not None},
     )
-    try:
-        made.start()
-    except SecurityError as error:
-        raise CommandError(str(error), EX_CONFIG) from error
+    made.start()
     ctx.exit(made.exitcode or EX_OK)
 
 
