@@ -103,12 +103,17 @@ def protocol2(
     if extra:
         headers.update(extra)
     embed = {
-        "callbacks": get("link"),
-        "errbacks": get("link_error"),
+        "callbacks": _listed(get("link")),
+        "errbacks": _listed(get("link_error")),
         "chain": get("chain"),
         "chord": get("chord"),
     }
     return headers, (args, kwargs, embed)
+
+
+def _listed(links: Any) -> Any:
+    """One signature as a list of one."""
+    return links if links is None or isinstance(links, (list, tuple)) else [links]
 
 
 def protocol1(
@@ -134,8 +139,8 @@ def protocol1(
         "eta": eta,
         "expires": expires,
         "utc": utc,
-        "callbacks": get("link"),
-        "errbacks": get("link_error"),
+        "callbacks": _listed(get("link")),
+        "errbacks": _listed(get("link_error")),
         "timelimit": (get("time_limit"), get("soft_time_limit")),
         "taskset": get("group_id"),
         "chord": get("chord"),

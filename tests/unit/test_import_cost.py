@@ -1,0 +1,50 @@
+"""What the front door costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("kombu", "click", "asyncio", "multiprocessing", "billiard", "vine", "yaml", "msgpack", "pydantic")
+LOADED = "import sys, json; before = set(sys.modules); {0}; print(json.dumps(sorted(set(sys.modules) - before)))"
+
+
+def loaded_by(statement: str) -> list[str]:
+    run = subprocess.run([sys.executable, "-c", LOADED.format(statement)], capture_output=True, text=True, check=True)
+    return list(json.loads(run.stdout))
+
+
+def test_import_celery_is_light() -> None:
+    modules = loaded_by("import celery")
+    assert len(modules) <= 120, modules
+    assert [name for name in modules if name.partition(".")[0] in HEAVY] == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from celery import Celery; app = Celery('x'); task = app.task(lambda x: x, name='x')",
+        "from celery import shared_task; shared_task(lambda: None, name='x')",
+        "from celery import Celery; app = Celery('x', broker='memory://'); "
+        "task = app.task(name='x')(lambda x: x); task.delay(1)",
+    ],
+)
+def test_an_app_needs_neither_kombu_nor_click(statement: str) -> None:
+    modules = loaded_by(statement)
+    unwanted = {"kombu", "click", "multiprocessing", "billiard", "vine"}
+    assert [name for name in modules if name.partition(".")[0] in unwanted] == []
+
+
+def test_every_public_name_loads() -> None:
+    statement = "import celery; assert all(getattr(celery, name) is not None for name in celery.__all__ if name != 'current_task')"
+    loaded_by(statement)
+
+
+def test_an_unknown_name_says_so() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "from celery import Celeri"], capture_output=True, text=True, check=False
+    )
+    assert "cannot import name 'Celeri'" in run.stderr
