@@ -86,7 +86,7 @@ def set_trap(app: Celery) -> Iterator[None]:
 def setup_default_app(app: Celery, use_trap: bool = False) -> Iterator[None]:
     """In this block *app* is the current one (with *use_trap*, none is); afterwards all is as it was."""
     before, before_default = _state.get_current_app(), _state.default_app
-    before_finalizers, before_apps = set(_state._finalizers), weakref.WeakSet(_state._apps)
+    before_finalizers, before_apps = dict(_state._finalizers), weakref.WeakSet(_state._apps)
     try:
         if use_trap:
             with set_trap(app):
@@ -99,7 +99,8 @@ def setup_default_app(app: Celery, use_trap: bool = False) -> Iterator[None]:
         _state._set_current_app(before)
         if before is not app:
             app.close()
-        _state._finalizers[:] = [callback for callback in _state._finalizers if callback in before_finalizers]
+        for callback in [callback for callback in _state._finalizers if callback not in before_finalizers]:
+            del _state._finalizers[callback]
         for other in list(_state._apps):
             if other not in before_apps:
                 _state._deregister_app(other)
