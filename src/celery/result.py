@@ -6,9 +6,9 @@ task that ran here.  None of them does I/O when it is made or garbage-collected.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery import states
@@ -256,7 +256,7 @@ class ResultSet(ResultBase):
     ) -> list[Any]:
         """As `get`, for asyncio: waits for all at once without blocking the event loop."""
         waits = [result.aget(timeout=timeout, propagate=propagate, interval=interval) for result in self.results]
-        return list(await asyncio.gather(*waits))
+        return list(await import_module("asyncio").gather(*waits))
 
     def join(
         self,

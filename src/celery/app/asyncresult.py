@@ -5,12 +5,12 @@ No I/O when it is made or garbage-collected.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from importlib import import_module
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
@@ -197,6 +197,7 @@ class AsyncResult(ResultBase, Generic[R]):
 
     async def _poll(self, timeout: float | None, interval: float) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the ended task from a backend that can only be looked at, each look on a thread."""
+        asyncio = import_module("asyncio")  # not at the top: most programs that send tasks never need it
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             meta: Meta = await asyncio.to_thread(self.backend.get_task_meta, self.id)

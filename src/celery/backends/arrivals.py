@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from celery import states
 from celery.exceptions import TimeoutError  # noqa: A004 - the public name
 
 if TYPE_CHECKING:
+    import asyncio
+
     from celery.backends.store import Store, Watch
 
 Meta = dict[str, Any]
-Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Meta]"]
+Waiter = tuple["asyncio.AbstractEventLoop", "asyncio.Future[Meta]"]
 
 RECHECK = 5.0
 
@@ -41,12 +43,13 @@ class ArrivalWatcher:
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the task when it has ended; raises `TimeoutError` after *timeout* seconds."""
-        loop = asyncio.get_running_loop()
+        aio = import_module("asyncio")  # not at the top: most programs that send tasks never need it
+        loop: asyncio.AbstractEventLoop = aio.get_running_loop()
         future: asyncio.Future[Meta] = loop.create_future()
         waiter = (loop, future)
         self._add(task_id, waiter)
         try:
-            return await asyncio.wait_for(future, timeout)
+            return cast("Meta", await aio.wait_for(future, timeout))
         except builtins.TimeoutError:
             raise TimeoutError(f"No result of task {task_id} within {timeout} s.") from None
         finally:
