@@ -12,7 +12,6 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from celery.backends.store import Store
 from celery.brokers.base import Broker
@@ -75,8 +74,8 @@ def pool_class(name: str) -> type[Pool]:
 
 
 def scheme(url: str) -> str:
-    """The part of *url* before `://`; a bare word is its own scheme."""
-    return urlsplit(url).scheme if "://" in url else url.partition(":")[0]
+    """The part of *url* before its first colon; a bare word is its own scheme."""
+    return url.partition(":")[0]
 
 
 def known(kind: str) -> list[str]:

@@ -212,7 +212,7 @@ class TestTasks:
         assert add(1, 2) == 3
         assert add.__doc__ == "Adds."
         assert add.__name__ == "add"
-        assert add.__module__ == __name__
+        assert app.tasks[add.name].__module__ == __name__
 
     def test_names_in_main_are_those_of_the_app(self) -> None:
         app = make("proj")

@@ -287,9 +287,7 @@ class TestBrokersThatFail:
         with pytest.raises(OperationalError):
             desk.app.send_task("job", retry_policy={"max_retries": None, "interval_start": 0.02, "interval_max": 0.02})
 
-    def test_a_retry_that_cannot_be_sent_rejects_the_message(
-        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_retry_that_cannot_be_sent_rejects_the_message(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         @desk.app.task(bind=True)
         def job(self: Any) -> None: ...
 
@@ -502,7 +500,9 @@ class TestRetry:
 
         job.push_request(id="abc", args=(1,), kwargs={}, called_directly=False, retries=1)
         try:
-            with pytest.raises(MaxRetriesExceededError, match=r"Can't retry job\[abc\] args:\(1,\) kwargs:{}") as caught:
+            with pytest.raises(
+                MaxRetriesExceededError, match=r"Can't retry job\[abc\] args:\(1,\) kwargs:{}"
+            ) as caught:
                 job.retry()
             assert caught.value.task_args == (1,)
             with pytest.raises(KeyError):

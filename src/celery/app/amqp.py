@@ -173,10 +173,10 @@ class AMQP:
         headers, properties, address = draft.headers, draft.properties, draft.address
         try:
             content_type, content_encoding, body = dumps(draft.body, draft.serializer)
+            if draft.compression:
+                body, headers["compression"] = compress(body, draft.compression)
         except EncodeError as error:
             raise import_module("kombu.exceptions").EncodeError(str(error)) from error
-        if draft.compression:
-            body, headers["compression"] = compress(body, draft.compression)
         properties["delivery_info"] = {"exchange": address.exchange, "routing_key": address.routing_key}
         return Outgoing(
             encode_envelope(Message(headers, properties, body, content_type, content_encoding)),

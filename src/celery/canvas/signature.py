@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast
 
 from celery._state import current_app
 from celery.utils import uuid
@@ -333,9 +333,9 @@ class Signature(dict[str, Any], Generic[R]):
         A stamp that is there already stays, unless *append_stamps*: then both values are kept, as a list.
         """
         self.stamp_links(visitor, append_stamps, **headers)
-        stamps = dict(headers)
+        stamps = _only_stamps(headers)
         if visitor is not None:
-            stamps.update(visitor.on_signature(self, **headers) or {})
+            stamps.update(_only_stamps(visitor.on_signature(self, **headers) or {}))
         self._stamp_headers(stamps, append_stamps)
 
     def stamp_links(self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any) -> None:
@@ -355,21 +355,17 @@ class Signature(dict[str, Any], Generic[R]):
             self.options[option] = linked
 
     def _stamp_headers(self, stamps: Mapping[str, Any], append_stamps: bool) -> None:
-        options = self.options
-        names = _stamp_names(stamps)
-        if not names:
+        if not stamps:
             return
+        options = self.options
         had = [*(options.get("stamped_headers") or ())]
-        for name in names:
-            if name not in stamps:
-                continue
+        for name, value in stamps.items():
             if name not in had:
-                options[name] = stamps[name]
+                options[name] = value
             elif append_stamps:
-                options[name] = list(
-                    dict.fromkeys([*(maybe_list(options.get(name)) or []), *(maybe_list(stamps[name]) or [])])
-                )
-        options["stamped_headers"] = sorted({*had, *names})
+                both = [*(maybe_list(options.get(name)) or []), *(maybe_list(value) or [])]
+                options[name] = list(dict.fromkeys(both))
+        options["stamped_headers"] = sorted({*had, *stamps})
 
     # -- as a value --------------------------------------------------------------------------------------------------
 
@@ -400,11 +396,17 @@ class Signature(dict[str, Any], Generic[R]):
     def __or__(self, other: Any) -> Any:
         """`|` makes a chain."""
         chain = self.TYPES.get("chain")
-        if chain is None or not isinstance(other, Signature):
-            return NotImplemented
+        if not isinstance(other, Signature):
+            raise TypeError(f"A signature can be followed by a signature only, not by {other!r}.")
+        if chain is None:
+            raise TypeError("There are no chains in this version: link the tasks with sig.link(other).")
         return cast("Any", chain)(self, other, app=self._app)
 
-    __ror__ = __ior__ = lambda self, other: NotImplemented
+    def __ror__(self, other: Any) -> NoReturn:
+        raise TypeError(f"A signature can follow a signature only, not {other!r}.")
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc,override]
+        return self | other
 
     def __invert__(self) -> R:
         """`~sig`: send it and wait for the result."""
