@@ -1,6 +1,6 @@
 """Small words that any program could use."""
 
-# No `from __future__ import annotations` here: the name would stand in the way of the module `celery.utils.annotations`.
+# No `from __future__ import annotations`: that name would hide the module `celery.utils.annotations`.
 from celery.utils.functional import chunks, memoize, noop
 from celery.utils.imports import gen_task_name, import_from_cwd, instantiate, qualname, symbol_by_name
 from celery.utils.log import LOG_LEVELS
