@@ -144,3 +144,33 @@ def test_workdir_is_where_the_application_is_looked_for(celery: Any, tmp_path: P
     (tmp_path / "elsewhere.py").write_text("from celery import Celery\napp = Celery('elsewhere')\n")
     assert celery("-A", "elsewhere", "queues").code == 2
     assert celery("-A", "elsewhere", "--workdir", str(tmp_path), "queues").code == 0
+
+
+def test_commands_of_other_packages(celery: Any, tmp_path: Path) -> None:
+    (tmp_path / "garden.py").write_text(
+        "import click\n\n@click.command()\n@click.pass_context\ndef water(ctx):\n"
+        '    """Water the garden."""\n    click.echo(f"watering {ctx.obj.app.main}")\n'
+    )
+    info = tmp_path / "garden-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: garden\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[celery.commands]\nwater = garden:water\nmow = garden:mower\n")
+    path = str(tmp_path)
+    assert celery("-A", "single", "water", PYTHONPATH=path).out == "watering single\n"
+    assert "  water    Water the garden." in celery("--help", PYTHONPATH=path).out
+    said = celery("-A", "single", "mow", PYTHONPATH=path)
+    assert said.code == 1
+    assert "'mow' of garden:mower cannot be loaded" in said.err
+    assert "Traceback" not in said.text
+
+
+def test_options_that_an_application_adds(celery: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import click\nfrom celery import Celery, signals\napp = Celery('own')\n"
+        "app.user_options['preload'].add(click.Option(['-Z', '--template'], default='plain'))\n"
+        "@signals.user_preload_options.connect\ndef show(options, **kwargs):\n"
+        "    print('template', options['template'])\n"
+    )
+    said = celery("-A", "own", "queues", "--template", "fancy", PYTHONPATH=str(tmp_path))
+    assert said.code == 0, said.err
+    assert said.out.startswith("template fancy\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -68,3 +69,37 @@ def test_generated_pages_are_up_to_date() -> None:
         [sys.executable, "tools/docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+GATES = """
+import os, subprocess, threading, pytest
+
+def test_skips(): pytest.skip("no server here")
+def test_cannot(): pytest.skip("capability: delay")
+def test_passes(): pass
+def test_leaves_a_process(): globals()["child"] = subprocess.Popen(["sleep", "4"])
+def test_leaves_a_thread(): threading.Thread(target=threading.Event().wait, args=(2,), name="forgotten").start()
+"""
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_skip_under_ci_and_whatever_is_left_running_are_failures(tmp_path: Path, ci: str) -> None:
+    conftest = (ROOT / "tests" / "conftest.py").read_text().replace("GRACE = 5.0", "GRACE = 0.2")
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_gates.py").write_text(GATES)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-p", "no:randomly", "--rootdir", ".", "."],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    assert "ERROR test_gates.py::test_leaves_a_process" in done, done
+    assert "(sleep 4 )" in done or "(sleep 4)" in done
+    assert "ERROR test_gates.py::test_leaves_a_thread" in done
+    assert "'forgotten'" in done
+    assert "PASSED test_gates.py::test_passes" in done
+    assert ("FAILED test_gates.py::test_skips - skipped under CI: no server here" in done) is bool(ci)
+    assert "capability: delay" in done
+    assert "FAILED test_gates.py::test_cannot" not in done
