@@ -1,7 +1,8 @@
 """Which app and which task are current, and the few other things a process has one of.
 
 The *current app* is per thread (`Celery.set_current`), the *default app* per process (`Celery.set_default`).  A thread
-that has no current app where there is no default one uses the app that became current last, in whatever thread.  The *task stack* holds the tasks that run in this thread or asyncio task.
+that has no current app, where there is no default one, uses the app that became current last, in whatever thread.  The
+*task stack* holds the tasks that run in this thread or asyncio task.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Tls(threading.local):
 default_app: Celery | None = None
 """The app that is used where no app is current. Read it through `current_app`."""
 
-_last_current: Callable[[], Celery | None] = lambda: None
+_last_current: weakref.ref[Celery] | None = None
 _apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 _finalizers: dict[Callable[[Celery], Any], None] = {}
 """In the order they were connected."""
@@ -72,12 +73,12 @@ def set_default_app(app: Celery | None) -> None:
 def _set_current_app(app: Celery | None) -> None:
     global _last_current
     _tls.current_app = app
-    _last_current = (lambda: None) if app is None else weakref.ref(app)
+    _last_current = None if app is None else weakref.ref(app)
 
 
 def _get_current_app() -> Celery:
     app = _tls.current_app or default_app
-    if app is None:
+    if app is None and _last_current is not None:
         app = _last_current()
     return app if app is not None else _make_default_app()
 

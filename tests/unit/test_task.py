@@ -312,9 +312,13 @@ class TestBulkAndCoroutines:
         assert len({result.id for result in results}) == 1200
 
     def test_a_bulk_that_raises_sends_nothing(self, desk: Desk) -> None:
-        with pytest.raises(ZeroDivisionError), desk.app.bulk():
-            desk.app.send_task("job")
-            raise ZeroDivisionError
+        def send_and_fail() -> None:
+            with desk.app.bulk():
+                desk.app.send_task("job")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            send_and_fail()
         assert desk.sent() == []
 
     def test_bulks_nest(self, desk: Desk) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from celery.result import AsyncResult, EagerResult
 
 P = ParamSpec("P")
-R = TypeVar("R", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 extract_exec_options = mattrgetter(
@@ -53,8 +53,8 @@ class _Missing:
         return getattr(import_module(self.module), self.name)
 
 
-class Task(Generic[P, R]):
-    """A task of one app: `P` are the parameters of its function, `R` is what that returns.
+class Task(Generic[P, R_co]):
+    """A task of one app: `P` are the parameters of its function, `R_co` is what that returns.
 
     One instance per name and app serves every thread; what belongs to one execution is in `request`.
     """
@@ -181,7 +181,7 @@ class Task(Generic[P, R]):
 
     # -- running -----------------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the task here and now, as the function it is made of."""
         _task_stack.push(self)
         self.push_request(args=args, kwargs=kwargs)
@@ -191,7 +191,7 @@ class Task(Generic[P, R]):
             self.pop_request()
             _task_stack.pop()
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """What the task does."""
         raise ImproperlyConfigured(f"The task {self.name or type(self).__name__} has no run() method: define one.")
 
@@ -231,7 +231,7 @@ class Task(Generic[P, R]):
         @overload
         def delay(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]: ...
         @overload
-        def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
+        def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R_co]: ...
 
     def delay(self, *args: Any, **kwargs: Any) -> Any:
         """Send it with these arguments. See `apply_async`."""
@@ -262,7 +262,7 @@ class Task(Generic[P, R]):
             link_error: Any = None,
             shadow: str | None = None,
             **options: Any,
-        ) -> AsyncResult[R]: ...
+        ) -> AsyncResult[R_co]: ...
 
     def apply_async(
         self,
@@ -322,7 +322,7 @@ class Task(Generic[P, R]):
             self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
         ) -> AsyncResult[T]: ...
         @overload
-        async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
+        async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R_co]: ...
 
     async def adelay(self, *args: Any, **kwargs: Any) -> Any:
         """`delay` for coroutines: does not block the event loop."""
@@ -340,7 +340,7 @@ class Task(Generic[P, R]):
         @overload
         async def aapply_async(
             self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-        ) -> AsyncResult[R]: ...
+        ) -> AsyncResult[R_co]: ...
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """`apply_async` for coroutines: does not block the event loop.
@@ -366,10 +366,10 @@ class Task(Generic[P, R]):
         loglevel: int | None = None,
         headers: dict[str, Any] | None = None,
         **options: Any,
-    ) -> EagerResult[R]:
+    ) -> EagerResult[R_co]:
         """Run it here and now, as a worker would; with *throw* (or `task_eager_propagates`) its error is raised."""
         return cast(
-            "EagerResult[R]",
+            "EagerResult[R_co]",
             apply_eagerly(
                 self, args, kwargs, link=link, link_error=link_error, task_id=task_id, retries=retries, throw=throw,
                 logfile=logfile, loglevel=loglevel, headers=headers, **options,
@@ -378,7 +378,7 @@ class Task(Generic[P, R]):
 
     # -- signatures --------------------------------------------------------------------------------------------------
 
-    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature[R]:
+    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature[R_co]:
         """A signature of this task: `signature(args, kwargs, options…)`."""
         starkwargs.setdefault("app", self.app)
         return signature(self, args, *starargs, **starkwargs)
@@ -390,13 +390,13 @@ class Task(Generic[P, R]):
         @overload
         def s(self: Task[P, Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> Signature[T]: ...
         @overload
-        def s(self, *args: Any, **kwargs: Any) -> Signature[R]: ...
+        def s(self, *args: Any, **kwargs: Any) -> Signature[R_co]: ...
 
     def s(self, *args: Any, **kwargs: Any) -> Any:
         """A signature with these arguments, which may be partial."""
         return self.signature(args, kwargs)
 
-    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R_co]:
         """A signature with exactly these arguments."""
         return self.signature(args, kwargs, immutable=True)
 
@@ -407,7 +407,7 @@ class Task(Generic[P, R]):
         kwargs: Any = None,
         queue: str | None = None,
         **extra_options: Any,
-    ) -> Signature[R]:
+    ) -> Signature[R_co]:
         """A signature that sends this execution once more: same id, same callbacks, same place in its workflow."""
         return signature_from_request(self, request or self.request, args, kwargs, queue, **extra_options)
 
@@ -456,11 +456,11 @@ class Task(Generic[P, R]):
         with self.app.events.default_dispatcher(hostname=request.hostname) as dispatcher:
             return dispatcher.send(type_, uuid=request.id, retry=retry, retry_policy=policy, **fields)
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - the public name
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R_co]:  # noqa: N802 - the public name
         """The result of the task that was sent with *task_id*."""
         app = self._app if self.__bound__ else self._get_app()
         assert app is not None
-        result: AsyncResult[R] = app.AsyncResult(task_id, task_name=self.name, **kwargs)
+        result: AsyncResult[R_co] = app.AsyncResult(task_id, task_name=self.name, **kwargs)
         return result
 
     # -- what subclasses may handle ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from celery.app.task import Task
     from celery.result import AsyncResult, EagerResult
 
-R = TypeVar("R", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 
 class _Field:
@@ -79,7 +79,7 @@ class StampingVisitor(ABC):
         return {}
 
 
-class Signature(dict[str, Any], Generic[R]):
+class Signature(dict[str, Any], Generic[R_co]):
     """A task's name, arguments and options.
 
     Arguments can be partial: those given when it is called or linked go in front of its own, unless it is
@@ -88,7 +88,7 @@ class Signature(dict[str, Any], Generic[R]):
 
     TYPES: ClassVar[dict[str, type[Signature[Any]]]] = {}
     _app: Celery | None = None
-    _type: Task[..., R] | None = None
+    _type: Task[..., R_co] | None = None
     _OF_THE_PLACE: ClassVar[frozenset[str]] = frozenset({"group_id", "stamped_headers"})
     """Options that say where in a canvas a task is: an immutable signature does not take them from its caller."""
 
@@ -115,11 +115,11 @@ class Signature(dict[str, Any], Generic[R]):
 
     def __init__(
         self,
-        task: Task[..., R] | Mapping[str, Any] | str | None = None,
+        task: Task[..., R_co] | Mapping[str, Any] | str | None = None,
         args: Iterable[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-        type: Task[..., R] | None = None,
+        type: Task[..., R_co] | None = None,
         subtask_type: str | None = None,
         immutable: bool = False,
         app: Celery | None = None,
@@ -145,18 +145,18 @@ class Signature(dict[str, Any], Generic[R]):
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
-    def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> R:
+    def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> R_co:
         """Run the task here and now, as a function."""
         args, kwargs, _ = self._merge(partial_args, partial_kwargs, None)
         return self.type(*args, **kwargs)
 
-    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R]:
+    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R_co]:
         """Send it with these arguments in front of its own."""
         return self.apply_async(partial_args, partial_kwargs)
 
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> EagerResult[R]:
+    ) -> EagerResult[R_co]:
         """Run the task here, as a worker would."""
         merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
         return self.type.apply(merged_args, merged_kwargs, **merged)
@@ -167,7 +167,7 @@ class Signature(dict[str, Any], Generic[R]):
         kwargs: Mapping[str, Any] | None = None,
         route_name: str | None = None,
         **options: Any,
-    ) -> AsyncResult[R]:
+    ) -> AsyncResult[R_co]:
         """Send it; *args* go in front of its own, *kwargs* and *options* over them."""
         if args or kwargs or options:
             merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
@@ -176,24 +176,24 @@ class Signature(dict[str, Any], Generic[R]):
         task = self._registered()
         if task is None:
             return cast(
-                "AsyncResult[R]",
+                "AsyncResult[R_co]",
                 self.app.send_task(self.task, merged_args, merged_kwargs, route_name=route_name, **merged),
             )
         if route_name is not None:
             merged = {**merged, "route_name": route_name}
         return task.apply_async(merged_args, merged_kwargs, **merged)
 
-    def _registered(self) -> Task[..., R] | None:
+    def _registered(self) -> Task[..., R_co] | None:
         """The task if this process knows it: a producer can send tasks that only workers know."""
         if self._type is not None:
             return self._type
-        return cast("Task[..., R] | None", self.app.tasks.get(self.task))
+        return cast("Task[..., R_co] | None", self.app.tasks.get(self.task))
 
     # -- making others of it -----------------------------------------------------------------------------------------
 
     def clone(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **opts: Any
-    ) -> Signature[R]:
+    ) -> Signature[R_co]:
         """A copy, with these arguments and options merged in."""
         if args or kwargs or opts:
             new_args, new_kwargs, new_opts = self._merge(args, kwargs, opts)
@@ -211,7 +211,7 @@ class Signature(dict[str, Any], Generic[R]):
             app=self._app,
         )
         copy._type = self._type
-        return cast("Signature[R]", copy)
+        return cast("Signature[R_co]", copy)
 
     partial = clone
 
@@ -241,7 +241,7 @@ class Signature(dict[str, Any], Generic[R]):
         args: Iterable[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> Signature[R]:
+    ) -> Signature[R_co]:
         """A copy in which the arguments or options given stand in place of its own."""
         copy = self.clone()
         if args is not None:
@@ -262,7 +262,7 @@ class Signature(dict[str, Any], Generic[R]):
         root_id: str | None = None,
         parent_id: str | None = None,
         group_index: int | None = None,
-    ) -> AsyncResult[R]:
+    ) -> AsyncResult[R_co]:
         """Give it its task id now; the result it will have."""
         options = self.options
         task_id = options.get("task_id") or _id or uuid()
@@ -381,11 +381,11 @@ class Signature(dict[str, Any], Generic[R]):
     def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Signature[R]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Signature[R_co]:
         memo[id(self)] = self
         copy = Signature.from_dict(deepcopy(dict(self), memo), app=self._app)
         copy._type = self._type
-        return cast("Signature[R]", copy)
+        return cast("Signature[R_co]", copy)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (dict(self),)
@@ -405,10 +405,10 @@ class Signature(dict[str, Any], Generic[R]):
     def __ror__(self, other: Any) -> NoReturn:
         raise TypeError(f"A signature can follow a signature only, not {other!r}.")
 
-    def __ior__(self, other: Any) -> Any:  # type: ignore[misc,override]
+    def __ior__(self, other: Any) -> Any:
         return self | other
 
-    def __invert__(self) -> R:
+    def __invert__(self) -> R_co:
         """`~sig`: send it and wait for the result."""
         return self.apply_async().get()
 
@@ -445,14 +445,14 @@ class Signature(dict[str, Any], Generic[R]):
         return self._type.app if self._type is not None else current_app
 
     @property
-    def type(self) -> Task[..., R]:
+    def type(self) -> Task[..., R_co]:
         """The task; raises `NotRegistered` when this process does not know it."""
-        return self._type if self._type is not None else cast("Task[..., R]", self.app.tasks[self.task])
+        return self._type if self._type is not None else cast("Task[..., R_co]", self.app.tasks[self.task])
 
     @property
-    def AsyncResult(self) -> Callable[..., AsyncResult[R]]:  # noqa: N802 - the public name
+    def AsyncResult(self) -> Callable[..., AsyncResult[R_co]]:  # noqa: N802 - the public name
         task = self._registered()
-        return cast("Callable[..., AsyncResult[R]]", self.app.AsyncResult if task is None else task.AsyncResult)
+        return cast("Callable[..., AsyncResult[R_co]]", self.app.AsyncResult if task is None else task.AsyncResult)
 
 
 def _stamp_names(stamps: Mapping[str, Any]) -> list[str]:
