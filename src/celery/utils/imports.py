@@ -122,10 +122,12 @@ def module_file(module: ModuleType) -> str:
 def gen_task_name(app: Any, name: str, module_name: str | None) -> str:
     """The name of a task that was not given one: `module.name`.
 
-    In `__main__` the module is `app.main`, or the name of the program's file where a worker can import that.
+    In `__main__` the module is `app.main`, or the name of the program's file where a worker can import that; so it is
+    in `__mp_main__`, as which `multiprocessing` runs the program's file again in child processes.
     """
     module_name = module_name or "__main__"
-    if module_name == "__main__":
+    if module_name in {"__main__", "__mp_main__"}:
+        module_name = "__main__"
         if MP_MAIN_FILE:
             module_name = os.path.basename(MP_MAIN_FILE).removesuffix(".py")  # noqa: PTH119
         if getattr(app, "main", None):

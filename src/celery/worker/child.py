@@ -93,18 +93,22 @@ def _set_up_logging(app: Celery, hostname: str, options: ChildOptions) -> None:
 def app_reference(app: Celery) -> str | bytes:
     """How a child process gets *app*: `module:attribute` where a module has it, else the pickled app.
 
-    Raises ImproperlyConfigured when neither is possible.
+    A pickled app has the tasks of the modules it imports, but not those that were made in a function.  Raises
+    ImproperlyConfigured when neither is possible.
     """
     names = [
         f"{name}:{attribute}"
         for name, module in list(sys.modules.items())
-        if name not in {"__main__", "__mp_main__"} and not name.startswith("celery.")
+        if name != "__mp_main__" and not name.startswith("celery.")
         for attribute, value in list((getattr(module, "__dict__", None) or {}).items())
         if value is app
     ]
     if names:
         # Where several modules have it, the one that is named like the app, else the one that has it closest to home.
-        return min(names, key=lambda name: (name.partition(":")[0] != app.main, name.count("."), len(name)))
+        # The program's own file comes last: to have it, a child has to run it again.
+        return min(
+            names, key=lambda name: (_is_main(name), name.partition(":")[0] != app.main, name.count("."), len(name))
+        )
     try:
         return pickle.dumps(app)
     except Exception as error:
@@ -112,6 +116,10 @@ def app_reference(app: Celery) -> str | bytes:
             f"The app {app.main!r} cannot be given to child processes ({error}): make it a global of a module that can "
             f"be imported, or use -P threads or -P solo."
         ) from error
+
+
+def _is_main(reference: str) -> bool:
+    return reference.startswith("__main__:")
 
 
 def load_app(reference: str | bytes) -> Celery:
