@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import OrderedDict, UserDict, UserList
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, wraps
+from functools import wraps
 from itertools import islice
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
@@ -352,30 +352,17 @@ def regen(it: Iterable[T]) -> Any:
     return it if isinstance(it, list | tuple) else _Regen(it)
 
 
-@lru_cache(maxsize=4096)
-def _signature(fun: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(fun)
-
-
-def signature_of(fun: Callable[..., Any]) -> inspect.Signature:
-    """`inspect.signature`, remembered where the function can be hashed."""
-    try:
-        return _signature(fun)
-    except TypeError:
-        return inspect.signature(fun)
-
-
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def fun_accepts_kwargs(fun: Callable[..., Any]) -> bool:
     """Whether *fun* has a `**kwargs` parameter."""
-    return any(p.kind is p.VAR_KEYWORD for p in signature_of(fun).parameters.values())
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fun).parameters.values())
 
 
 def fun_takes_argument(name: str, fun: Callable[..., Any], position: int | None = None) -> Any:
     """Truthy if *fun* can be given an argument called *name*, or one at *position* (counted from 1)."""
-    parameters = signature_of(fun).parameters.values()
+    parameters = inspect.signature(fun).parameters.values()
     if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters):
         return True
     if position is not None:
@@ -385,7 +372,7 @@ def fun_takes_argument(name: str, fun: Callable[..., Any], position: int | None 
 
 def arity_greater(fun: Callable[..., Any], n: int) -> bool:
     """Whether *fun* takes more than *n* positional arguments."""
-    parameters = signature_of(fun).parameters.values()
+    parameters = inspect.signature(fun).parameters.values()
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return True
     return sum(p.kind in _POSITIONAL for p in parameters) > n
@@ -449,6 +436,5 @@ __all__ = [
     "regen",
     "seq_concat_item",
     "seq_concat_seq",
-    "signature_of",
     "uniq",
 ]
