@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -28,14 +29,27 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     for name in [name for name in os.environ if name.startswith("CELERY_") and name != "CELERY_HOME"]:
         monkeypatch.delenv(name)
     yield
-    _forget_current_app()
-
-
-def _forget_current_app() -> None:
     state = sys.modules.get("celery._state")
     if state is not None:
         state.set_default_app(None)
         state._set_current_app(None)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A worker in a test sets up logging for its process: that ends with the test."""
+    ours = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "celery"]
+    loggers = [logging.root, *map(logging.getLogger, ours)]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    streams = sys.stdout, sys.stderr
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    sys.stdout, sys.stderr = streams
+    log = sys.modules.get("celery.app.log")
+    if log is not None:
+        log.Logging._setup = False
 
 
 @pytest.fixture(autouse=True)
