@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import select
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -68,12 +69,14 @@ class Consumer:
         prefetch: Prefetch,
         broker: Broker | None = None,
         clock: Clock = SYSTEM,
+        cancel_on_loss: bool = False,
     ) -> None:
         self.app = app
         self.pool = pool
         self.hostname = hostname
         self.facts = facts
         self.prefetch = prefetch
+        self.cancel_on_loss = cancel_on_loss
         self.clock = clock
         self.broker = broker if broker is not None else app.broker_for_read()
         self.ledger = Ledger(self.broker, app.store)
@@ -214,6 +217,10 @@ class Consumer:
             len(self.inside),
         )
         self.held.clear()
+        if self.cancel_on_loss:
+            for request in self.inside.values():
+                if request.facts.acks_late and self.pool.kill(request.tag, signal.SIGKILL):
+                    request.killed = "shutdown"
         self.source.renounce()
         self._ready = True
 

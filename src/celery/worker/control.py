@@ -372,7 +372,10 @@ def _resize(state: ControlState, change: int, said: str) -> Any:
     size = pool.size + change
     if size < 1:
         return nok(f"the pool has {pool.size} slots: it cannot shrink by {-change}")
-    state.consumer.call_soon(lambda: pool.resize(size))
+    try:
+        state.consumer.ask(lambda: pool.resize(size))
+    except LoopBusy:
+        logger.info("The pool is resized when the task on the worker's own thread has ended")
     return ok(said)
 
 

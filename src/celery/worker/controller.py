@@ -5,6 +5,7 @@ The services and the order in which they start and stop stand in `start` and `_s
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import threading
@@ -18,7 +19,7 @@ from celery import signals
 from celery._state import app_or_default
 from celery.concurrency.base import Boot, Pool
 from celery.drivers import pool_class, scheme
-from celery.exceptions import ImproperlyConfigured, WorkerShutdown, WorkerTerminate
+from celery.exceptions import BrokerError, ImproperlyConfigured, WorkerShutdown, WorkerTerminate
 from celery.platforms import Pidfile, create_pidlock
 from celery.utils import worker_direct
 from celery.utils.log import get_logger, mlevel
@@ -86,6 +87,7 @@ class WorkController:
         self._early: str | None = None
         self._keeper: LeaseKeeper | None = None
         self._mailbox: Mailbox | None = None
+        self._asked_to_stop = threading.Event()
         self._stopped = threading.Event()
         self.on_after_init(**kwargs)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
@@ -162,7 +164,7 @@ class WorkController:
         if self.options.pidfile:
             self.pidlock = create_pidlock(self.options.pidfile)
         # An unreachable broker is said before there are processes to clean up.
-        broker.connect()
+        self._connect()
         broker.declare(self.app.amqp.queues.consuming())
         if self.options.purge:
             logger.warning("purge: removed %s messages", sum(broker.purge(name) for name in self.queue_names))
@@ -192,6 +194,22 @@ class WorkController:
             control = ControlState(self.app, self.hostname, self.consumer, self)
             self._mailbox = Mailbox(control, Panel)
             self._mailbox.start()
+
+    def _connect(self) -> None:
+        """Reach the broker; with `broker_connection_retry_on_startup` try for as long as the settings say."""
+        conf = self.app.conf
+        most = conf.broker_connection_max_retries if conf.broker_connection_retry_on_startup else 0
+        for tries in itertools.count(1):
+            try:
+                self.broker.connect()
+                return
+            except BrokerError as error:
+                if most is not None and tries > most:
+                    raise
+                pause = min(2.0 * tries, 32.0)
+                logger.error("Cannot connect to %s: %s Trying again in %g s.", masked(self.broker.url), error, pause)  # noqa: TRY400 - the sentence says it
+                if self._asked_to_stop.wait(pause):
+                    raise
 
     def _stop_services(self) -> None:
         """In this order, each whether or not the one before it went well."""
@@ -262,6 +280,7 @@ class WorkController:
         self._request("QUIT")
 
     def _request(self, event: str) -> None:
+        self._asked_to_stop.set()
         if self._shutdown is None:
             self._early = event
         elif event == "QUIT" or self._shutdown.stage == "run":
@@ -308,6 +327,7 @@ class WorkController:
             facts=facts,
             prefetch=self.options.prefetch(),
             broker=self.broker,
+            cancel_on_loss=bool(self.app.conf.worker_cancel_long_running_tasks_on_connection_loss),
         )
 
     # -- what remote control asks for ------------------------------------------------------------------------------
