@@ -212,7 +212,8 @@ def close_open_fds(keep: Iterable[Any] | None = None) -> None:
     kept = sorted(fd for item in keep or () if (fd := _fileno(item)) is not None)
     low = 0
     for fd in [*kept, get_fdmax(2048) or 2048]:
-        os.closerange(low, fd)
+        if low < fd:  # an empty range that begins at 0 closes everything (CPython 3.11)
+            os.closerange(low, fd)
         low = fd + 1
 
 

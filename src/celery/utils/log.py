@@ -187,32 +187,44 @@ class LoggingProxy:
             stream.write(f"Cannot write a log record of {record.name}: {kind.__name__}: {value}\n")
 
     def write(self, data: str | bytes) -> int:
-        """Log *data* (if there is more to it than white space); the number of characters taken."""
+        """Log every whole line of *data*; the rest waits for its end or for `flush`. The number of characters taken."""
         if isinstance(data, bytes):
             data = data.decode(errors="replace")
         if _in_sighandler:
             if sys.__stderr__ is not None:
                 sys.__stderr__.write(data)
             return len(data)
-        text = data.strip()
-        if not text or self.closed or getattr(self._thread, "recurse_protection", False):
+        state = self._thread
+        if self.closed or getattr(state, "busy", False):
             return 0
-        self._thread.recurse_protection = True
-        try:
-            self.logger.log(self.loglevel, text)
-        finally:
-            self._thread.recurse_protection = False
+        *whole, state.rest = (getattr(state, "rest", "") + data).split("\n")
+        if whole:
+            self._log("\n".join(whole))
         return len(data)
+
+    def _log(self, text: str) -> None:
+        if not text.strip():
+            return
+        self._thread.busy = True
+        try:
+            self.logger.log(self.loglevel, text.strip())
+        finally:
+            self._thread.busy = False
 
     def writelines(self, sequence: Iterable[str]) -> None:
         for part in sequence:
             self.write(part)
 
     def flush(self) -> None:
-        """Nothing to do: every write is a record of its own."""
+        """Log what this thread wrote without a newline."""
+        rest = getattr(self._thread, "rest", "")
+        self._thread.rest = ""
+        if rest and not self.closed and not getattr(self._thread, "busy", False):
+            self._log(rest)
 
     def close(self) -> None:
         """Take no more lines."""
+        self.flush()
         self.closed = True
 
     def isatty(self) -> bool:

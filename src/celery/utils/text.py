@@ -62,13 +62,13 @@ def abbr(S: str | None, max: int, ellipsis: str | bool | None = "...") -> str:  
 
 
 def abbrtask(S: str | None, max: int) -> str:  # noqa: N803 - the public name
-    """A task name in about *max* characters: its module part is cut."""
+    """A task name in *max* characters, if its last part leaves room: its module part is cut."""
     if S is None:
         return "???"
     if len(S) <= max:
         return S
     module, _, cls = S.rpartition(".")
-    return f"{abbr(module, max - len(cls), False)}[.]{cls}"
+    return f"{abbr(module, max - len(cls) - 3, False)}[.]{cls}"
 
 
 def indent(t: str, indent: int = 0, sep: str = "\n") -> str:
