@@ -233,6 +233,7 @@ class BrokerMachine(RuleBasedStateMachine):
         for delivery in chosen:
             message = self.owns(party, delivery)
             if message is not None:
+                message.started = False  # marked, perhaps, but not run: not counted
                 message.come_back(crashed=False)
 
     @precondition(living)

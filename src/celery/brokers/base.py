@@ -190,7 +190,10 @@ class Consumer(ABC):
 
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        """Give back deliveries that were not started, to the front of their queues, uncounted."""
+        """Give back deliveries that were not run, to the front of their queues.
+
+        Not counted as executions, also where they were marked as started (a pool returned them unopened).
+        """
 
     @abstractmethod
     def renew(self) -> bool:

@@ -131,7 +131,7 @@ class _Space:
         return taken
 
     def give_back(self, message: _Message, now: float, *, interrupted: bool) -> None:
-        """Return a leased message to its place in the queue; an execution that was interrupted is counted."""
+        """Return a leased message to its place in the queue; an execution of it is counted."""
         if message.started:
             message.deliveries += 1
             message.interrupted = interrupted
@@ -401,6 +401,7 @@ class MemoryConsumer(Consumer):
                 message = self._held(delivery)
                 if message is not None:
                     del self._space.owners[self._number].held[message.tag]
+                    message.started = False  # marked, perhaps, but not run: not counted
                     self._space.give_back(message, now, interrupted=False)
 
     def renew(self) -> bool:

@@ -321,12 +321,9 @@ class SQLiteConsumer(Consumer):
         return applied
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        now = self._clock.time()
         with self._database.write() as connection:
             for delivery in deliveries:
-                for (started,) in _end(connection, delivery):
-                    if started:
-                        connection.execute(_SQL["count_execution"], (started, now, delivery.tag))
+                if _end(connection, delivery):
                     connection.execute(_SQL["back_in_place"], (delivery.tag,))
         if deliveries:
             self._belfry.ring("messages", {delivery.queue for delivery in deliveries})

@@ -286,6 +286,14 @@ class BrokerContract:
         assert bodies(deliveries) == ["a", "b", "c"]
         assert not any(delivery.redelivered for delivery in deliveries)
 
+    def test_release_of_what_was_marked_but_not_run_is_uncounted(self, broker: Broker, consumer: Consumer) -> None:
+        broker.publish([message("a")])
+        deliveries = consumer.claim(1)
+        assert consumer.start(deliveries) == ["ok"]
+        consumer.release(deliveries)
+        [again] = consumer.claim(1)
+        assert (again.deliveries, again.interrupted, again.redelivered) == (0, False, False)
+
     def test_fence_changes_with_every_claim(self, broker: Broker, consumer: Consumer) -> None:
         broker.publish([message("a")])
         [former] = consumer.claim(1)
