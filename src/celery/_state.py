@@ -34,6 +34,8 @@ _last_current: weakref.ref[Celery] | None = None
 _apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 _finalizers: dict[Callable[[Celery], Any], None] = {}
 """In the order they were connected."""
+_offers: dict[Callable[[Celery], Any], None] = {}
+"""The same for the tasks that one app declares and others get too, while the declaring one lives."""
 _task_stack: LocalStack[Any] = LocalStack()
 _tls = _Tls()
 _lock = threading.RLock()
@@ -46,12 +48,16 @@ def connect_on_app_finalize(callback: Callable[[Celery], Any]) -> Callable[[Cele
     return callback
 
 
-def _disconnect_on_app_finalize(callback: Callable[[Celery], Any]) -> None:
-    _finalizers.pop(callback, None)
+def _offer_to_other_apps(callback: Callable[[Celery], Any]) -> None:
+    _offers[callback] = None
+
+
+def _withdraw_offer(callback: Callable[[Celery], Any]) -> None:
+    _offers.pop(callback, None)
 
 
 def _announce_app_finalized(app: Celery) -> None:
-    for callback in _finalizers.copy():
+    for callback in (*_finalizers, *_offers):
         callback(app)
 
 

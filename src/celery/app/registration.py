@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celery._state import _disconnect_on_app_finalize, connect_on_app_finalize
+from celery._state import _offer_to_other_apps, _withdraw_offer
 from celery.app.autoretry import add_autoretry_behaviour
 from celery.app.pydantic import wrap_with_pydantic
 from celery.app.registry import TaskRegistry
@@ -50,8 +50,8 @@ class _Declared:
             if declared is not None:
                 app.registration.adopt(declared.fun, declared.options)
 
-        connect_on_app_finalize(make_for)
-        weakref.finalize(self, _disconnect_on_app_finalize, make_for).atexit = False
+        _offer_to_other_apps(make_for)
+        weakref.finalize(self, _withdraw_offer, make_for).atexit = False
 
 
 class Registration:
