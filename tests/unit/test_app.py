@@ -13,10 +13,16 @@ from typing import Any
 
 import pytest
 
-from celery import Celery, Task, current_app, shared_task, signals
+from celery import Celery, Task, _state, current_app, shared_task, signals
 from celery._state import default_app, get_current_app
 from celery.app.base import PendingConfiguration
 from celery.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
+
+
+@pytest.fixture(autouse=True)
+def _own_shared_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test shares with every app, the apps of other tests do not get."""
+    monkeypatch.setattr(_state, "_finalizers", dict(_state._finalizers))
 
 
 def make(name: str = "app", **options: Any) -> Celery:
