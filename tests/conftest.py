@@ -29,11 +29,12 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     for name in [name for name in os.environ if name.startswith("CELERY_") and name != "CELERY_HOME"]:
         monkeypatch.delenv(name)
     state = sys.modules.get("celery._state")
-    finalizers = list(state._finalizers) if state is not None else []
+    finalizers = dict(state._finalizers) if state is not None else {}
     yield
     state = sys.modules.get("celery._state")
     if state is not None:
-        state._finalizers[:] = finalizers  # shared tasks of this test are no tasks of the next one's application
+        state._finalizers.clear()  # shared tasks of this test are no tasks of the next one's application
+        state._finalizers.update(finalizers)
         state.set_default_app(None)
         state._set_current_app(None)
         state._offers.clear()  # tasks of this test's apps, which others would get until those are collected
