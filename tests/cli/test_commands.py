@@ -210,6 +210,22 @@ def test_a_worker_in_the_background(celery: Any, tmp_path: Any) -> None:
     assert not pidfile.exists()
 
 
+@pytest.mark.parametrize("option", ["--logfile", "--pidfile"])
+def test_a_worker_explains_a_file_it_cannot_write(celery: Any, tmp_path: Path, option: str) -> None:
+    said = celery("-A", "single", "worker", "-c", "1", "-P", "solo", option, str(tmp_path / "nowhere" / "file"))
+    assert said.code not in {0, 2}
+    assert str(tmp_path / "nowhere" / "file") in said.err
+    assert "Traceback" not in said.text
+
+
+def test_two_workers_with_one_pidfile(celery: Any, worker: Any, tmp_path: Path) -> None:
+    with worker("-c", "1", "-P", "solo", "--pidfile", str(tmp_path / "pid")) as running:
+        said = celery("-A", "single", "worker", "-P", "solo", "--pidfile", str(tmp_path / "pid"))
+        assert said.code not in {0, 2}
+        assert str(running.process.pid) in said.text
+        assert "Traceback" not in said.text
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 
 from celery.exceptions import BackendError, BrokerError, CeleryError
-from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
+from celery.platforms import EX_FAILURE, EX_UNAVAILABLE, LockFailed
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -284,7 +284,7 @@ def user_errors() -> tuple[type[BaseException], ...]:
     """
     kombu = sys.modules.get("kombu.exceptions")
     foreign = (kombu.KombuError,) if kombu else ()
-    return (BackendError, CeleryError, *foreign)
+    return (BackendError, CeleryError, LockFailed, *foreign)
 
 
 def explain(error: BaseException) -> click.ClickException:

@@ -71,6 +71,10 @@ class CeleryGroup(click.Group):
             raise click.UsageError(sentence, error.ctx) from error
         except user_errors() as error:
             raise explain(error) from error
+        except OSError as error:
+            if error.filename is None:  # nothing that a user named, such as the end of a pipe
+                raise
+            raise CommandError(f"{error.filename}: {error.strerror}") from error
 
 
 def _command(module: Any, name: str) -> click.Command:
