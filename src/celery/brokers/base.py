@@ -188,6 +188,12 @@ class Consumer(ABC):
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End deliveries, with their effects where fused, in one step. False: the lease was lost, nothing applied."""
 
+    def settle_and_start(
+        self, settlements: Sequence[Settlement], deliveries: Sequence[Delivery], records: Sequence[Record] = ()
+    ) -> tuple[list[bool], list[Verdict]]:
+        """`settle`, then `start`: in one step (one commit, one round trip) where the store can, else one by one."""
+        return self.settle(settlements), self.start(deliveries, records)
+
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give back deliveries that were not run, to the front of their queues.

@@ -270,55 +270,69 @@ class SQLiteConsumer(Consumer):
             self._chime.wait(min(left, LOOK_AGAIN, left if due is None else due))
 
     def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
-        store = self._fused(effects=bool(records))
-        with self._database.write() as connection:
-            revoked: set[int] = set()
-            if connection.execute(_SQL["any_revocation"]).fetchall():
-                wanted = _numbers([delivery.tag for delivery in deliveries])
-                rows = connection.execute(_SQL["revoked_among"], (wanted, self._clock.time())).fetchall()
-                revoked = {tag for (tag,) in rows}
-            runnable = [delivery for delivery in deliveries if delivery.tag not in revoked]
-            started = sum(connection.execute(_SQL["start"], run).rowcount for run in _runs(runnable))
-            verdicts: list[Verdict] = ["ok"] * len(deliveries)
-            if revoked or started != len(deliveries):
-                wanted = _numbers([delivery.tag for delivery in deliveries])
-                held = set(connection.execute(_SQL["leases"], (wanted,)).fetchall())
-                verdicts = [
-                    "lost"
-                    if (delivery.tag, delivery.fence) not in held
-                    else "revoked"
-                    if delivery.tag in revoked
-                    else "ok"
-                    for delivery in deliveries
-                ]
-            if store is not None and records:
-                store.write(connection, records, ())
-        if store is not None and records:
-            store.announce()
-        return verdicts
+        return self.settle_and_start((), deliveries, records)[1]
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        if not settlements:
-            return []
-        store = self._fused(effects=any(s.records or s.messages or s.arrivals for s in settlements))
-        reached: set[str] = set()
+        return self.settle_and_start(settlements, ())[0]
+
+    def settle_and_start(
+        self, settlements: Sequence[Settlement], deliveries: Sequence[Delivery], records: Sequence[Record] = ()
+    ) -> tuple[list[bool], list[Verdict]]:
+        if not (settlements or deliveries or records):
+            return [], []
+        store, reached = self._store, set[str]()
+        effects = any(s.records or s.messages or s.arrivals for s in settlements)
+        if store is None and (effects or records):
+            raise ValueError("This consumer has no store in the same place: store results and send messages first.")
         with self._database.write() as connection:
-            applied = self._end_all(connection, settlements, reached)
-            ended = settlements
-            if not all(applied):
-                ended = [settlement for settlement, held in zip(settlements, applied, strict=True) if held]
-            messages = [message for settlement in ended for message in settlement.messages]
-            if messages:
-                reached |= self._outbox.send(connection, messages)
-            records = [record for settlement in ended for record in settlement.records]
-            arrivals = [arrival for settlement in ended for arrival in settlement.arrivals]
-            if store is not None and (records or arrivals):
-                store.write(connection, records, arrivals)
+            applied = self._end_all(connection, settlements, reached) if settlements else []
+            if effects and store is not None:
+                self._write_effects(connection, store, settlements, applied, reached)
+            verdicts = self._start_all(connection, deliveries) if deliveries else []
+            if records and store is not None:
+                store.write(connection, records, ())
         if reached:
             self._belfry.ring("messages", reached)
-        if store is not None and records:
+        if store is not None and (effects or records):
             store.announce()
-        return applied
+        return applied, verdicts
+
+    def _write_effects(
+        self,
+        connection: sqlite3.Connection,
+        store: TransactionalStore,
+        settlements: Sequence[Settlement],
+        applied: Sequence[bool],
+        reached: set[str],
+    ) -> None:
+        """Send and store what comes of the settlements that were applied."""
+        ended = [settlement for settlement, held in zip(settlements, applied, strict=True) if held]
+        messages = [message for settlement in ended for message in settlement.messages]
+        if messages:
+            reached |= self._outbox.send(connection, messages)
+        records = [record for settlement in ended for record in settlement.records]
+        arrivals = [arrival for settlement in ended for arrival in settlement.arrivals]
+        if records or arrivals:
+            store.write(connection, records, arrivals)
+
+    def _start_all(self, connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> list[Verdict]:
+        """Mark as started what is still held and not revoked."""
+        revoked: set[int] = set()
+        if connection.execute(_SQL["any_revocation"]).fetchall():
+            wanted = _numbers([delivery.tag for delivery in deliveries])
+            rows = connection.execute(_SQL["revoked_among"], (wanted, self._clock.time())).fetchall()
+            revoked = {tag for (tag,) in rows}
+        runnable = [delivery for delivery in deliveries if delivery.tag not in revoked] if revoked else deliveries
+        started = sum([connection.execute(_SQL["start"], run).rowcount for run in _runs(runnable)])
+        if not revoked and started == len(deliveries):
+            return ["ok"] * started
+        held = set(
+            connection.execute(_SQL["leases"], (_numbers([delivery.tag for delivery in deliveries]),)).fetchall()
+        )
+        return [
+            "lost" if (delivery.tag, delivery.fence) not in held else "revoked" if delivery.tag in revoked else "ok"
+            for delivery in deliveries
+        ]
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         with self._database.write() as connection:
@@ -360,11 +374,6 @@ class SQLiteConsumer(Consumer):
     def _register(self, connection: sqlite3.Connection) -> int:
         row = (self.name, json.dumps(self.queues), self._clock.time() + self._lease)
         return connection.execute(_SQL["register"], row).lastrowid or 0
-
-    def _fused(self, *, effects: bool) -> TransactionalStore | None:
-        if effects and self._store is None:
-            raise ValueError("This consumer has no store in the same place: store results and send messages first.")
-        return self._store
 
     def _is_ready(self) -> bool:
         """Look without keeping writers out: whoever is woken in vain leaves no trace."""

@@ -51,6 +51,13 @@ class Claims(Consumer):
             return self._now.settle(settlements)
         return self._settle_each(settlements)
 
+    def settle_and_start(
+        self, settlements: Sequence[Settlement], deliveries: Sequence[Delivery], records: Sequence[Record] = ()
+    ) -> tuple[list[bool], list[Verdict]]:
+        if not self._former:
+            return self._now.settle_and_start(settlements, deliveries, records)
+        return self._settle_each(settlements), self._now.start(deliveries, records)
+
     def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
         applied = [False] * len(settlements)
         owners = [self._former.get(settlement.delivery.tag, self._now) for settlement in settlements]

@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import signals
-from celery.brokers.base import Broker
+from celery.brokers.base import Broker, Verdict
 from celery.concurrency.base import Pool
 from celery.exceptions import BackendError, BrokerError, DecodeError, InvalidTaskError
 from celery.utils.clock import SYSTEM, Clock
@@ -168,11 +168,13 @@ class Consumer:
             self._perform_calls()
             if self._broken and self.clock.monotonic() < self._retry_at:
                 return
-            self._commit()
             if self.stage == "run":
-                self._claim()
-                self._dispatch()
+                self._advance()
+                if self._claim():
+                    self._advance()
                 self._give_back_late()
+            else:
+                self._commit()
         except (BrokerError, BackendError) as error:
             self._lose(error)
         else:
@@ -318,10 +320,12 @@ class Consumer:
             return
         if self._failed_commits < POISONED:
             self._failed_commits += 1
-            refused = self.ledger.commit(self.source, self.unsettled)
-            self._failed_commits = 0
+            self._committed(self.ledger.commit(self.source, self.unsettled))
         else:
-            refused = self._commit_apart()
+            self._committed(self._commit_apart())
+
+    def _committed(self, refused: Sequence[Settlement]) -> None:
+        self._failed_commits = 0
         self.unsettled.clear()
         for settlement in refused:
             logger.warning(
@@ -340,7 +344,6 @@ class Consumer:
                 self.source.renew()
                 refused += self.ledger.commit(self.source, [self._bare(settlement, error)])
             self.unsettled.pop(0)
-        self._failed_commits = 0
         return refused
 
     def _bare(self, settlement: Settlement, error: BrokerError) -> Settlement:
@@ -359,13 +362,14 @@ class Consumer:
         held = len(self.held)
         return room if held <= room or held < self.pool.free() else 0
 
-    def _claim(self) -> None:
+    def _claim(self) -> bool:
+        """Claim and admit what there is room for; whether there was anything."""
         now = self.clock.monotonic()
         if not (self._ready or now >= self._look_at or (self._due_at is not None and now >= self._due_at)):
-            return
+            return False
         room = self._room()
         if not room:
-            return
+            return False
         deliveries = self.source.claim(room)
         self._look_at = now + LOOK_AGAIN
         self._ready = len(deliveries) == room
@@ -374,6 +378,7 @@ class Consumer:
             self._due_at = None if due is None else now + due
         if deliveries:
             self._receive(deliveries, now)
+        return bool(deliveries)
 
     def _receive(self, deliveries: Sequence[Delivery], claimed: float) -> None:
         """Claimed messages become requests that wait for the pool, or end here."""
@@ -416,21 +421,34 @@ class Consumer:
             signals.task_rejected.send(sender=self, message=unreadable(delivery.envelope), exc=error)
         self.unsettled.append(Settlement(delivery, "dead", reason=f"undecodable: {error}"))
 
-    def _dispatch(self) -> None:
-        """Start as many of the held requests as the pool takes."""
+    def _advance(self) -> None:
+        """Commit what has ended and start what the pool takes next; in one step, where there is both."""
         held = self.held
-        if not held:
-            return
-        free = self.pool.free()
+        free = self.pool.free() if held else 0
         if free <= 0:
+            self._commit()
             return
         batch = [held.popleft() for _ in range(min(free, len(held)))]
-        records = self._started_records(batch)
         try:
-            verdicts = self.ledger.start(self.source, [request.delivery for request in batch], records)
+            verdicts = self._start(batch)
         except (BrokerError, BackendError):
             held.extendleft(reversed(batch))
             raise
+        self._submit(batch, verdicts)
+
+    def _start(self, batch: Sequence[Request]) -> list[Verdict]:
+        deliveries = [request.delivery for request in batch]
+        records = self._started_records(batch)
+        if self.unsettled and self._failed_commits < POISONED:
+            self._failed_commits += 1
+            refused, verdicts = self.ledger.commit_and_start(self.source, self.unsettled, deliveries, records)
+            self._committed(refused)
+            return verdicts
+        self._commit()
+        return self.ledger.start(self.source, deliveries, records)
+
+    def _submit(self, batch: Sequence[Request], verdicts: Sequence[Verdict]) -> None:
+        """Hand to the pool what may run."""
         now = self.clock.time()
         inside, counts = self.inside, state.total_count
         jobs = []

@@ -12,9 +12,8 @@ import signal
 import time
 from typing import Any
 
-from celery.brokers.sqlite import SQLiteConsumer
-
 from celery import Celery
+from celery.brokers.sqlite import SQLiteConsumer
 
 LEASE = 1.5
 app = Celery("oracle")
@@ -53,19 +52,20 @@ def committed(number: int) -> None:
     note("committed", number)
 
 
-def kill_at(method: str, countdown: int) -> None:
-    """Make the worker's process kill itself just before the *countdown*-th call of a consumer's *method*."""
-    original = getattr(SQLiteConsumer, method)
+def kill_at(point: str, countdown: int) -> None:
+    """Make the worker's process kill itself just before the *countdown*-th batch that it starts, or settles."""
+    original = SQLiteConsumer.settle_and_start
+    place = {"settle": 0, "start": 1}[point]
 
     def deadly(self: Any, *args: Any, **options: Any) -> Any:
         nonlocal countdown
-        if args and args[0]:
+        if args[place]:
             countdown -= 1
             if countdown == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         return original(self, *args, **options)
 
-    setattr(SQLiteConsumer, method, deadly)
+    setattr(SQLiteConsumer, "settle_and_start", deadly)  # noqa: B010 - mypy forbids the plain assignment
 
 
 if os.environ.get("ORACLE_KILL"):
