@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from celery.backends.store import Store, TransactionalStore
-from celery.brokers.base import Broker, Bus, Capabilities, Consumer, Entry, Kind, QueueStats, Subscription, Verdict
+from celery.brokers.base import Broker, Capabilities, Consumer, Entry, Kind, QueueStats, Verdict
+from celery.brokers.sqlitebus import SQLiteBus
 from celery.exceptions import BrokerError
 from celery.utils.bell import Belfry, Chime
 from celery.utils.clock import SYSTEM, Clock
@@ -26,8 +27,6 @@ from celery.wire.message import Delivery, Outgoing, Queue, Record, Settlement
 LEAST_URGENT = 9
 LOOK_AGAIN = 1.0
 """Seconds after which a waiting claim looks by itself, should a bell have failed."""
-BUS_KEPT = 60.0
-"""Seconds a message on the bus is kept for a subscriber that is busy."""
 PROMOTED = 1000
 """Delayed messages made ready at once when they are due."""
 
@@ -101,8 +100,18 @@ class SQLiteBroker(Broker):
             self._belfry.ring("messages", reached)
         return returned
 
+    def _file_new(self) -> None:
+        """Bring new messages to their places, for whoever reads those."""
+        with self._database.read() as connection:
+            new = connection.execute(_SQL["unfiled"]).fetchall()
+        if new:
+            with self._database.write(durable=False) as connection:
+                _file_new(connection)
+
     def purge(self, queue: str) -> int:
         with self._database.write() as connection:
+            _file_new(connection)
+            connection.execute(_SQL["note_last"])
             purged = connection.execute(_SQL["purge_messages"], (queue,)).rowcount
             connection.execute(_SQL["purge_ready"], (queue,))
             connection.execute(_SQL["purge_delayed"], (queue,))
@@ -112,6 +121,7 @@ class SQLiteBroker(Broker):
         now = self.clock.time()
         wanted = None if queues is None else json.dumps(list(queues))
         found = []
+        self._file_new()
         with self._database.read() as connection:
             rows = connection.execute(_SQL["stats"], (now, wanted)).fetchall()
             for name, ready, leased, delayed, dead, consumers, due in rows:
@@ -123,12 +133,15 @@ class SQLiteBroker(Broker):
 
     def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
         wanted = None if queues is None else json.dumps(list(queues))
+        self._file_new()
         with self._database.read() as connection:
             rows = connection.execute(_SQL[f"{kind}_entries"], (wanted, self.clock.time(), limit)).fetchall()
         return [Entry(*row) for row in rows]
 
     def remove(self, tags: Sequence[int | str]) -> int:
         with self._database.write() as connection:
+            _file_new(connection)
+            connection.execute(_SQL["note_last"])
             gone = connection.execute(_SQL["remove"], (_numbers(tags),)).fetchall()
             for tag, queue, rank, position, due in gone:
                 if not connection.execute(_SQL["remove_ready"], (queue, rank, position, tag)).rowcount:
@@ -178,18 +191,10 @@ class _Outbox:
         now = self._clock.time()
         rows = [row for message in messages for row in self._rows(connection, message, now)]
         if len(rows) == 1:
-            row = rows[0]
-            tag = connection.execute(_SQL["insert"], row).lastrowid
-            if row[2] is None:
-                connection.execute(_SQL["insert_ready"], (row[0], row[1], tag, tag))
-            else:
-                connection.execute(_SQL["insert_delayed"], (row[0], row[2], tag))
+            connection.execute(_SQL["insert"], rows[0])
         else:
-            last = connection.execute(_SQL["last"]).fetchone()[0] or 0
-            connection.executemany(_SQL["insert"], rows)
-            connection.execute(_SQL["ready_after"], (last,))
-            if any(row[2] is not None for row in rows):
-                connection.execute(_SQL["delayed_after"], (last,))
+            (last,) = connection.execute(_SQL["last"]).fetchone()
+            connection.executemany(_SQL["insert_after"], [(tag, *row) for tag, row in enumerate(rows, last + 1)])
         reached = {row[0] for row in rows}
         self._declare(connection, reached)
         return reached
@@ -380,10 +385,14 @@ class SQLiteConsumer(Consumer):
         now = self._clock.time()
         with self._database.read() as connection:
             swept = connection.execute(_SQL["registered"], (self._number,)).fetchone() is None
-            return swept or any(
-                connection.execute(_SQL["any_ready"], (queue,)).fetchone() is not None
-                or connection.execute(_SQL["any_due"], (queue, now)).fetchone() is not None
-                for queue in self.queues
+            return (
+                swept
+                or connection.execute(_SQL["unfiled"]).fetchone() is not None
+                or any(
+                    connection.execute(_SQL["any_ready"], (queue,)).fetchone() is not None
+                    or connection.execute(_SQL["any_due"], (queue, now)).fetchone() is not None
+                    for queue in self.queues
+                )
             )
 
     def _claim(self, limit: int) -> list[Delivery]:
@@ -392,6 +401,7 @@ class SQLiteConsumer(Consumer):
         with self._database.write(durable=False) as connection:
             if connection.execute(_SQL["registered"], (self._number,)).fetchone() is None:
                 self._number = self._register(connection)
+            _file_new(connection)
             self._claims += 1
             fence = self._number << 32 | self._claims
             if len(self.queues) == 1:
@@ -413,6 +423,7 @@ class SQLiteConsumer(Consumer):
         self, connection: sqlite3.Connection, settlements: Sequence[Settlement], reached: set[str]
     ) -> list[bool]:
         """End the leases and what was leased; False where the lease was lost."""
+        connection.execute(_SQL["note_last"])
         if all(settlement.verb == "done" for settlement in settlements):
             # Nearly always: neighbours that all end well, and nothing was lost.
             connection.execute("SAVEPOINT ending")
@@ -448,80 +459,6 @@ class SQLiteConsumer(Consumer):
         return True
 
 
-class SQLiteBus(Bus):
-    """Payloads pass through a table and are forgotten after a minute; when nobody listens they are not written."""
-
-    def __init__(self, database: Database, belfry: Belfry, clock: Clock) -> None:
-        self._database = database
-        self._belfry = belfry
-        self._clock = clock
-
-    def publish(self, topic: str, payload: bytes) -> None:
-        if not self._belfry.hears("bus"):
-            return
-        now = self._clock.time()
-        with self._database.write(durable=False) as connection:
-            oldest = connection.execute(_SQL["bus_oldest"]).fetchone()
-            if oldest is not None and oldest[0] <= now:
-                connection.execute(_SQL["bus_forget"], (now,))
-            connection.execute(_SQL["bus_publish"], (topic, payload, now + BUS_KEPT))
-        self._belfry.ring("bus")
-
-    def subscribe(self, topics: Sequence[str]) -> SQLiteSubscription:
-        with self._database.read():
-            chime = self._belfry.listen("bus", changed=self._database.changes)
-        return SQLiteSubscription(self._database, chime, topics)
-
-
-class SQLiteSubscription(Subscription):
-    """Reads the table of the bus from where it was at the start."""
-
-    def __init__(self, database: Database, chime: Chime, topics: Sequence[str]) -> None:
-        self._database = database
-        self._chime = chime
-        self._names = frozenset(topics)
-        self._beginnings = tuple(topic[:-1] for topic in topics if topic.endswith("*"))
-        self._arrived: deque[tuple[str, bytes]] = deque()
-        with database.read() as connection:
-            row = connection.execute(_SQL["bus_last"]).fetchone()
-        self._last = 0 if row is None else row[0]
-
-    def get(self, timeout: float | None = None) -> tuple[str, bytes] | None:
-        end = None if timeout is None else time.monotonic() + timeout
-        while not self._chime.closed:
-            self._chime.clear()
-            if not self._arrived:
-                self._read()
-            if self._arrived:
-                self._chime.ring()
-                return self._arrived.popleft()
-            left = LOOK_AGAIN if end is None else end - time.monotonic()
-            if left <= 0:
-                return None
-            self._chime.wait(min(left, LOOK_AGAIN))
-        return None
-
-    def fileno(self) -> int:
-        return self._chime.fileno()
-
-    def close(self) -> None:
-        self._chime.close()
-
-    def _read(self) -> None:
-        rows: list[tuple[int, str, bytes]] = []
-        while not self._arrived:
-            with self._database.read() as connection:
-                rows = connection.execute(_SQL["bus_read"], (self._last,)).fetchall()
-            if not rows:
-                return
-            self._last = rows[-1][0]
-            self._arrived.extend(
-                (topic, payload)
-                for _, topic, payload in rows
-                if topic in self._names or topic.startswith(self._beginnings)
-            )
-
-
 def _take(connection: sqlite3.Connection, queue: str, limit: int, now: float, fence: int) -> list[Delivery]:
     """Lease up to *limit* messages from the front of *queue*."""
     if connection.execute(_SQL["any_due"], (queue, now)).fetchone() is not None:
@@ -554,6 +491,14 @@ def _leave(connection: sqlite3.Connection, number: int, now: float, reached: set
 def _end(connection: sqlite3.Connection, delivery: Delivery) -> list[tuple[int]]:
     """End one lease: [(whether it was started,)], or nothing if it was lost."""
     return connection.execute(_SQL["end_lease"], (delivery.tag, delivery.fence)).fetchall()
+
+
+def _file_new(connection: sqlite3.Connection) -> None:
+    """Give the messages that were sent since the last time their rows in `ready` and `delayed`."""
+    for (last,) in connection.execute(_SQL["unfiled"]).fetchall():
+        connection.execute(_SQL["file_ready"])
+        connection.execute(_SQL["file_delayed"])
+        connection.execute(_SQL["filed"], (last,))
 
 
 def _next_position(connection: sqlite3.Connection) -> int:

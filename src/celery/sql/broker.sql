@@ -8,10 +8,17 @@ INSERT OR IGNORE INTO bindings (exchange, type, pattern, queue) VALUES (?, ?, ?,
 SELECT exchange, type, pattern, queue FROM bindings WHERE exchange = ?
 
 -- name: last
-SELECT max(id) FROM messages
+SELECT max(coalesce((SELECT max(id) FROM messages), 0), (SELECT gone FROM marks))
+
+-- name: note_last
+UPDATE marks SET gone = (SELECT max(id) FROM messages) WHERE gone < (SELECT max(id) FROM messages)
 
 -- name: insert
-INSERT INTO messages (queue, rank, due, since, task_id, envelope) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO messages (id, queue, rank, due, since, task_id, envelope)
+VALUES (max(coalesce((SELECT max(id) FROM messages), 0), (SELECT gone FROM marks)) + 1, ?, ?, ?, ?, ?, ?)
+
+-- name: insert_after
+INSERT INTO messages (id, queue, rank, due, since, task_id, envelope) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_ready
 INSERT INTO ready (queue, rank, position, id) VALUES (?, ?, ?, ?)
@@ -19,11 +26,19 @@ INSERT INTO ready (queue, rank, position, id) VALUES (?, ?, ?, ?)
 -- name: insert_delayed
 INSERT INTO delayed (queue, due, id) VALUES (?, ?, ?)
 
--- name: ready_after
-INSERT INTO ready (queue, rank, position, id) SELECT queue, rank, id, id FROM messages WHERE id > ? AND due IS NULL
+-- name: unfiled
+SELECT id FROM messages WHERE id > (SELECT filed FROM marks) ORDER BY id DESC LIMIT 1
 
--- name: delayed_after
-INSERT INTO delayed (queue, due, id) SELECT queue, due, id FROM messages WHERE id > ? AND due IS NOT NULL
+-- name: file_ready
+INSERT INTO ready (queue, rank, position, id)
+SELECT queue, rank, id, id FROM messages WHERE id > (SELECT filed FROM marks) AND due IS NULL
+
+-- name: file_delayed
+INSERT INTO delayed (queue, due, id)
+SELECT queue, due, id FROM messages WHERE id > (SELECT filed FROM marks) AND due IS NOT NULL
+
+-- name: filed
+UPDATE marks SET filed = ?
 
 -- name: any_due
 SELECT 1 FROM delayed WHERE queue = ? AND due <= ? LIMIT 1
@@ -122,7 +137,7 @@ WHERE id = ?1
 RETURNING queue, rank
 
 -- name: next_position
-UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'messages' RETURNING seq
+UPDATE marks SET gone = max(gone, coalesce((SELECT max(id) FROM messages), 0)) + 1 RETURNING gone
 
 -- name: bury
 INSERT INTO dead (id, since, reason) VALUES (?, ?, ?)
@@ -224,18 +239,3 @@ FROM dead AS d CROSS JOIN messages AS m ON m.id = d.id
 WHERE ?2 AND (?1 IS NULL OR m.queue IN (SELECT value FROM json_each(?1)))
 ORDER BY d.since, d.id
 LIMIT ?3
-
--- name: bus_last
-SELECT seq FROM sqlite_sequence WHERE name = 'bus'
-
--- name: bus_oldest
-SELECT until FROM bus ORDER BY id LIMIT 1
-
--- name: bus_forget
-DELETE FROM bus WHERE id < coalesce((SELECT id FROM bus WHERE until > ? ORDER BY id LIMIT 1), 9223372036854775807)
-
--- name: bus_publish
-INSERT INTO bus (topic, payload, until) VALUES (?, ?, ?)
-
--- name: bus_read
-SELECT id, topic, payload FROM bus WHERE id > ? ORDER BY id LIMIT 500

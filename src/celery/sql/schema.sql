@@ -4,7 +4,7 @@
 
 -- name: messages
 CREATE TABLE messages (
-    id          INTEGER PRIMARY KEY AUTOINCREMENT,  -- the tag; never used twice
+    id          INTEGER PRIMARY KEY,                -- the tag; never used twice: see `marks`
     queue       TEXT NOT NULL,
     rank        INTEGER NOT NULL,                   -- 0 is the most urgent: nine minus the priority
     position    INTEGER,                            -- place in the queue; NULL is the id
@@ -15,6 +15,12 @@ CREATE TABLE messages (
     task_id     TEXT NOT NULL,
     envelope    BLOB NOT NULL
 );
+-- One row. `gone`: the highest tag or position that was given away and is not in `messages` any more.  (AUTOINCREMENT
+-- would rewrite a page for every message that is sent; this one is touched once for a batch of messages that end.)
+-- `filed`: up to this tag messages have been given their row in `ready` or `delayed`. Whoever looks there first files
+-- what is new, so that a publish writes to one place only.
+CREATE TABLE marks (gone INTEGER NOT NULL, filed INTEGER NOT NULL);
+INSERT INTO marks VALUES (0, 0);
 CREATE TABLE ready (
     queue    TEXT NOT NULL,
     rank     INTEGER NOT NULL,

@@ -311,18 +311,21 @@ def split_body(
 
 _EMBED = ("callbacks", "errbacks", "chain", "chord")
 _PLAIN = frozenset({str, int, bool, type(None)})
-_NESTED = _PLAIN | {list, dict}
+_CONTAINERS = frozenset({list, dict})
+_NESTED = _PLAIN | _CONTAINERS
 
 
 def _is_plain(value: Any) -> bool:
     """Whether both JSON writers agree on *value*; floats are left out (NaN), and so is everything unusual."""
     kind = type(value)
     if kind is dict:
-        types = {*map(type, value.values())}
-        return types <= _PLAIN or (types <= _NESTED and all(map(_is_plain, value.values())))
-    if kind is list:
-        return {*map(type, value)} <= _PLAIN or all(map(_is_plain, value))
-    return kind in _PLAIN
+        value = value.values()
+    elif kind is not list:
+        return kind in _PLAIN
+    types = {*map(type, value)}
+    if types <= _PLAIN:
+        return True
+    return types <= _NESTED and all(_is_plain(part) for part in value if type(part) in _CONTAINERS)
 
 
 def encode_envelope(message: Message) -> bytes:

@@ -1,0 +1,93 @@
+"""The bus of the embedded broker: payloads pass through a table of the same SQLite file."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from celery.brokers.base import Bus, Subscription
+from celery.utils.bell import Belfry, Chime
+from celery.utils.clock import Clock
+from celery.utils.sqlite import Database, queries
+
+LOOK_AGAIN = 1.0
+"""Seconds after which a waiting subscription looks by itself, should a bell have failed."""
+BUS_KEPT = 60.0
+"""Seconds a message is kept for a subscriber that is busy."""
+
+_SQL = queries("bus")
+
+
+class SQLiteBus(Bus):
+    """Payloads pass through a table and are forgotten after a minute; when nobody listens they are not written."""
+
+    def __init__(self, database: Database, belfry: Belfry, clock: Clock) -> None:
+        self._database = database
+        self._belfry = belfry
+        self._clock = clock
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        if not self._belfry.hears("bus"):
+            return
+        now = self._clock.time()
+        with self._database.write(durable=False) as connection:
+            oldest = connection.execute(_SQL["oldest"]).fetchone()
+            if oldest is not None and oldest[0] <= now:
+                connection.execute(_SQL["forget"], (now,))
+            connection.execute(_SQL["publish"], (topic, payload, now + BUS_KEPT))
+        self._belfry.ring("bus")
+
+    def subscribe(self, topics: Sequence[str]) -> SQLiteSubscription:
+        with self._database.read():
+            chime = self._belfry.listen("bus", changed=self._database.changes)
+        return SQLiteSubscription(self._database, chime, topics)
+
+
+class SQLiteSubscription(Subscription):
+    """Reads the table of the bus from where it was at the start."""
+
+    def __init__(self, database: Database, chime: Chime, topics: Sequence[str]) -> None:
+        self._database = database
+        self._chime = chime
+        self._names = frozenset(topics)
+        self._beginnings = tuple(topic[:-1] for topic in topics if topic.endswith("*"))
+        self._arrived: deque[tuple[str, bytes]] = deque()
+        with database.read() as connection:
+            row = connection.execute(_SQL["last"]).fetchone()
+        self._last = 0 if row is None else row[0]
+
+    def get(self, timeout: float | None = None) -> tuple[str, bytes] | None:
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._chime.closed:
+            self._chime.clear()
+            if not self._arrived:
+                self._read()
+            if self._arrived:
+                self._chime.ring()
+                return self._arrived.popleft()
+            left = LOOK_AGAIN if end is None else end - time.monotonic()
+            if left <= 0:
+                return None
+            self._chime.wait(min(left, LOOK_AGAIN))
+        return None
+
+    def fileno(self) -> int:
+        return self._chime.fileno()
+
+    def close(self) -> None:
+        self._chime.close()
+
+    def _read(self) -> None:
+        rows: list[tuple[int, str, bytes]] = []
+        while not self._arrived:
+            with self._database.read() as connection:
+                rows = connection.execute(_SQL["read"], (self._last,)).fetchall()
+            if not rows:
+                return
+            self._last = rows[-1][0]
+            self._arrived.extend(
+                (topic, payload)
+                for _, topic, payload in rows
+                if topic in self._names or topic.startswith(self._beginnings)
+            )
