@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 FOLDER = Path(__file__).parent / "oracle"
 TASKS = int(os.environ.get("CRASH_TASKS", "20000"))
 
@@ -174,10 +174,10 @@ def test_everything_is_killed_again_and_again_while_tasks_drain(fleet: Fleet, tm
     for round in range(1, 4):
         fleet.start()
         fleet.start()
-        goal = round * TASKS // 5
+        goal = round * TASKS // 10
         fleet.wait(lambda goal=goal: executions(fleet) >= goal, 120)
         fleet.massacre()
-    assert executions(fleet) < 2 * TASKS, "the workers finished before they were killed: the test proves nothing"
+    assert begun(fleet) < TASKS, "the workers finished before they were killed: the test proves nothing"
 
     fleet.start()
     fleet.start()
@@ -188,6 +188,11 @@ def test_everything_is_killed_again_and_again_while_tasks_drain(fleet: Fleet, tm
 
 def executions(fleet: Fleet) -> int:
     return sum(count for line, count in fleet.lines().items() if "-end" not in line and line[0] != "c")
+
+
+def begun(fleet: Fleet) -> int:
+    """How many different tasks have been executed, once or more."""
+    return sum(1 for line in fleet.lines() if line.startswith(("late ", "early ")))
 
 
 def state_is_final(state: str) -> bool:
