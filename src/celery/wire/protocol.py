@@ -312,20 +312,15 @@ def split_body(
 _EMBED = ("callbacks", "errbacks", "chain", "chord")
 _PLAIN = frozenset({str, int, bool, type(None)})
 _CONTAINERS = frozenset({list, dict})
-_NESTED = _PLAIN | _CONTAINERS
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether both JSON writers agree on *value*; floats are left out (NaN), and so is everything unusual."""
-    kind = type(value)
-    if kind is dict:
-        value = value.values()
-    elif kind is not list:
-        return kind in _PLAIN
-    types = {*map(type, value)}
-    if types <= _PLAIN:
-        return True
-    return types <= _NESTED and all(_is_plain(part) for part in value if type(part) in _CONTAINERS)
+    """Whether both JSON writers agree on a map or list; floats are left out (NaN), and so is everything unusual."""
+    for part in value.values() if type(value) is dict else value:
+        kind = type(part)
+        if kind not in _PLAIN and (kind not in _CONTAINERS or (part and not _is_plain(part))):
+            return False
+    return True
 
 
 def encode_envelope(message: Message) -> bytes:
