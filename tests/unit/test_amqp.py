@@ -94,7 +94,7 @@ class TestMessages:
     def test_a_naive_eta_is_in_the_zone_of_the_app(self, app: Celery) -> None:
         app.conf.timezone = "Europe/Berlin"
         outgoing, message = sent(app, eta=datetime(2030, 7, 1, 12))  # noqa: DTZ001 - naive on purpose
-        assert message.headers["eta"] == "2030-07-01T12:00:00"
+        assert message.headers["eta"] == "2030-07-01T12:00:00+02:00"
         assert outgoing.due == datetime(2030, 7, 1, 10, tzinfo=UTC).timestamp()
 
     def test_expires(self, app: Celery) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -67,6 +67,13 @@ class TestAdmit:
 
     def test_a_task_that_is_due_is_run(self) -> None:
         assert admit(head(eta=at(-10)), delivery(), EARLY, NOW) is RUN
+
+    def test_time_without_a_zone_is_the_apps(self) -> None:
+        tokyo = timezone(timedelta(hours=9))
+        local = datetime.fromtimestamp(NOW - 10, tokyo).replace(tzinfo=None).isoformat()
+        assert admit(head(eta=local), delivery(), EARLY, NOW, zone=tokyo) is RUN
+        assert admit(head(expires=local), delivery(), EARLY, NOW, zone=tokyo) is EXPIRED
+        assert admit(head(eta=local), delivery(), EARLY, NOW) == Delay(NOW - 10 + 9 * 3600)
 
     @pytest.mark.parametrize("field", ["eta", "expires"])
     def test_a_time_that_is_none_makes_the_message_invalid(self, field: str) -> None:

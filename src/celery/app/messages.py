@@ -32,7 +32,8 @@ def moment(
 ) -> tuple[str, float]:
     """A time as ISO 8601 text and as Unix time, given as seconds from *now* or as a date.
 
-    A naive date is read in *zone*, and stays naive in the text.  Raises `TypeError` or `ValueError`, naming *what*.
+    A naive date is read in *zone*; the text always says which moment is meant.  Raises `TypeError` or `ValueError`,
+    naming *what*.
     """
     if seconds is not None:
         if isinstance(seconds, timedelta):
@@ -51,10 +52,9 @@ def moment(
         raise ValueError(f"{what} must be a number of seconds, a date or ISO 8601 text, not {at!r}") from error
     if not isinstance(found, datetime):
         raise TypeError(f"{what} must be a number of seconds, a date or ISO 8601 text, not {at!r}")
-    text = found.isoformat()
     if is_naive(found):
         found = found.replace(tzinfo=zone())
-    return text, found.timestamp()
+    return found.isoformat(), found.timestamp()
 
 
 def origin() -> str:

@@ -384,7 +384,7 @@ class Consumer:
         """Claimed messages become requests that wait for the pool, or end here."""
         now = self.clock.time()
         facts_of, numbers, hostname, held = self.facts.get, self._numbers, self.hostname, self.held
-        tell = logger.isEnabledFor(logging.INFO)
+        tell, zone = logger.isEnabledFor(logging.INFO), self.app.timezone
         for delivery in deliveries:
             try:
                 head = peek(delivery.envelope)
@@ -392,7 +392,8 @@ class Consumer:
                 self._refuse_undecodable(delivery, error)
                 continue
             facts = facts_of(head.task)
-            verdict = admit(head, delivery, facts, now, revoked=bool(state.revoked) and head.id in state.revoked)
+            revoked = bool(state.revoked) and head.id in state.revoked
+            verdict = admit(head, delivery, facts, now, revoked=revoked, zone=zone)
             request = Request(head, delivery, facts or Facts(head.task), next(numbers), hostname, claimed)
             if verdict is RUN:
                 held.append(request)

@@ -6,7 +6,7 @@ carries out what they say.  Read `tests/scenarios/*.txt` beside this file: every
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Literal
 
 import msgspec
@@ -86,10 +86,12 @@ REVOKED = Drop("revoked")
 EXPIRED = Drop("expired")
 
 
-def admit(head: Head, delivery: Delivery, facts: Facts | None, now: float, *, revoked: bool = False) -> Admission:
+def admit(
+    head: Head, delivery: Delivery, facts: Facts | None, now: float, *, revoked: bool = False, zone: tzinfo = UTC
+) -> Admission:
     """Whether a claimed message is to be run. *facts* is None for a task that is not registered here.
 
-    *revoked*: this worker was told to revoke it, which the broker may not know of.
+    *revoked*: this worker was told to revoke it, which the broker may not know of. *zone*: of times that name none.
     """
     if facts is None:
         return unknown(head)
@@ -100,13 +102,13 @@ def admit(head: Head, delivery: Delivery, facts: Facts | None, now: float, *, re
     if revoked or delivery.revoked:
         return REVOKED
     if head.expires is not None:
-        expires = moment(head.expires)
+        expires = moment(head.expires, zone)
         if expires is None:
             return malformed(f"its header 'expires' is not an ISO 8601 time: {head.expires!r}")
         if expires <= now:
             return EXPIRED
     if head.eta is not None:
-        due = moment(head.eta)
+        due = moment(head.eta, zone)
         if due is None:
             return malformed(f"its header 'eta' is not an ISO 8601 time: {head.eta!r}")
         if due > now:
@@ -138,14 +140,14 @@ def too_many(deliveries: int) -> Dead:
     return Dead(reason, WorkerLostError(f"The task was {reason}."))
 
 
-def moment(text: str) -> float | None:
-    """Unix seconds of an ISO 8601 time, taken as UTC if it names no zone; None if it is no such time."""
+def moment(text: str, zone: tzinfo = UTC) -> float | None:
+    """Unix seconds of an ISO 8601 time, read in *zone* if it names none; None if it is no such time."""
     try:
         parsed = datetime.fromisoformat(text)
     except (ValueError, TypeError):
         return None
     if parsed.tzinfo is None:
-        parsed = parsed.replace(tzinfo=UTC)
+        parsed = parsed.replace(tzinfo=zone)
     return parsed.timestamp()
 
 

@@ -8,7 +8,7 @@ from celery.exceptions import DecodeError
 from celery.utils.saferepr import saferepr
 from celery.wire.message import Delivery, Job
 from celery.wire.protocol import Head, decode_envelope, split_body
-from celery.worker.decisions import Facts, Killed, moment
+from celery.worker.decisions import Facts, Killed
 
 NO_LIMITS = (None, None)
 PLAIN = frozenset({"application/json"})
@@ -154,11 +154,6 @@ class Request:
             "priority": self.head.priority,
             "redelivered": self.delivery.redelivered or self.head.redelivered,
         }
-
-    @property
-    def due(self) -> float | None:
-        """Unix time before which it must not run."""
-        return None if self.head.eta is None else moment(self.head.eta)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """The request as remote control shows it. Arguments that are not plain JSON are shown as text."""
