@@ -112,7 +112,7 @@ class SQLiteBroker(Broker):
         with self._database.write() as connection:
             _file_new(connection)
             connection.execute(_SQL["note_last"])
-            purged = connection.execute(_SQL["purge_messages"], (queue,)).rowcount
+            purged = connection.execute(_SQL["purge_messages"], (queue, queue)).rowcount
             connection.execute(_SQL["purge_ready"], (queue,))
             connection.execute(_SQL["purge_delayed"], (queue,))
         return purged
@@ -123,7 +123,7 @@ class SQLiteBroker(Broker):
         found = []
         self._file_new()
         with self._database.read() as connection:
-            rows = connection.execute(_SQL["stats"], (now, wanted)).fetchall()
+            rows = connection.execute(_SQL["stats"], {"now": now, "queues": wanted}).fetchall()
             for name, ready, leased, delayed, dead, consumers, due in rows:
                 (since,) = connection.execute(_SQL["oldest"], (name,)).fetchone()
                 waiting = [moment for moment in (since, due) if moment is not None]
@@ -135,7 +135,8 @@ class SQLiteBroker(Broker):
         wanted = None if queues is None else json.dumps(list(queues))
         self._file_new()
         with self._database.read() as connection:
-            rows = connection.execute(_SQL[f"{kind}_entries"], (wanted, self.clock.time(), limit)).fetchall()
+            asked = {"queues": wanted, "now": self.clock.time(), "limit": limit}
+            rows = connection.execute(_SQL[f"{kind}_entries"], asked).fetchall()
         return [Entry(*row) for row in rows]
 
     def remove(self, tags: Sequence[int | str]) -> int:
@@ -156,7 +157,7 @@ class SQLiteBroker(Broker):
             raised = sorted(connection.execute(_SQL["exhume"], (_numbers(tags),)).fetchall())
             for (tag,) in raised:
                 position = _next_position(connection)
-                queue, rank = connection.execute(_SQL["replay"], (tag, position, now)).fetchall()[0]
+                queue, rank = connection.execute(_SQL["replay"], (position, now, tag)).fetchall()[0]
                 connection.execute(_SQL["insert_ready"], (queue, rank, position, tag))
                 reached.add(queue)
         if reached:
@@ -446,7 +447,7 @@ class SQLiteConsumer(Consumer):
         elif settlement.verb == "requeue":
             due = now + settlement.delay if settlement.delay > 0 else None
             position = _next_position(connection)
-            row = (delivery.tag, position, due, now, started)
+            row = (position, due, now, started, started, delivery.tag)
             queue, rank = connection.execute(_SQL["requeue"], row).fetchall()[0]
             if due is None:
                 connection.execute(_SQL["insert_ready"], (queue, rank, position, delivery.tag))
@@ -454,7 +455,7 @@ class SQLiteConsumer(Consumer):
                 connection.execute(_SQL["insert_delayed"], (queue, due, delivery.tag))
             reached.add(queue)
         else:
-            connection.execute(_SQL["count_execution"], (started, now, delivery.tag))
+            connection.execute(_SQL["count_execution"], (started, started, now, delivery.tag))
             connection.execute(_SQL["bury"], (delivery.tag, now, settlement.reason))
         return True
 
@@ -464,12 +465,12 @@ def _take(connection: sqlite3.Connection, queue: str, limit: int, now: float, fe
     if connection.execute(_SQL["any_due"], (queue, now)).fetchone() is not None:
         promoted = (queue, now, max(limit, PROMOTED))
         connection.execute(_SQL["promote"], promoted)
-        connection.execute(_SQL["promoted"], promoted)
-    rows = connection.execute(_SQL["front"], (queue, limit, now)).fetchall()
+        connection.execute(_SQL["promoted"], (queue, *promoted))
+    rows = connection.execute(_SQL["front"], (now, queue, limit)).fetchall()
     if not rows:
         return []
     last = rows[-1][:3]
-    connection.execute(_SQL["lease"], (queue, *last, fence, now))
+    connection.execute(_SQL["lease"], (fence, now, queue, *last))
     connection.execute(_SQL["leave_ready"], (queue, *last))
     return [
         Delivery(tag, queue, envelope, fence, deliveries, interrupted == 1, deliveries > 0, revoked == 1)
@@ -481,7 +482,7 @@ def _leave(connection: sqlite3.Connection, number: int, now: float, reached: set
     """Return what consumer *number* holds, and forget the consumer."""
     fences = (number << 32, (number << 32) + 0xFFFFFFFF)
     reached.update(queue for (queue,) in connection.execute(_SQL["queues_of"], fences).fetchall())
-    connection.execute(_SQL["interrupt"], (*fences, now))
+    connection.execute(_SQL["interrupt"], (now, *fences))
     connection.execute(_SQL["give_back"], fences)
     returned = connection.execute(_SQL["drop_leases"], fences).rowcount
     connection.execute(_SQL["unregister"], (number,))

@@ -49,29 +49,29 @@ SELECT 1 FROM ready WHERE queue = ? LIMIT 1
 -- name: promote
 INSERT INTO ready (queue, rank, position, id)
 SELECT m.queue, m.rank, coalesce(m.position, m.id), m.id
-FROM (SELECT id FROM delayed WHERE queue = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3) AS d
+FROM (SELECT id FROM delayed WHERE queue = ? AND due <= ? ORDER BY due, id LIMIT ?) AS d
 CROSS JOIN messages AS m ON m.id = d.id
 
 -- name: promoted
 DELETE FROM delayed
-WHERE queue = ?1 AND (due, id) IN (
-    SELECT due, id FROM delayed WHERE queue = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3
+WHERE queue = ? AND (due, id) IN (
+    SELECT due, id FROM delayed WHERE queue = ? AND due <= ? ORDER BY due, id LIMIT ?
 )
 
 -- name: front
 SELECT r.rank, r.position, r.id, m.envelope, m.deliveries, m.interrupted,
-       EXISTS (SELECT 1 FROM revocations AS v WHERE v.task_id = m.task_id AND v.until > ?3)
+       EXISTS (SELECT 1 FROM revocations AS v WHERE v.task_id = m.task_id AND v.until > ?)
 FROM ready AS r CROSS JOIN messages AS m ON m.id = r.id
-WHERE r.queue = ?1
+WHERE r.queue = ?
 ORDER BY r.rank, r.position, r.id
-LIMIT ?2
+LIMIT ?
 
 -- name: lease
 INSERT INTO leased (id, fence, started, since)
-SELECT id, ?5, 0, ?6 FROM ready WHERE queue = ?1 AND (rank, position, id) <= (?2, ?3, ?4)
+SELECT id, ?, 0, ? FROM ready WHERE queue = ? AND (rank, position, id) <= (?, ?, ?)
 
 -- name: leave_ready
-DELETE FROM ready WHERE queue = ?1 AND (rank, position, id) <= (?2, ?3, ?4)
+DELETE FROM ready WHERE queue = ? AND (rank, position, id) <= (?, ?, ?)
 
 -- name: register
 INSERT INTO consumers (name, queues, deadline) VALUES (?, ?, ?)
@@ -89,13 +89,13 @@ SELECT id FROM consumers WHERE deadline <= ?
 DELETE FROM consumers WHERE id = ?
 
 -- name: interrupt
-UPDATE messages SET deliveries = deliveries + 1, interrupted = 1, since = ?3
-WHERE id IN (SELECT id FROM leased WHERE fence BETWEEN ?1 AND ?2 AND started)
+UPDATE messages SET deliveries = deliveries + 1, interrupted = 1, since = ?
+WHERE id IN (SELECT id FROM leased WHERE fence BETWEEN ? AND ? AND started)
 
 -- name: give_back
 INSERT INTO ready (queue, rank, position, id)
 SELECT queue, rank, coalesce(position, id), id FROM messages
-WHERE id IN (SELECT id FROM leased WHERE fence BETWEEN ?1 AND ?2)
+WHERE id IN (SELECT id FROM leased WHERE fence BETWEEN ? AND ?)
 
 -- name: drop_leases
 DELETE FROM leased WHERE fence BETWEEN ? AND ?
@@ -110,11 +110,11 @@ UPDATE leased SET started = 1 WHERE id BETWEEN ? AND ? AND fence = ?
 SELECT 1 FROM revocations LIMIT 1
 
 -- name: revoked_among
-SELECT m.id FROM json_each(?1) AS wanted CROSS JOIN messages AS m ON m.id = wanted.value
-WHERE EXISTS (SELECT 1 FROM revocations AS v WHERE v.task_id = m.task_id AND v.until > ?2)
+SELECT m.id FROM json_each(?) AS wanted CROSS JOIN messages AS m ON m.id = wanted.value
+WHERE EXISTS (SELECT 1 FROM revocations AS v WHERE v.task_id = m.task_id AND v.until > ?)
 
 -- name: leases
-SELECT l.id, l.fence FROM json_each(?1) AS wanted CROSS JOIN leased AS l ON l.id = wanted.value
+SELECT l.id, l.fence FROM json_each(?) AS wanted CROSS JOIN leased AS l ON l.id = wanted.value
 
 -- name: end_leases
 DELETE FROM leased WHERE id BETWEEN ? AND ? AND fence = ?
@@ -131,9 +131,9 @@ SELECT queue, rank, coalesce(position, id), id FROM messages WHERE id = ?
 
 -- name: requeue
 UPDATE messages
-SET position = ?2, due = ?3, since = ?4, deliveries = deliveries + ?5,
-    interrupted = CASE WHEN ?5 THEN 0 ELSE interrupted END
-WHERE id = ?1
+SET position = ?, due = ?, since = ?, deliveries = deliveries + ?,
+    interrupted = CASE WHEN ? THEN 0 ELSE interrupted END
+WHERE id = ?
 RETURNING queue, rank
 
 -- name: next_position
@@ -144,14 +144,14 @@ INSERT INTO dead (id, since, reason) VALUES (?, ?, ?)
 
 -- name: count_execution
 UPDATE messages
-SET deliveries = deliveries + ?1, interrupted = CASE WHEN ?1 THEN 0 ELSE interrupted END, since = ?2 WHERE id = ?3
+SET deliveries = deliveries + ?, interrupted = CASE WHEN ? THEN 0 ELSE interrupted END, since = ? WHERE id = ?
 
 -- name: next_due
 SELECT due FROM delayed WHERE queue = ? ORDER BY due LIMIT 1
 
 -- name: purge_messages
 DELETE FROM messages
-WHERE id IN (SELECT id FROM ready WHERE queue = ?1 UNION ALL SELECT id FROM delayed WHERE queue = ?1)
+WHERE id IN (SELECT id FROM ready WHERE queue = ? UNION ALL SELECT id FROM delayed WHERE queue = ?)
 
 -- name: purge_ready
 DELETE FROM ready WHERE queue = ?
@@ -177,7 +177,7 @@ DELETE FROM dead WHERE id = ?
 DELETE FROM dead WHERE id IN (SELECT value FROM json_each(?)) RETURNING id
 
 -- name: replay
-UPDATE messages SET position = ?2, due = NULL, since = ?3, deliveries = 0, interrupted = 0 WHERE id = ?1
+UPDATE messages SET position = ?, due = NULL, since = ?, deliveries = 0, interrupted = 0 WHERE id = ?
 RETURNING queue, rank
 
 -- name: revoke
@@ -192,50 +192,50 @@ SELECT task_id FROM revocations WHERE until > ? ORDER BY task_id
 -- name: stats
 SELECT q.name,
        (SELECT count(*) FROM ready WHERE queue = q.name)
-           + (SELECT count(*) FROM delayed WHERE queue = q.name AND due <= ?1),
+           + (SELECT count(*) FROM delayed WHERE queue = q.name AND due <= :now),
        (SELECT count(*) FROM leased AS l CROSS JOIN messages AS m ON m.id = l.id WHERE m.queue = q.name),
-       (SELECT count(*) FROM delayed WHERE queue = q.name AND due > ?1),
+       (SELECT count(*) FROM delayed WHERE queue = q.name AND due > :now),
        (SELECT count(*) FROM dead AS d CROSS JOIN messages AS m ON m.id = d.id WHERE m.queue = q.name),
        (SELECT count(*) FROM consumers AS c, json_each(c.queues) AS listened WHERE listened.value = q.name),
-       (SELECT min(due) FROM delayed WHERE queue = q.name AND due <= ?1)
-FROM (SELECT name FROM queues WHERE ?2 IS NULL UNION SELECT value FROM json_each(?2)) AS q
+       (SELECT min(due) FROM delayed WHERE queue = q.name AND due <= :now)
+FROM (SELECT name FROM queues WHERE :queues IS NULL UNION SELECT value FROM json_each(:queues)) AS q
 ORDER BY q.name
 
 -- name: oldest
 SELECT min(max(m.since, coalesce(m.due, 0)))
 FROM (WITH RECURSIVE ranks (rank) AS (VALUES (0) UNION ALL SELECT rank + 1 FROM ranks WHERE rank < 9) SELECT rank FROM ranks) AS k
 CROSS JOIN messages AS m ON m.id = (
-    SELECT r.id FROM ready AS r WHERE r.queue = ?1 AND r.rank = k.rank ORDER BY r.position, r.id LIMIT 1
+    SELECT r.id FROM ready AS r WHERE r.queue = ? AND r.rank = k.rank ORDER BY r.position, r.id LIMIT 1
 )
 
 -- name: ready_entries
 SELECT m.id, m.queue, 'ready', m.task_id, m.envelope, max(m.since, coalesce(m.due, 0)), m.due, m.deliveries, '', ''
 FROM (
-    SELECT id FROM ready WHERE ?1 IS NULL OR queue IN (SELECT value FROM json_each(?1))
+    SELECT id FROM ready WHERE :queues IS NULL OR queue IN (SELECT value FROM json_each(:queues))
     UNION ALL
-    SELECT id FROM delayed WHERE due <= ?2 AND (?1 IS NULL OR queue IN (SELECT value FROM json_each(?1)))
+    SELECT id FROM delayed WHERE due <= :now AND (:queues IS NULL OR queue IN (SELECT value FROM json_each(:queues)))
 ) AS r CROSS JOIN messages AS m ON m.id = r.id
 ORDER BY m.rank, coalesce(m.position, m.id)
-LIMIT ?3
+LIMIT :limit
 
 -- name: delayed_entries
 SELECT m.id, m.queue, 'delayed', m.task_id, m.envelope, m.since, m.due, m.deliveries, '', ''
 FROM (
-    SELECT id FROM delayed WHERE due > ?2 AND (?1 IS NULL OR queue IN (SELECT value FROM json_each(?1)))
-    ORDER BY due, id LIMIT ?3
+    SELECT id FROM delayed WHERE due > :now AND (:queues IS NULL OR queue IN (SELECT value FROM json_each(:queues)))
+    ORDER BY due, id LIMIT :limit
 ) AS d CROSS JOIN messages AS m ON m.id = d.id
 ORDER BY m.due, m.id
 
 -- name: leased_entries
 SELECT m.id, m.queue, 'leased', m.task_id, m.envelope, l.since, m.due, m.deliveries, '', coalesce(c.name, '')
 FROM leased AS l CROSS JOIN messages AS m ON m.id = l.id LEFT JOIN consumers AS c ON c.id = l.fence >> 32
-WHERE ?2 AND (?1 IS NULL OR m.queue IN (SELECT value FROM json_each(?1)))
+WHERE :now AND (:queues IS NULL OR m.queue IN (SELECT value FROM json_each(:queues)))
 ORDER BY l.since, l.id
-LIMIT ?3
+LIMIT :limit
 
 -- name: dead_entries
 SELECT m.id, m.queue, 'dead', m.task_id, m.envelope, d.since, m.due, m.deliveries, d.reason, ''
 FROM dead AS d CROSS JOIN messages AS m ON m.id = d.id
-WHERE ?2 AND (?1 IS NULL OR m.queue IN (SELECT value FROM json_each(?1)))
+WHERE :now AND (:queues IS NULL OR m.queue IN (SELECT value FROM json_each(:queues)))
 ORDER BY d.since, d.id
-LIMIT ?3
+LIMIT :limit

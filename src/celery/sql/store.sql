@@ -1,19 +1,19 @@
 -- name: put
-INSERT INTO results (key, value, final, writer, expires) VALUES (?1, ?2, ?3, ?4, ?5)
+INSERT INTO results (key, value, final, writer, expires) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE
 SET value = excluded.value, final = excluded.final, writer = excluded.writer, expires = excluded.expires
 WHERE final = 0
    OR (final = 1 AND excluded.final > 0 AND writer <> excluded.writer)
-   OR (expires IS NOT NULL AND expires <= ?6)
+   OR (expires IS NOT NULL AND expires <= ?)
 
 -- name: set
 INSERT OR REPLACE INTO results (key, value, final, writer, expires) VALUES (?, ?, 0, '', ?)
 
 -- name: add
-INSERT INTO results (key, value, final, writer, expires) VALUES (?1, ?2, 0, '', ?3)
+INSERT INTO results (key, value, final, writer, expires) VALUES (?, ?, 0, '', ?)
 ON CONFLICT (key) DO UPDATE
 SET value = excluded.value, final = excluded.final, writer = excluded.writer, expires = excluded.expires
-WHERE expires IS NOT NULL AND expires <= ?4
+WHERE expires IS NOT NULL AND expires <= ?
 
 -- name: get
 SELECT value FROM results WHERE key = ? AND (expires IS NULL OR expires > ?)
