@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from celery.canvas.signature import signature as signature
     from celery.utils import uuid as uuid
 
+    VERSION_BANNER: str
+
 
 class version_info_t(NamedTuple):  # noqa: N801 - the public name
     """A version in parts."""
@@ -32,7 +35,6 @@ class version_info_t(NamedTuple):  # noqa: N801 - the public name
 SERIES = "celeriac"
 __version__ = "5.7.0"
 VERSION = version_info = version_info_t(5, 7, 0, "", "")
-VERSION_BANNER = f"{__version__} ({SERIES})"
 
 _HOMES = {
     "Celery": "celery.app.base",
@@ -47,7 +49,19 @@ _HOMES = {
     "subtask": "celery.canvas",
     "uuid": "celery.utils",
 }
-_MODULES = frozenset({"app", "canvas", "exceptions", "local", "registry", "result", "signals", "states", "utils"})
+_MODULES = frozenset({
+    "app", "canvas", "exceptions", "execute", "local", "log", "messaging", "registry", "result", "signals", "states",
+    "utils",
+})  # fmt: skip
+_LATER = {
+    **dict.fromkeys(("chain", "chord", "chunks", "group", "xmap", "xstarmap"), "workflows"),
+    **dict.fromkeys(("beat", "schedules"), "periodic tasks"),
+    "events": "monitoring events",
+    "security": "signed messages",
+    "bootsteps": "bootsteps",
+}
+"""Names of Celery that a later release brings, and what they belong to."""
+_IMPORTING = {"_frozen_importlib", "importlib._bootstrap"}
 
 
 def __getattr__(name: str) -> Any:
@@ -56,14 +70,24 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(home), name)
     elif name in _MODULES:
         value = import_module(f"{__name__}.{name}")
+    elif name == "VERSION_BANNER":
+        value = import_module("celery.utils.version").version_banner(__version__, SERIES)
+    elif name in _LATER:
+        raise _comes_later(name, sys._getframe(1).f_globals.get("__name__"))
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
+def _comes_later(name: str, asker: str | None) -> Exception:
+    sentence = f"celery.{name} comes with a later release of Celeriac, which brings {_LATER[name]}."
+    # `from celery import chain` first asks whether there is such a name, and would put its own words in place of these.
+    return ImportError(sentence) if asker in _IMPORTING else AttributeError(sentence)
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_MODULES})
+    return sorted({*globals(), *_HOMES, *_MODULES, "VERSION_BANNER"})
 
 
 __all__ = [

@@ -7,7 +7,7 @@ the entry's name is the URL scheme (or the pool's name), its object the class.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -36,12 +36,20 @@ POOLS: Mapping[str, str] = {
 DOORS: Mapping[str, str] = {
     "app": "celery.app.base:Celery",
     "beat": "celery.apps.beat:Beat",
+    "events": "celery.app.events:Events",
     "main": "celery.bin.celery:main",
+    "security": "celery.security:setup_security",
     "tracer": "celery.app.trace:build_tracer",
     "worker": "celery.worker.worker:Worker",
     "worker controller": "celery.worker:WorkController",
 }
 """What a lower floor hands out without knowing it: the app's `Worker`, the command line, the default app."""
+LATER: Mapping[str, str] = {
+    "beat": "Periodic tasks (beat) come",
+    "events": "Monitoring events (app.events, Task.send_event) come",
+    "security": "Signed messages (app.setup_security) come",
+}
+"""Doors that lead nowhere yet."""
 
 
 def door(name: str) -> Any:
@@ -55,6 +63,8 @@ def door(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
+        if name in LATER:
+            raise ImproperlyConfigured(f"{LATER[name]} with a later release of Celeriac.") from error
         raise ImproperlyConfigured(f"This installation has no {module!r}: install the whole package again.") from error
 
 
@@ -69,13 +79,31 @@ def store_class(url: str) -> type[Store]:
 
 
 def pool_class(name: str) -> type[Pool]:
-    """The pool called *name*; raises `ImproperlyConfigured` for an unknown one."""
+    """The pool called *name*, or the class at `module:Class`; raises `ImproperlyConfigured` for an unknown one."""
+    if ":" in name:
+        return cast("type[Pool]", _load_pool(name))
     return cast("type[Pool]", _find("pool", name, POOLS, "celery.pools"))
+
+
+def _load_pool(path: str) -> type:
+    module, _, attribute = path.partition(":")
+    try:
+        pool = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ImproperlyConfigured(f"The pool {path!r} cannot be loaded: {error}.") from error
+    if not (isinstance(pool, type) and issubclass(pool, Pool)):
+        raise ImproperlyConfigured(f"The pool {path!r} is no subclass of celery.concurrency.base.Pool.")
+    return pool
 
 
 def scheme(url: str) -> str:
     """The part of *url* before its first colon; a bare word is its own scheme."""
     return url.partition(":")[0]
+
+
+def first_url(urls: str | Sequence[str]) -> str:
+    """The first of several URLs, given as a list or separated by semicolons."""
+    return (urls if isinstance(urls, str) else ";".join(urls)).partition(";")[0]
 
 
 def known(kind: str) -> list[str]:

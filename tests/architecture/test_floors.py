@@ -26,7 +26,7 @@ FLOORS: list[tuple[str, list[str]]] = [
                "app.routes", "app.annotations", "app.registry", "app.queues", "app.utils", "app.backends",
                "canvas.signature", "canvas", "canvas.*", "app.autoretry", "app.amqp", "app.typing", "app.retry",
                "app.task", "app.coroutines", "app.trace", "app.runner", "events*", "app.control", "app.builtins",
-               "app.log", "app.*", "app", "registry"]),
+               "app.log", "app.*", "app", "execute", "log", "messaging", "registry"]),
     ("3 drivers", ["brokers.*", "backends.*", "concurrency.*"]),
     ("5 engine", ["worker.state", "worker.request", "worker.decisions", "worker.ledger", "worker.*", "worker", "beat",
                   "bootsteps"]),

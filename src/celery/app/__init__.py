@@ -1,7 +1,6 @@
 """The application: configuration, tasks and sending them. Names load when they are first used."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: that name would hide the module `celery.app.annotations`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,16 @@ UNKNOWN_BACKEND = "Unknown result backend: {0!r}. Did you spell it correctly? ({
 BACKEND_ALIASES: dict[str, str] = {"disabled": "celery.backends.base:DisabledBackend"}
 
 
-def broker_url(app: Celery, url: str | None) -> str:
-    """*url*, or that of the embedded broker where no broker is configured."""
-    return url or embedded_url(app.main or "celery")
+def broker_url(app: Celery, url: str | Sequence[str] | None) -> str:
+    """*url* (of several: separated by semicolons), or that of the embedded broker where no broker is configured."""
+    if url and not isinstance(url, str):
+        url = ";".join(url)
+    return str(url) if url else embedded_url(app.main or "celery")
 
 
-def make_broker(app: Celery, url: str | None) -> Broker:
-    """The driver for *url*, not connected yet."""
-    address = broker_url(app, url).split(";")[0]
+def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
+    """The driver for *url*, not connected yet. Of several URLs the first; the others are for kombu's connections."""
+    address = drivers.first_url(broker_url(app, url))
     conf = app.conf
     options: dict[str, Any] = {"lease": conf.worker_lease, "timeout": conf.broker_publish_timeout}
     if conf.broker_use_ssl:

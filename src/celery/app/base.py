@@ -450,12 +450,18 @@ class Celery(Parts):
     # -- commands ----------------------------------------------------------------------------------------------------
 
     def start(self, argv: list[str] | None = None) -> None:
-        """Run `celery` with *argv* (or this program's arguments) and this app."""
-        drivers.door("main")(argv=argv, app=self)
+        """Run `celery` with *argv* (or this program's arguments) and this app, and return when that has ended.
+
+        Raises click's errors for arguments that it does not understand, and SystemExit when the command failed.
+        """
+        self.set_current()
+        code = drivers.door("main")(sys.argv[1:] if argv is None else argv, self)
+        if code:
+            raise SystemExit(code)
 
     def worker_main(self, argv: list[str] | None = None) -> None:
         """Run `celery worker` with *argv*, whose first word is `worker`."""
-        argv = sys.argv if argv is None else argv
+        argv = sys.argv[1:] if argv is None else argv
         if "worker" not in argv:
             raise ValueError("The worker sub-command must be specified in argv: app.worker_main(['worker', ...]).")
         self.start(argv=argv)
@@ -475,9 +481,7 @@ class Celery(Parts):
         serializer: str = "json",
     ) -> None:
         """Sign messages, and refuse those that are not signed."""
-        symbol_by_name("celery.security:setup_security")(
-            allowed_serializers, key, key_password, cert, store, digest, serializer, app=self
-        )
+        drivers.door("security")(allowed_serializers, key, key_password, cert, store, digest, serializer, app=self)
 
     def bugreport(self) -> str:
         """What belongs into a report of a problem."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,7 @@ class Configuration:
         self.namespace = namespace
         self.silent = silent
         self.settings: Settings | None = None
-        self.defaults: deque[Any] = deque()
+        self.defaults: list[Any] = []
         self.pending = PendingConfiguration(self.changes, self.load)
         self._loading = False
 
@@ -148,18 +147,16 @@ class Configuration:
             self.changes,
             ignore_keys=self.by_constructor,
             prefix=self.namespace,
+            defaults=[maybe_evaluate(_called(defaults)) for defaults in self.defaults],
         )
         app.configured = True
-        while self.defaults:
-            settings.add_defaults(maybe_evaluate(_called(self.defaults.popleft())))
         return settings
 
     def add_defaults(self, defaults: Any) -> None:
         """A mapping of defaults, or a function that returns one when the configuration is read."""
+        self.defaults.append(defaults)
         if self.settings is not None:
-            self.settings.add_defaults(_called(defaults))
-        else:
-            self.defaults.append(defaults)
+            self.settings.add_defaults(maybe_evaluate(_called(defaults)))
 
 
 def _called(defaults: Any) -> Any:

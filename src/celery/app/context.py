@@ -102,6 +102,7 @@ class Context:
 
     _children: list[Any] | None = None
     _protected: int = 0
+    """Whether `Task.__call__` was reached in this execution: from then on a call is one of its own."""
 
     if TYPE_CHECKING:
         headers: dict[str, Any] | None

@@ -40,7 +40,8 @@ class Parts:
     amqp_cls: Any = "celery.app.amqp:AMQP"
     backend_cls: Any = None
     control_cls: Any = "celery.app.control:Control"
-    events_cls: Any = "celery.app.events:Events"
+    events_cls: Any = None
+    """None: `celery.app.events:Events`."""
     log_cls: Any = "celery.app.log:Logging"
 
     @property
@@ -95,7 +96,7 @@ class Parts:
     @cached_property
     def events(self) -> Any:
         """Monitoring events."""
-        return self._part(self.events_cls)
+        return self._part(self.events_cls or drivers.door("events"))
 
     @cached_property
     def log(self) -> Any:

@@ -431,10 +431,11 @@ def detect_settings(
     if not prefix:
         names.refuse_mixture(chosen.keys() - set(ignore_keys or ()))
     object.__setattr__(settings, "_source", source)
-    settings._layers.append(settings._accept_all(chosen))
-    settings._layers.append(_make_table())
-    for layer in defaults:
+    configured: dict[str, Any] = {}
+    settings._layers.extend([configured, _make_table()])
+    for layer in defaults:  # before what is configured: what they name is a setting from then on
         settings.add_defaults(layer)
+    configured.update(settings._accept_all(chosen))
     settings.update(preconf or {})
     return settings
 

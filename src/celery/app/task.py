@@ -183,6 +183,16 @@ class Task(Generic[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the task here and now, as the function it is made of."""
+        request = self.request_stack.top if self.request_stack is not None else None
+        if (
+            request is not None
+            and not request.called_directly
+            and not request._protected
+            and type(self).__call__ is not Task.__call__
+        ):
+            # `super().__call__()` in a subclass, which a worker has called: it goes on with the worker's request.
+            request._protected = 1
+            return self.run(*args, **kwargs)
         _task_stack.push(self)
         self.push_request(args=args, kwargs=kwargs)
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from celery import VERSION_BANNER, drivers
 from celery.app.find import find_app
 from celery.app.hidden import HIDDEN_SETTINGS, mask_settings, sanitize_url
 from celery.app.names import E_MIX_NEW_INTO_OLD, E_MIX_OLD_INTO_NEW, FMT_REPLACE_SETTING
@@ -89,7 +90,7 @@ def appstr(app: Any) -> str:
 
 def bugreport(app: Any) -> str:
     """What belongs into a report of a problem: versions, the machine, the settings without secrets."""
-    url = str(app.conf.broker_url or "")
+    url = drivers.first_url(app.conf.broker_url or "")
     scheme = url.partition(":")[0] or "embedded"
     return BUGREPORT_INFO.format(
         system=platform.system(),
@@ -97,7 +98,7 @@ def bugreport(app: Any) -> str:
         kernel_version=platform.release(),
         py_i=platform.python_implementation(),
         py_v=platform.python_version(),
-        celery_v=_version("celery"),
+        celery_v=VERSION_BANNER,
         kombu_v=_version("kombu"),
         driver_v=f"{_DRIVERS[scheme]}:{_version(_DRIVERS[scheme])}" if scheme in _DRIVERS else "driver: built in",
         transport=scheme,

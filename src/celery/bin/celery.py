@@ -7,12 +7,13 @@ import itertools
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import click
 
-from celery import __version__
+from celery import VERSION_BANNER
 from celery.bin.base import CeleryCommand, CeleryOption, CLIContext, CommandError, environment, explain, user_errors
 from celery.exceptions import ImproperlyConfigured
 
@@ -137,7 +138,7 @@ def celery(
 ) -> None:
     """Distributed tasks: workers, and what there is to ask and tell them."""
     if version:
-        click.echo(f"{__version__} (celeriac {import_module('celery.worker.banner').our_version()})")
+        click.echo(VERSION_BANNER)
         ctx.exit()
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -154,9 +155,9 @@ def celery(
 
 
 def _find(ctx: click.Context, name: str | None) -> Any:
-    """The application that `-A` names; without it the current one, which has the default configuration."""
+    """The application that `-A` names; without it the one of `app.start()`, else the current one."""
     if not name:
-        return import_module("celery").current_app._get_current_object()
+        return ctx.obj or import_module("celery").current_app._get_current_object()
     finder = import_module("celery.app.find")
     try:
         return finder.find_app(name)
@@ -188,6 +189,19 @@ def report(ctx: click.Context) -> None:
     ctx.obj.echo(ctx.obj.app.bugreport())
 
 
-def main() -> int:
-    """Run the command line of this process; ends in SystemExit."""
-    return int(celery(prog_name="celery", auto_envvar_prefix="CELERY") or 0)
+def main(argv: Sequence[str] | None = None, app: Any = None) -> int:
+    """Run the command line of this process; ends in SystemExit.
+
+    With *app* it runs *argv* inside a program, for that app unless `-A` names another: then it returns the exit code,
+    and raises click's errors.
+    """
+    return int(
+        celery.main(
+            argv if argv is None else list(argv),
+            prog_name="celery",
+            auto_envvar_prefix="CELERY",
+            standalone_mode=app is None,
+            obj=app,
+        )
+        or 0
+    )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import multiprocessing.util
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import IO, Any
 
 from celery.utils.term import colored
@@ -233,7 +232,8 @@ class LoggingProxy:
 
 def get_multiprocessing_logger() -> logging.Logger:
     """The logger of `multiprocessing`."""
-    return multiprocessing.util.get_logger()
+    logger: logging.Logger = import_module("multiprocessing.util").get_logger()
+    return logger
 
 
 def reset_multiprocessing_logger() -> None:
@@ -245,7 +245,7 @@ def reset_multiprocessing_logger() -> None:
 
 def current_process() -> Any:
     """This process as `multiprocessing` sees it."""
-    return multiprocessing.current_process()
+    return import_module("multiprocessing.process").current_process()
 
 
 def current_process_index(base: int = 1) -> int | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
+
+from celery.utils.version import our_version
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -37,14 +38,6 @@ def masked(url: str | None) -> str:
         return url
     user, _, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:**@{host}"))
-
-
-def our_version() -> str:
-    """The version of this implementation."""
-    try:
-        return version("celery").partition("+celeriac.")[2] or "development"
-    except PackageNotFoundError:
-        return "development"
 
 
 def banner(

@@ -1,0 +1,1 @@
+"""The programs: what `celery worker` starts."""
