@@ -105,6 +105,9 @@ class SecurityError(CeleryError):
 class BrokerError(CeleryError):
     """The broker cannot be reached, or refuses."""
 
+    temporary = False
+    """Known to be about the state of the broker (locked, full, out of reach), not about what it was asked to do."""
+
 
 class PoolError(CeleryError):
     """The pool cannot start or keep its slots."""
@@ -240,6 +243,9 @@ class ChordError(TaskError):
 
 class BackendError(Exception):
     """The result backend cannot be reached, or refuses."""
+
+    temporary = False
+    """Known to be about the state of the store (locked, full, out of reach), not about what it was asked to do."""
 
 
 class BackendGetMetaError(BackendError):

@@ -110,7 +110,8 @@ def test_a_batch_of_many_is_one_commit(case: Case) -> None:
 
 def test_start_stores_that_they_started(case: Case) -> None:
     record = Record("key", b"started", "STARTED", "writer")
-    assert case.ledger.start(case.consumer, [case.delivery], [record]) == ["ok"]
+    assert case.ledger.prepare([], [record]) == []
+    assert case.ledger.commit_and_start(case.consumer, [], [case.delivery], [record]) == ([], ["ok"])
     assert case.store.get(["key"]) == [b"started"]
 
 

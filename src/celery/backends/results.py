@@ -21,7 +21,7 @@ from celery.result import AsyncResult, ResultSet
 from celery.utils import uuid
 from celery.utils.saferepr import saferepr
 from celery.wire.message import Record
-from celery.wire.serialization import dumps, encode_json
+from celery.wire.serialization import dumps, encode_json, is_replaced
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -48,7 +48,7 @@ class ResultBackend(BaseKeyValueStoreBackend):
         if conf.result_failure_expires is not None:
             self.failure_expires = self.prepare_expires(conf.result_failure_expires)
         self._extended = bool(conf.result_extended)
-        self._is_json = self.serializer == "json" and self.compression is None
+        self._is_json = self.serializer == "json" and self.compression is None and not is_replaced("json")
         self._arrivals = ArrivalWatcher(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,7 +154,8 @@ class ResultBackend(BaseKeyValueStoreBackend):
 
     def cleanup(self) -> None:
         """Delete what has expired."""
-        self.store.expire()
+        while self.store.expire():
+            continue
 
     def read(self, task_ids: Sequence[str]) -> list[Meta]:
         """The metas of several tasks in one step; PENDING where nothing is known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from celery.wire.message import Arrival, Record
 
 JOIN_KEPT = 86_400.0
 """Seconds a completed join is kept, so that a late copy of one of its parts is recognised."""
+
+EXPIRE_FOR = 0.5
+"""Seconds after which `expire` returns although there is more: its caller has leases to renew."""
 
 _SQL = queries("store")
 
@@ -101,7 +105,7 @@ class SQLiteStore(Store):
 
     def expire(self) -> int:
         now = self.clock.time()
-        gone = 0
+        gone, until = 0, time.monotonic() + EXPIRE_FOR
         while True:
             # In portions, so that other writers get their turn.
             with self._database.write() as connection:
@@ -110,7 +114,7 @@ class SQLiteStore(Store):
                 connection.executemany(_SQL["delete_parts"], joins)
                 connection.executemany(_SQL["delete_join"], joins)
             gone += portion + len(joins)
-            if not portion and not joins:
+            if (not portion and not joins) or time.monotonic() >= until:
                 return gone
 
     def _expiry(self, ttl: float | None) -> float | None:

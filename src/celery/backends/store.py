@@ -84,7 +84,10 @@ class Store(ABC):
 
     @abstractmethod
     def expire(self) -> int:
-        """Delete what has expired; how many. Does nothing where the store does it by itself."""
+        """Delete what has expired; how many. Does nothing where the store does it by itself.
+
+        May return before all of it is deleted, so that no caller waits for long: 0 says that nothing is left.
+        """
 
 
 @runtime_checkable

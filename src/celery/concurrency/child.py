@@ -155,12 +155,17 @@ def serve(runner: Runner, channel: Channel, options: PoolOptions) -> str:
     take, send = channel.take, channel.send
     left, most = options.max_tasks, options.max_memory
     resident = memory_gauge() if most is not None else int
+    own, getpid = os.getpid(), os.getpid
     while (job := take()) is not None:
         began = monotonic()
         try:
             outcome = runner(job) if job.soft is None else limit.run(runner, job, job.soft)
         except Exception as exc:  # noqa: BLE001 - a runner does not raise; if it does, the job has an outcome all the same
             outcome = failed(job, exc)
+        finally:
+            if getpid() != own:
+                # The task has forked, and this is the copy: it must neither answer for the job nor take the next one.
+                os._exit(0)
         micros = min(int((monotonic() - began) * 1e6), LONGEST)
         try:
             payload = encode(outcome)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import selectors
@@ -32,6 +33,8 @@ from celery.concurrency.frames import (
 from celery.concurrency.template import main_module_hidden
 from celery.concurrency.window import Pace
 from celery.wire.message import Job, Outcome
+
+logger = logging.getLogger("celery.pool")
 
 Life = Callable[..., None]
 """What a child does: called with the stream, the reading ends of its permits and of its lifeline, and more."""
@@ -195,7 +198,14 @@ class Slot:
             else:
                 outcome = decode_outcome(data[start:end])
                 learn(micros * 1e-6)
-                job = jobs.pop(next(iter(jobs)))
+                number = next(iter(jobs), None)
+                if number is None:
+                    # Something else writes to this socket: a process that the task left behind.
+                    logger.error("Pool process %d reports a job it was not given: ignored", self.pid)
+                    position = end
+                    end += header
+                    continue
+                job = jobs.pop(number)
                 if outcome.tag != job.tag:
                     # Outcomes come in the order of the jobs, whatever a runner writes on them.
                     outcome = replace(outcome, tag=job.tag)

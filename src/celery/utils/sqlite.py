@@ -120,7 +120,13 @@ class Database:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         advice = _ADVICE.get(code, "refused an operation ({error}): this is a defect, please report it.")
         text = advice.format(error=error, timeout=self.timeout, folder=Path(self.path).parent)
-        return self.error(f"The database {self.path} {text}")
+        return self.trouble(f"The database {self.path} {text}", temporary=code in _ADVICE and code not in _LASTING)
+
+    def trouble(self, text: str, *, temporary: bool = True) -> Exception:
+        """An error of the kind that our user expects. *temporary*: the same call may succeed later, unchanged."""
+        error = self.error(text)
+        error.temporary = temporary  # type: ignore[attr-defined]  # see `celery.exceptions.BrokerError`
+        return error
 
 
 _ADVICE: Mapping[int, str] = {
@@ -141,6 +147,8 @@ _ADVICE: Mapping[int, str] = {
     sqlite3.SQLITE_TOOBIG: "does not take a value of this size (1 GB at most): send a reference instead.",
     sqlite3.SQLITE_NOMEM: "ran out of memory: nothing was changed.",
 }
+_LASTING = frozenset({sqlite3.SQLITE_TOOBIG})
+"""Caused by what was to be written, not by the state of the file."""
 
 
 class Session:
@@ -158,7 +166,7 @@ class Session:
         file, database = self._file, self._database
         try:
             if not file.lock.acquire(timeout=database.timeout):
-                raise database.error(
+                raise database.trouble(
                     f"The database {database.path} was kept busy by other threads for {database.timeout:g} seconds: "
                     f"nothing was changed; try again, or raise the option 'timeout'."
                 )
@@ -218,7 +226,7 @@ class _File:
                 self._users.add(database)
                 return connection
             self.drop()
-            raise database.error(
+            raise database.trouble(
                 f"The database {self.path} was deleted or replaced while it was in use: what it held is gone unless "
                 f"you put it back; the next use starts with the file that is there then, or makes a new one."
             )

@@ -12,6 +12,12 @@ from celery.wire.message import Delivery, Record, Settlement
 logger = get_logger(__name__)
 
 Make = Callable[[Sequence[str]], Consumer]
+Claim = tuple[int | str, int]
+"""A message and the fence of one claim of it: it may be claimed here again, by another consumer."""
+
+
+def claim_of(delivery: Delivery) -> Claim:
+    return delivery.tag, delivery.fence
 
 
 class Claims(Consumer):
@@ -25,7 +31,7 @@ class Claims(Consumer):
         self._make = make
         self._now = make(self.queues)
         self.name = self._now.name
-        self._former: dict[int | str, Consumer] = {}
+        self._former: dict[Claim, Consumer] = {}
 
     def change(self, queues: Sequence[str], kept: Iterable[Delivery]) -> None:
         """Claim from *queues* from now on. *kept*: what was claimed and will be settled."""
@@ -33,7 +39,7 @@ class Claims(Consumer):
         old, self._now = self._now, new
         self.queues = tuple(queues)
         for delivery in kept:
-            self._former.setdefault(delivery.tag, old)
+            self._former.setdefault(claim_of(delivery), old)
         self._retire([old])
 
     def renounce(self) -> None:
@@ -44,7 +50,12 @@ class Claims(Consumer):
         return self._now.claim(limit, timeout)
 
     def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
-        return self._now.start(deliveries, records)
+        if not self._former:
+            return self._now.start(deliveries, records)
+        verdicts: dict[Claim, Verdict] = {}
+        for owner, owned in self._by_owner(deliveries):
+            verdicts.update(zip(map(claim_of, owned), owner.start(owned, records), strict=True))
+        return [verdicts[claim_of(delivery)] for delivery in deliveries]
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         if not self._former:
@@ -56,23 +67,37 @@ class Claims(Consumer):
     ) -> tuple[list[bool], list[Verdict]]:
         if not self._former:
             return self._now.settle_and_start(settlements, deliveries, records)
-        return self._settle_each(settlements), self._now.start(deliveries, records)
+        return self._settle_each(settlements), self.start(deliveries, records)
 
     def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
-        applied = [False] * len(settlements)
-        owners = [self._former.get(settlement.delivery.tag, self._now) for settlement in settlements]
-        for owner in dict.fromkeys(owners):
-            places = [place for place, other in enumerate(owners) if other is owner]
-            for place, kept in zip(places, owner.settle([settlements[place] for place in places]), strict=True):
-                applied[place] = kept
-        gone = {owner for owner in owners if owner is not self._now}
-        for settlement in settlements:
-            self._former.pop(settlement.delivery.tag, None)
-        self._retire(gone)
-        return applied
+        deliveries = [settlement.delivery for settlement in settlements]
+        by_claim = dict(zip(map(claim_of, deliveries), settlements, strict=True))
+        applied: dict[Claim, bool] = {}
+        for owner, owned in self._by_owner(deliveries):
+            claims = [claim_of(delivery) for delivery in owned]
+            applied.update(zip(claims, owner.settle([by_claim[claim] for claim in claims]), strict=True))
+        self._forget(deliveries)
+        return [applied[claim_of(delivery)] for delivery in deliveries]
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        self._now.release(deliveries)
+        if not self._former:
+            self._now.release(deliveries)
+            return
+        for owner, owned in self._by_owner(deliveries):
+            owner.release(owned)
+        self._forget(deliveries)
+
+    def _by_owner(self, deliveries: Sequence[Delivery]) -> list[tuple[Consumer, list[Delivery]]]:
+        """Who claimed what."""
+        owned: dict[Consumer, list[Delivery]] = {}
+        for delivery in deliveries:
+            owned.setdefault(self._former.get(claim_of(delivery), self._now), []).append(delivery)
+        return list(owned.items())
+
+    def _forget(self, deliveries: Sequence[Delivery]) -> None:
+        """They are no longer held here."""
+        gone = [former for delivery in deliveries if (former := self._former.pop(claim_of(delivery), None)) is not None]
+        self._retire(dict.fromkeys(gone))
 
     def renew(self) -> bool:
         kept = self._now.renew()

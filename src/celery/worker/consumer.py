@@ -35,6 +35,7 @@ from celery.worker.aftermath import NOTHING, Aftermath, unreadable
 from celery.worker.banner import masked
 from celery.worker.claims import Claims
 from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
+from celery.worker.endings import Endings
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
 from celery.worker.prefetch import PATIENCE, Prefetch
@@ -51,8 +52,6 @@ LOOK_AGAIN = 5.0
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 LAST_WORDS = 5.0
 """Seconds for which a worker that is leaving tries to settle what it has."""
-POISONED = 3
-"""Commits that fail in a row before each settlement is tried by itself."""
 
 
 class Consumer:
@@ -87,8 +86,7 @@ class Consumer:
         """Claimed, admitted, not started."""
         self.inside: dict[int, Request] = {}
         """Handed to the pool."""
-        self.unsettled: list[Settlement] = []
-        """Ended, not committed yet."""
+        self.endings = Endings(self.source, self.ledger, self.aftermath, facts, hostname)
         self._numbers = itertools.count(1)
         self._calls: deque[Callable[[], Any]] = deque()
         self._inbox, self._outbox = os.pipe()
@@ -107,7 +105,8 @@ class Consumer:
         self._retry_at = 0.0
         self._retry_after = RETRY_FIRST
         self._give_up_at: float | None = None
-        self._failed_commits = 0
+        self._suspects = False
+        """Some of what is held or inside may be `Request.suspect`."""
         self._thread: int | None = None
         state.reserved_requests.source = self.requests
         state.active_requests.source = lambda: list(self.inside.values())
@@ -211,6 +210,9 @@ class Consumer:
 
     def on_lease_lost(self) -> None:
         """Others have what this worker had claimed: forget what has not started, begin anew. Loop thread."""
+        if self.source.renew():
+            # A claim since then began anew already; what was held before it is told so when it is to be started.
+            return
         logger.error(
             "The lease of this worker was lost: it could not be renewed for %s s. %s claimed tasks are dropped here; "
             "others run them. Results of the %s running ones will be refused.",
@@ -239,7 +241,7 @@ class Consumer:
     def _change_queues(self, queues: list[str]) -> None:
         self._release_held()
         running = [request.delivery for request in self.inside.values()]
-        self.source.change(queues, [*running, *(settlement.delivery for settlement in self.unsettled)])
+        self.source.change(queues, [*running, *(settlement.delivery for settlement in self.endings.waiting)])
         self._ready = True
 
     # -- steps -----------------------------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ class Consumer:
             self._settle_all(outcomes)
 
     def _settle_all(self, outcomes: Sequence[Outcome]) -> None:
-        inside, unsettled = self.inside, self.unsettled
+        inside, unsettled = self.inside, self.endings.waiting
         total = 0.0
         for outcome in outcomes:
             request = inside.pop(outcome.tag, None)
@@ -302,7 +304,7 @@ class Consumer:
         if ending.effects:
             records, messages = outcome.records + records, outcome.messages + messages
         arrivals = outcome.arrivals if ending.effects else ()
-        self.unsettled.append(
+        self.endings.waiting.append(
             Settlement(request.delivery, ending.verb, 0.0, ending.reason, records, messages, arrivals)
         )
 
@@ -314,45 +316,11 @@ class Consumer:
             self._release_held()
 
     def _commit(self) -> None:
-        if not self.unsettled:
-            if self._broken and not self.source.renew():
-                self.on_lease_lost()
-            return
-        if self._failed_commits < POISONED:
-            self._failed_commits += 1
-            self._committed(self.ledger.commit(self.source, self.unsettled))
-        else:
-            self._committed(self._commit_apart())
-
-    def _committed(self, refused: Sequence[Settlement]) -> None:
-        self._failed_commits = 0
-        self.unsettled.clear()
-        for settlement in refused:
-            logger.warning(
-                "The result of message %s was refused: this worker's lease on it was lost", settlement.delivery.tag
-            )
-
-    def _commit_apart(self) -> list[Settlement]:
-        """The broker can be reached, but refuses: one of them must be why. That one goes to the dead set, bare."""
-        self.source.renew()
-        refused: list[Settlement] = []
-        while self.unsettled:
-            settlement = self.unsettled[0]
-            try:
-                refused += self.ledger.commit(self.source, [settlement])
-            except BrokerError as error:
-                self.source.renew()
-                refused += self.ledger.commit(self.source, [self._bare(settlement, error)])
-            self.unsettled.pop(0)
-        return refused
-
-    def _bare(self, settlement: Settlement, error: BrokerError) -> Settlement:
-        """What is left of a settlement whose effects the broker refuses."""
-        delivery = settlement.delivery
-        head = peek(delivery.envelope)
-        reason = f"what the task sent or stored was refused: {error}"
-        request = Request(head, delivery, self.facts.get(head.task) or Facts(head.task), 0, self.hostname)
-        return self.aftermath.refused(request, Dead(reason, InvalidTaskError(reason)))
+        """Commit what has ended; with nothing to commit, see whether a broker that was lost is there again."""
+        if self.endings.waiting:
+            self.endings.commit()
+        elif self._broken and not self.source.renew():
+            self.on_lease_lost()
 
     def _room(self) -> int:
         """How many messages to claim now: none until what is held has fallen to half of what should be."""
@@ -373,11 +341,12 @@ class Consumer:
         deliveries = self.source.claim(room)
         self._look_at = now + LOOK_AGAIN
         self._ready = len(deliveries) == room
+        # Before the broker is asked for more: if it is lost now, nobody else remembers what was claimed.
+        if deliveries:
+            self._receive(deliveries, now)
         if not self._ready:
             due = self.source.due_in()
             self._due_at = None if due is None else now + due
-        if deliveries:
-            self._receive(deliveries, now)
         return bool(deliveries)
 
     def _receive(self, deliveries: Sequence[Delivery], claimed: float) -> None:
@@ -397,14 +366,16 @@ class Consumer:
             request = Request(head, delivery, facts or Facts(head.task), next(numbers), hostname, claimed)
             if verdict is RUN:
                 held.append(request)
+                if delivery.interrupted and request.suspect:
+                    self._suspects = True
                 if tell:
                     logger.info("Task %s received", request)
                 if signals.task_received.receivers:
                     signals.task_received.send(sender=self, request=request)
             elif isinstance(verdict, Delay):
-                self.unsettled.append(Settlement(delivery, "requeue", max(0.0, verdict.due - now)))
+                self.endings.waiting.append(Settlement(delivery, "requeue", max(0.0, verdict.due - now)))
             elif isinstance(verdict, Drop):
-                self.unsettled.append(self.aftermath.dropped(request, verdict.reason))
+                self.endings.waiting.append(self.aftermath.dropped(request, verdict.reason))
             elif isinstance(verdict, Dead | Lost):
                 self._refuse(request, verdict, known=facts is not None)
 
@@ -414,39 +385,48 @@ class Consumer:
             signals.task_unknown.send(sender=self, message=message, exc=verdict.error, name=request.type, id=request.id)
         elif isinstance(verdict.error, InvalidTaskError) and signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self, message=unreadable(request.delivery.envelope), exc=verdict.error)
-        self.unsettled.append(self.aftermath.refused(request, verdict))
+        self.endings.waiting.append(self.aftermath.refused(request, verdict))
 
     def _refuse_undecodable(self, delivery: Delivery, error: DecodeError) -> None:
         logger.error("A message of queue %s cannot be read and goes to the dead set: %s", delivery.queue, error)
         if signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self, message=unreadable(delivery.envelope), exc=error)
-        self.unsettled.append(Settlement(delivery, "dead", reason=f"undecodable: {error}"))
+        self.endings.waiting.append(Settlement(delivery, "dead", reason=f"undecodable: {error}"))
 
     def _advance(self) -> None:
         """Commit what has ended and start what the pool takes next; in one step, where there is both."""
-        held = self.held
-        free = self.pool.free() if held else 0
-        if free <= 0:
+        batch = self._next_batch() if self.held else []
+        if not batch:
             self._commit()
             return
-        batch = [held.popleft() for _ in range(min(free, len(held)))]
         try:
-            verdicts = self._start(batch)
+            records = self._started_records(batch)
+            verdicts = self.endings.commit_and_start([request.delivery for request in batch], records)
         except (BrokerError, BackendError):
-            held.extendleft(reversed(batch))
+            self.held.extendleft(reversed(batch))
             raise
         self._submit(batch, verdicts)
 
-    def _start(self, batch: Sequence[Request]) -> list[Verdict]:
-        deliveries = [request.delivery for request in batch]
-        records = self._started_records(batch)
-        if self.unsettled and self._failed_commits < POISONED:
-            self._failed_commits += 1
-            refused, verdicts = self.ledger.commit_and_start(self.source, self.unsettled, deliveries, records)
-            self._committed(refused)
-            return verdicts
-        self._commit()
-        return self.ledger.start(self.source, deliveries, records)
+    def _next_batch(self) -> list[Request]:
+        """What the pool takes now of what is held, in its order.
+
+        Of those whose next death is their last, one at a time: if it is the one that takes its worker with it, the
+        others, which only happened to run beside it, are not blamed once more.
+        """
+        held = self.held
+        free = min(self.pool.free(), len(held))
+        if not self._suspects:
+            return [held.popleft() for _ in range(free)]
+        batch: list[Request] = []
+        passed: list[Request] = []
+        tried = any(request.suspect for request in self.inside.values())
+        while held and len(batch) < free:
+            request = held.popleft()
+            (passed if request.suspect and tried else batch).append(request)
+            tried = tried or request.suspect
+        held.extendleft(reversed(passed))
+        self._suspects = tried or any(request.suspect for request in held)
+        return batch
 
     def _submit(self, batch: Sequence[Request], verdicts: Sequence[Verdict]) -> None:
         """Hand to the pool what may run."""
@@ -460,7 +440,7 @@ class Consumer:
                 counts[request.head.task] += 1
                 jobs.append(request.job())
             elif verdict == "revoked":
-                self.unsettled.append(self.aftermath.dropped(request, "revoked"))
+                self.endings.waiting.append(self.aftermath.dropped(request, "revoked"))
             else:
                 logger.warning("Task %s is not run: this worker's lease on it was lost", request)
         state.all_total_count[0] += len(jobs)
@@ -538,10 +518,10 @@ class Consumer:
         if self.stage == "run":
             return False
         if self._give_up_at is not None and self.clock.monotonic() >= self._give_up_at:
-            if self.unsettled:
-                logger.error("Leaving with %s unsettled tasks: their messages return", len(self.unsettled))
+            if self.endings.waiting:
+                logger.error("Leaving with %s unsettled tasks: their messages return", len(self.endings.waiting))
             return True
-        return not (self.inside or self.unsettled or self.held)
+        return not (self.inside or self.endings.waiting or self.held)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -563,7 +543,7 @@ class Consumer:
         until = now + LOOK_AGAIN
         if self._broken:
             until = min(until, self._retry_at)
-        elif self.unsettled:
+        elif self.endings.waiting:
             return 0.0
         elif self.stage == "run":
             if self._room():

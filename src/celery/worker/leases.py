@@ -14,8 +14,8 @@ from celery.utils.log import get_logger
 
 logger = get_logger(__name__)
 
-TIDY = 600.0
-"""Seconds between removals of expired results."""
+TIDY_FIRST, TIDY = 60.0, 600.0
+"""Seconds to the first removal of expired results, and between two of them."""
 
 
 class LeaseKeeper:
@@ -23,6 +23,9 @@ class LeaseKeeper:
 
     It calls *renew* (any thread may) and, when that says that the lease had been lost, *on_lost*, from its own thread.
     An unreachable broker is logged once and tried again every second.
+
+    Where this process, its machine or the broker stood still, or the clock was put forward, the leases of living
+    workers have run out as well: they get the time to renew them before this one sweeps.
     """
 
     def __init__(
@@ -42,6 +45,11 @@ class LeaseKeeper:
         self._stopped = threading.Event()
         self._reachable = True
         self._thread = threading.Thread(target=self._run, name="celery-leases", daemon=True)
+        lease, now = broker.lease, clock.monotonic()
+        self._renew_at = now + lease / 3
+        self._sweep_at = now + random.uniform(0, lease / 4)
+        self._tidy_at = now + TIDY_FIRST * random.uniform(0.8, 1.2)
+        self._looked = now, clock.time()
 
     def start(self) -> None:
         self._thread.start()
@@ -53,27 +61,50 @@ class LeaseKeeper:
             self._thread.join(timeout=self.broker.lease)
 
     def _run(self) -> None:
-        lease = self.broker.lease
-        now = self.clock.monotonic()
-        renew_at, sweep_at, tidy_at = now + lease / 3, now + random.uniform(0, lease / 4), now + TIDY
-        while not self._stopped.wait(max(0.0, min(renew_at, sweep_at) - self.clock.monotonic())):
-            now = self.clock.monotonic()
-            try:
-                if now >= renew_at:
-                    renew_at = now + lease / 3
-                    if not self.renew():
-                        self.on_lost()
-                if now >= sweep_at:
-                    sweep_at = now + lease / 4 * random.uniform(0.8, 1.2)
-                    self._sweep()
-                if now >= tidy_at and self.store is not None:
-                    tidy_at = now + TIDY
-                    self.store.expire()
-            except (BrokerError, BackendError) as error:
-                self._report(error)
-                renew_at = sweep_at = now + min(1.0, lease / 3)
-            else:
-                self._reachable = True
+        while not self._stopped.wait(max(0.0, self.due() - self.clock.monotonic())):
+            self.look()
+
+    def due(self) -> float:
+        """When, on the monotonic clock, `look` is to be called next."""
+        return min(self._renew_at, self._sweep_at)
+
+    def look(self) -> None:
+        """Do what is due by now. Raises nothing."""
+        lease, now = self.broker.lease, self.clock.monotonic()
+        if self._stood_still(now):
+            self._renew_at, self._sweep_at = now, now + lease / 2
+        try:
+            if now >= self._renew_at:
+                self._renew_at = now + lease / 3
+                if not self.renew():
+                    self.on_lost()
+            if now >= self._sweep_at:
+                self._sweep_at = now + lease / 4 * random.uniform(0.8, 1.2)
+                self._sweep()
+            if now >= self._tidy_at and self.store is not None:
+                # What is left when its time is up comes next, after a renewal should that be due.
+                self._tidy_at = now + (TIDY if not self.store.expire() else lease / 4)
+        except (BrokerError, BackendError) as error:
+            self._report(error)
+            self._try_again()
+        except Exception:
+            # A defect somewhere below. Without this thread the worker would lose all it has, a lease later.
+            logger.exception("Keeping the leases of this worker failed; trying again in a second")
+            self._try_again()
+        else:
+            self._reachable = True
+
+    def _stood_still(self, now: float) -> bool:
+        """Whether more time has passed than this thread meant to sleep, for it or for the wall clock only."""
+        then, wall_then = self._looked
+        wall = self.clock.time()
+        self._looked = now, wall
+        bearable = self.broker.lease / 3
+        return now - self.due() > bearable or (wall - wall_then) - (now - then) > bearable
+
+    def _try_again(self) -> None:
+        now, lease = self.clock.monotonic(), self.broker.lease
+        self._renew_at, self._sweep_at = now + min(1.0, lease / 3), now + lease / 2
 
     def _sweep(self) -> None:
         swept = self.broker.sweep()

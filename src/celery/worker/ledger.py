@@ -32,19 +32,21 @@ class Ledger:
         """The store to give a consumer, so that its settlements commit their effects too."""
         return self.store if self.fused else None
 
-    def start(self, consumer: Consumer, deliveries: Sequence[Delivery], records: Sequence[Record]) -> list[Verdict]:
-        """Mark *deliveries* as started and store that they are."""
-        if self.fused or not records:
-            return consumer.start(deliveries, records)
-        verdicts = consumer.start(deliveries)
-        if self.store is not None:
-            self.store.put(records)
-        return verdicts
+    def prepare(self, settlements: Sequence[Settlement], started: Sequence[Record] = ()) -> list[Settlement]:
+        """What is left to commit in one step; in a split ledger everything else, and *started*, is stored now.
+
+        Asked again with what it returned, it stores nothing twice.
+        """
+        if self.fused:
+            return settlements if isinstance(settlements, list) else list(settlements)
+        left = self._store_effects(settlements)
+        if started and self.store is not None:
+            self.store.put(started)
+        return left
 
     def commit(self, consumer: Consumer, settlements: Sequence[Settlement]) -> list[Settlement]:
         """Commit all of them; those that were refused because the lease was lost."""
-        if not self.fused:
-            settlements = self._store_effects(settlements)
+        settlements = self.prepare(settlements)
         return self._refused(settlements, consumer.settle(settlements))
 
     def commit_and_start(
@@ -54,12 +56,16 @@ class Ledger:
         deliveries: Sequence[Delivery],
         records: Sequence[Record],
     ) -> tuple[list[Settlement], list[Verdict]]:
-        """`commit` and `start` in one step: one wait for the disk, or one round trip, instead of two."""
-        if not self.fused:
-            settlements = self._store_effects(settlements)
-        applied, verdicts = consumer.settle_and_start(settlements, deliveries, records if self.fused else ())
-        if records and not self.fused and self.store is not None:
-            self.store.put(records)
+        """`commit`, and mark *deliveries* as started: one wait for the disk, or one round trip, instead of two.
+
+        *records* say that they have started.  Settlements and records have gone through `prepare`.
+        """
+        if not deliveries:
+            return self.commit(consumer, settlements), []
+        started = records if self.fused else ()
+        if not settlements:
+            return [], consumer.start(deliveries, started)
+        applied, verdicts = consumer.settle_and_start(settlements, deliveries, started)
         return self._refused(settlements, applied), verdicts
 
     def _refused(self, settlements: Sequence[Settlement], applied: Sequence[bool]) -> list[Settlement]:
@@ -81,5 +87,5 @@ class Ledger:
         if messages:
             self.broker.publish(messages)
         if not (records or arrivals or messages):
-            return list(settlements)
+            return settlements if isinstance(settlements, list) else list(settlements)
         return [msgspec.structs.replace(s, records=(), messages=(), arrivals=()) for s in settlements]

@@ -65,6 +65,12 @@ class Request:
         return own[0] or facts.hard, own[1] or facts.soft
 
     @property
+    def suspect(self) -> bool:
+        """Whether its next death is its last: its worker died with it as often as `task_max_deliveries` bears."""
+        delivery = self.delivery
+        return delivery.interrupted and delivery.deliveries + 1 >= self.facts.max_deliveries
+
+    @property
     def id(self) -> str:
         return self.head.id
 

@@ -1,0 +1,125 @@
+"""What has ended and is not committed yet: kept until the broker has it, whatever keeps the broker from taking it.
+
+An error that is about the state of the broker or of the result store (out of reach, locked, full) is raised, and the
+batch is kept for the next try.  An error that is about a settlement is found out by trying each by itself; that one
+goes to the dead set without its effects, so that it cannot keep the others from being committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from celery.brokers.base import Verdict
+from celery.concurrency.outcomes import plain
+from celery.exceptions import BackendError, BrokerError, DecodeError, InvalidTaskError
+from celery.utils.log import get_logger
+from celery.wire.message import Delivery, Record, Settlement
+from celery.wire.protocol import peek
+from celery.worker.aftermath import Aftermath
+from celery.worker.claims import Claims
+from celery.worker.decisions import Dead, Facts
+from celery.worker.facts import FactsTable
+from celery.worker.ledger import Ledger
+from celery.worker.request import Request
+
+logger = get_logger("celery.worker.consumer")
+
+POISONED = 3
+"""Commits that fail in a row, the broker not saying that it is in trouble, before each is tried by itself."""
+NO_KEY = "celery-is-the-store-there"
+
+
+class Endings:
+    """The settlements of one worker on their way to its ledger. One thread."""
+
+    def __init__(self, source: Claims, ledger: Ledger, aftermath: Aftermath, facts: FactsTable, hostname: str) -> None:
+        self.source = source
+        self.ledger = ledger
+        self.aftermath = aftermath
+        self.facts = facts
+        self.hostname = hostname
+        self.waiting: list[Settlement] = []
+        """Ended, not committed yet."""
+        self._failures = 0
+
+    def commit(self) -> None:
+        """Commit all of them. Raises what the broker or the store raises; then they all wait for the next try."""
+        if self.waiting:
+            self._together((), ())
+
+    def commit_and_start(self, deliveries: Sequence[Delivery], records: Sequence[Record]) -> list[Verdict]:
+        """`commit`, and mark *deliveries* as started, in one step where possible. *records* say that they are."""
+        return self._together(deliveries, records)
+
+    def _together(self, deliveries: Sequence[Delivery], records: Sequence[Record]) -> list[Verdict]:
+        if self._failures >= POISONED:
+            self._commit_apart()
+        try:
+            # What a store of its own has taken need not be sent twice, should the rest of the step fail.
+            self.waiting = self.ledger.prepare(self.waiting, records)
+            refused, verdicts = self.ledger.commit_and_start(self.source, self.waiting, deliveries, records)
+        except (BrokerError, BackendError) as error:
+            self._failures += not error.temporary
+            raise
+        except Exception:
+            logger.exception(
+                "The results of %s tasks cannot be stored together; each is tried alone", len(self.waiting)
+            )
+            self._commit_apart()
+            # The records only tell that tasks have started: better without them than not at all.
+            return self.ledger.commit_and_start(self.source, (), deliveries, ())[1]
+        self._committed(refused)
+        return verdicts
+
+    def _committed(self, refused: Sequence[Settlement]) -> None:
+        self._failures = 0
+        self.waiting = []
+        for settlement in refused:
+            logger.warning(
+                "The result of message %s was refused: this worker's lease on it was lost", settlement.delivery.tag
+            )
+
+    def _commit_apart(self) -> None:
+        """One of them must be why the broker refuses them all. That one goes to the dead set, bare."""
+        refused: list[Settlement] = []
+        while self.waiting:
+            settlement = self.waiting[0]
+            try:
+                refused += self._commit_alone(settlement)
+            except (BrokerError, BackendError) as error:
+                if error.temporary:
+                    raise
+                self._probe()
+                refused += self._commit_bare(settlement, error)
+            except Exception as error:
+                logger.exception("The result of message %s cannot be stored", settlement.delivery.tag)
+                refused += self._commit_bare(settlement, error)
+            self.waiting.pop(0)
+        self._committed(refused)
+
+    def _commit_alone(self, settlement: Settlement) -> list[Settlement]:
+        return self.ledger.commit(self.source, [settlement])
+
+    def _probe(self) -> None:
+        """Raise if it is not the settlement: if the broker or the store refuses everything."""
+        self.source.renew()
+        if self.ledger.store is not None:
+            self.ledger.store.get([NO_KEY])
+
+    def _commit_bare(self, settlement: Settlement, error: Exception) -> list[Settlement]:
+        """What is left of a settlement whose effects are refused: the message in the dead set, and its failure."""
+        delivery = settlement.delivery
+        reason = plain(f"what the task sent or stored was refused: {error}")
+        try:
+            head = peek(delivery.envelope)
+        except DecodeError:
+            return self.ledger.commit(self.source, [Settlement(delivery, "dead", reason=reason)])
+        request = Request(head, delivery, self.facts.get(head.task) or Facts(head.task), 0, self.hostname)
+        bare = self.aftermath.refused(request, Dead(reason, InvalidTaskError(reason)))
+        try:
+            return self._commit_alone(bare)
+        except Exception as again:
+            if isinstance(again, BrokerError | BackendError) and again.temporary:
+                raise
+            logger.exception("Not even its failure can be stored: message %s goes to the dead set alone", delivery.tag)
+            return self.ledger.commit(self.source, [Settlement(delivery, "dead", reason=reason)])
