@@ -19,7 +19,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[], None]]:
         nonlocal done
         done += 1
         filled = done * WIDTH // total
-        if filled != (done - 1) * WIDTH // total and (live or filled % (WIDTH // 10) == 0):
+        if live or (filled != (done - 1) * WIDTH // total and filled % (WIDTH // 10) == 0):
             bar = "#" * filled + "." * (WIDTH - filled)
             print(f"{title} [{bar}] {done:,}/{total:,}", end="\r" if live else "\n", flush=True)
 

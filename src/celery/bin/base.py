@@ -8,6 +8,7 @@ import numbers
 import os
 import pprint
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, update_wrapper
@@ -287,11 +288,22 @@ def user_errors() -> tuple[type[BaseException], ...]:
     return (BackendError, CeleryError, LockFailed, *foreign)
 
 
+def locate(error: BaseException) -> str:
+    """*error* with the line of the user's code that it comes from, for what is imported."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    return f"{type(error).__name__}: {error} ({own[-1].filename}, line {own[-1].lineno})"
+
+
 def explain(error: BaseException) -> click.ClickException:
     """*error* as the command line tells it."""
     if isinstance(error, click.ClickException):
         return error
     sentence = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__
+    if isinstance(error, LockFailed) and isinstance(error.__cause__, OSError) and error.__cause__.filename:
+        sentence = f"{error.__cause__.filename}: {error.__cause__.strerror}"
     kombu = sys.modules.get("kombu.exceptions")
     unavailable = isinstance(error, BrokerError | BackendError) or (
         kombu is not None and isinstance(error, kombu.OperationalError)

@@ -6,7 +6,6 @@ import difflib
 import itertools
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -14,7 +13,16 @@ from typing import Any
 import click
 
 from celery import VERSION_BANNER
-from celery.bin.base import CeleryCommand, CeleryOption, CLIContext, CommandError, environment, explain, user_errors
+from celery.bin.base import (
+    CeleryCommand,
+    CeleryOption,
+    CLIContext,
+    CommandError,
+    environment,
+    explain,
+    locate,
+    user_errors,
+)
 from celery.exceptions import ImproperlyConfigured
 
 COMMANDS = {
@@ -33,7 +41,6 @@ LATER = ("amqp", "beat", "events", "graph", "list", "logtool", "migrate", "multi
 """Commands of Celery that this version does not have yet."""
 PLUGINS = "celery.commands"
 """Entry points by which other packages add commands."""
-WRONG_APP_OPTION = "-A (--app) is a global option, it comes before the command: celery -A {app} {command} ..."
 
 
 class CeleryGroup(click.Group):
@@ -62,20 +69,33 @@ class CeleryGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        streams = sys.stdout, sys.stderr
         try:
             return super().invoke(ctx)
         except click.NoSuchOption as error:
-            if error.option_name not in {"-A", "--app"} or error.ctx is None:
+            misplaced = next((option for option in self.params if error.option_name in option.opts), None)
+            if misplaced is None or error.ctx is None:
                 raise
-            given = dict(itertools.pairwise(sys.argv)).get(error.option_name, "proj")
-            sentence = WRONG_APP_OPTION.format(app=given, command=error.ctx.info_name)
-            raise click.UsageError(sentence, error.ctx) from error
+            raise click.UsageError(_misplaced(misplaced, error.option_name, error.ctx), error.ctx) from error
         except user_errors() as error:
             raise explain(error) from error
         except OSError as error:
             if error.filename is None:  # nothing that a user named, such as the end of a pipe
                 raise
             raise CommandError(f"{error.filename}: {error.strerror}") from error
+        finally:  # a worker makes log records of what is printed; why it could not start is for who started it
+            sys.stdout, sys.stderr = streams
+
+
+def _misplaced(option: click.Parameter, given: str, ctx: click.Context) -> str:
+    """What to say of a global *option* that was *given* after a command."""
+    names = " (".join(sorted(option.opts, key=len)) + ")" * (len(option.opts) > 1)
+    example = f"celery {min(option.opts, key=len)}"
+    if not getattr(option, "is_flag", False):
+        long = (word.removeprefix(f"{given}=") for word in sys.argv if word.startswith(f"{given}="))
+        value = dict(itertools.pairwise(sys.argv)).get(given) or next(long, None)
+        example += f" {value or (option.name or '').upper()}"
+    return f"{names} is a global option, it comes before the command: {example} {ctx.info_name} ..."
 
 
 def _command(module: Any, name: str) -> click.Command:
@@ -164,11 +184,7 @@ def _find(ctx: click.Context, name: str | None) -> Any:
     except ImproperlyConfigured as error:
         raise click.BadParameter(str(error), ctx, param_hint="'-A' / '--app'") from error
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        sentence = (
-            f"{name!r} was found, but importing it failed: {type(error).__name__}: {error}"
-            f" ({where.filename}, line {where.lineno})"
-        )
+        sentence = f"{name!r} was found, but importing it failed: {locate(error)}"
         raise click.BadParameter(sentence, ctx, param_hint="'-A' / '--app'") from error
 
 

@@ -18,7 +18,7 @@ from celery.bin.base import (
     F,
     handle_preload_options,
 )
-from celery.platforms import EX_UNAVAILABLE
+from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
 from celery.worker.control import Panel
 
 HEADING = "Remote Control Options"
@@ -83,6 +83,9 @@ def _arguments(meta: Any, words: Sequence[str], ctx: click.Context) -> dict[str,
         except (TypeError, ValueError):
             raise click.UsageError(f"{name} cannot be {word!r}. Usage: {_usage(ctx.params['action'])}", ctx) from None
     rest = list(words[len(declared) :])
+    missing = (meta.signature or "").count("<") > len(words) or (meta.type == "control" and meta.variadic and not rest)
+    if missing:
+        raise click.UsageError(f"Too few arguments. Usage: {_usage(ctx.params['action'])}", ctx)
     if meta.variadic:
         arguments[meta.variadic] = rest
     elif rest:
@@ -101,6 +104,11 @@ def _tell(context: CLIContext, as_json: bool, show_body: bool, replies: dict[str
         status, body = context.pretty(reply)
         context.say_chat("->", f"{node}: {status}", body, show_body=show_body)
     context.echo(f"\n{len(replies)} {'node' if len(replies) == 1 else 'nodes'} online.")
+
+
+def _refused(replies: dict[str, Any]) -> bool:
+    """Whether no node did what it was told."""
+    return all(isinstance(reply, dict) and "error" in reply for reply in replies.values())
 
 
 @click.command(cls=CeleryCommand)
@@ -162,4 +170,7 @@ def control(
     replies = ctx.obj.app.control.broadcast(
         action, timeout=timeout, destination=destination, reply=True, arguments=arguments
     )
-    _tell(ctx.obj, as_json, True, {node: said for reply in replies or () for node, said in reply.items()})
+    said = {node: what for reply in replies or () for node, what in reply.items()}
+    _tell(ctx.obj, as_json, True, said)
+    if _refused(said):
+        ctx.exit(EX_FAILURE)

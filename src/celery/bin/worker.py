@@ -14,8 +14,10 @@ from celery.bin.base import (
     LOG_LEVEL,
     CeleryDaemonCommand,
     CeleryOption,
+    CommandError,
     ParamType,
     handle_preload_options,
+    locate,
 )
 from celery.drivers import known
 from celery.platforms import EX_OK, maybe_drop_privileges
@@ -268,17 +270,20 @@ def worker(
     _become(uid, gid, umask)
     for unused in ("beat", "schedule_filename", "scheduler", "autoscale", "without_gossip", "without_mingle"):
         options.pop(unused)
-    made = app.Worker(
-        hostname=hostname,
-        pool=pool,
-        loglevel=loglevel,
-        logfile=logfile,
-        pidfile=pidfile and node_format(pidfile, hostname or default_nodename(None)),
-        statedb=statedb,
-        no_color=ctx.obj.no_color or None,
-        quiet=ctx.obj.quiet,
-        **{name: value for name, value in options.items() if value is not None},
-    )
+    try:
+        made = app.Worker(
+            hostname=hostname,
+            pool=pool,
+            loglevel=loglevel,
+            logfile=logfile,
+            pidfile=pidfile and node_format(pidfile, hostname or default_nodename(None)),
+            statedb=statedb,
+            no_color=ctx.obj.no_color or None,
+            quiet=ctx.obj.quiet,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+    except (ImportError, SyntaxError) as error:
+        raise CommandError(f"A module of tasks could not be imported: {locate(error)}") from error
     made.start()
     ctx.exit(made.exitcode or EX_OK)
 
@@ -306,4 +311,7 @@ def _become(uid: str | None, gid: str | None, umask: int | None) -> None:
     if umask is not None:
         os.umask(umask)
     if uid or gid:
-        maybe_drop_privileges(uid=uid, gid=gid)
+        try:
+            maybe_drop_privileges(uid=uid, gid=gid)
+        except KeyError as error:
+            raise CommandError(f"{error.args[0]}.") from error
