@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import kombu.serialization
 import pytest
 
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
 from celery.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
 from celery.wire import compression, serialization
 from celery.wire.serialization import accept_types, dumps, loads
@@ -91,6 +95,44 @@ def test_a_serializer_of_ours() -> None:
     serialization.register("test-upper", lambda v: v.upper(), lambda t: t.lower(), "application/x-test-upper")
     assert dumps("abc", "test-upper") == ("application/x-test-upper", "utf-8", b"ABC")
     assert loads(b"ABC", "application/x-test-upper", "utf-8", accept_types(["test-upper"])) == "abc"
+
+
+@pytest.fixture
+def own_json() -> Iterator[None]:
+    """A program's own JSON, in which sets are something."""
+    before = kombu.serialization.registry._encoders["json"], kombu.serialization.registry._decoders[serialization.JSON]
+
+    def encode(value: Any) -> str:
+        return json.dumps(value, default=lambda one: {"set": sorted(one)})
+
+    def decode(text: str) -> Any:
+        return json.loads(text, object_hook=lambda one: set(one["set"]) if "set" in one else one)
+
+    kombu.serialization.register("json", encode, decode, serialization.JSON, "utf-8")
+    yield
+    kombu.serialization.registry._encoders["json"], kombu.serialization.registry._decoders[serialization.JSON] = before
+
+
+@pytest.mark.usefixtures("own_json")
+def test_a_serializer_that_kombu_was_given_in_place_of_its_own() -> None:
+    content_type, content_encoding, data = dumps({"a": {1, 2}}, "json")
+    assert (content_type, content_encoding, data) == ("application/json", "utf-8", b'{"a": {"set": [1, 2]}}')
+    assert loads(data, content_type, content_encoding, ALL) == {"a": {1, 2}}
+    assert dumps(None)[:2] == ("application/json", "utf-8")
+    assert dumps(b"x", None)[:2] == ("application/data", "binary")
+    assert dumps({"a": 1}, "msgpack")[0] == "application/x-msgpack"
+
+
+@pytest.mark.usefixtures("own_json")
+def test_arguments_and_results_go_through_it() -> None:
+    app = Celery("own", broker="memory://own-json", backend="memory://own-json")
+    task = app.task(name="union")(lambda one, other: one | other)
+    with start_worker(app, perform_ping_check=False):
+        assert task.delay({1}, {2}).get(timeout=10) == {1, 2}
+
+
+def test_it_is_kombus_own_until_then() -> None:
+    assert not any(map(serialization.is_replaced, ("json", "yaml", "msgpack", "pickle", "raw", "nothing")))
 
 
 def test_a_serializer_registered_with_kombu() -> None:

@@ -1,8 +1,8 @@
 """Values to bytes and back, by content type.
 
 JSON, msgpack, YAML and pickle are here; any other serializer is looked up in kombu's registry, so that what programs
-give to `kombu.serialization.register` works. Decoding looks at `accept` first: pickle can run code and is decoded only
-where the caller accepts it by name.
+give to `kombu.serialization.register` works, also under one of these names. Decoding looks at `accept` first: pickle
+can run code and is decoded only where the caller accepts it by name.
 """
 
 from __future__ import annotations
@@ -221,18 +221,28 @@ def _kombu_registry() -> Any:
     return import_module("kombu.serialization").registry
 
 
+def is_replaced(name: str) -> bool:
+    """Whether the program gave kombu a serializer of its own for this name, which then counts and not ours."""
+    kombu = sys.modules.get("kombu.serialization")
+    registry = getattr(kombu, "registry", None)  # while kombu is being imported it has none
+    known = registry._encoders.get(name) if registry is not None else None
+    home = getattr(known.encoder, "__module__", None) if known is not None else "kombu"
+    return str(home).partition(".")[0] not in {"kombu", "yaml"}
+
+
 def dumps(value: Any, serializer: str | None = "json") -> tuple[str, str, bytes]:
     """(content type, content encoding, bytes) of *value*; raises `EncodeError`.
 
     *serializer* is a name; `raw` takes bytes and text as they are, and so does None, which is JSON for the rest.
     """
-    if serializer == "json":
+    may_be_replaced = "kombu.serialization" in sys.modules
+    if serializer == "json" and not (may_be_replaced and is_replaced("json")):
         return JSON, "utf-8", encode_json(value)
     if serializer == "raw" or (serializer is None and isinstance(value, bytes | str)):
         return _dump_raw(value, "application/data" if serializer or isinstance(value, bytes) else "text/plain")
     codec = _codecs.get(serializer or "json")
-    if codec is None:
-        return _dump_by_kombu(value, str(serializer))
+    if codec is None or (may_be_replaced and is_replaced(codec.name)):
+        return _dump_by_kombu(value, serializer or "json")
     try:
         data = codec.encode(value)
     except (EncodeError, ImproperlyConfigured):
@@ -281,7 +291,7 @@ def loads(
             " if the sender is trusted."
         )
     codec = _by_type.get(kind)
-    if codec is None:
+    if codec is None or ("kombu.serialization" in sys.modules and is_replaced(codec.name)):
         return _load_by_kombu(data, kind, content_encoding)
     if codec.decode is decode_json and content_encoding == "utf-8":
         return decode_json(data)
