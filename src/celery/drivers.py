@@ -50,6 +50,10 @@ LATER: Mapping[str, str] = {
     "security": "Signed messages (app.setup_security) come",
 }
 """Doors that lead nowhere yet."""
+COMING = frozenset(
+    {"amqp", "amqps", "gevent", "eventlet", "postgresql", "py-amqp", "pyamqp", "redis", "rediss", "sentinel"}
+)
+"""Drivers of Celery that are still to come, by name."""
 
 
 def door(name: str) -> Any:
@@ -130,6 +134,10 @@ def _find(kind: str, name: str, table: Mapping[str, str], group: str) -> type:
     if plugin is not None:
         return cast("type", plugin.load())
     names = known(kind)
+    if name.partition("+")[0] in COMING:
+        raise ImproperlyConfigured(
+            f"The {kind} {name!r} comes with a later version of Celeriac; this one has {' and '.join(names)}."
+        )
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(names)}."
     raise ImproperlyConfigured(f"There is no {kind} called {name!r}; {hint}")

@@ -257,3 +257,27 @@ def test_a_worker_takes_every_option_of_celery(celery: Any, worker: Any, tmp_pat
     )
     with worker(*options.split(), "--pidfile", str(tmp_path / "pid")) as running:
         assert running.stop() == 0
+
+
+@pytest.mark.parametrize("words", [["revoke"], ["terminate", "KILL"], ["time_limit", "single.add"], ["add_consumer"]])
+def test_a_remote_command_with_too_few_arguments(celery: Any, words: list[str]) -> None:
+    said = celery("-A", "single", "control", *words)
+    assert said.code == 2
+    assert f"Too few arguments. Usage: {words[0]} " in said.err
+
+
+def test_what_every_node_refuses_has_failed(celery: Any, worker: Any) -> None:
+    with worker("-c", "1", "-P", "solo"):
+        said = celery("-A", "single", "control", "time_limit", "nobody.knows", "1")
+    assert said.code == 1
+    assert "ERROR" in said.out
+
+
+def test_why_a_worker_cannot_start_is_no_log_record(celery: Any, tmp_path: Path) -> None:
+    said = celery("-A", "single", "worker", "--pidfile", str(tmp_path / "no" / "folder.pid"))
+    assert said.code == 1
+    assert said.err.splitlines()[-1] == f"Error: {tmp_path / 'no' / 'folder.pid'}: No such file or directory"
+    said = celery("-A", "single", "worker", "--uid", "nobody-of-this-name")
+    assert said.code == 1
+    assert "User does not exist: nobody-of-this-name." in said.err
+    assert "Traceback" not in said.err

@@ -174,3 +174,37 @@ def test_options_that_an_application_adds(celery: Any, tmp_path: Path) -> None:
     said = celery("-A", "own", "queues", "--template", "fancy", PYTHONPATH=str(tmp_path))
     assert said.code == 0, said.err
     assert said.out.startswith("template fancy\n")
+
+
+@pytest.mark.parametrize("url", ["redis://localhost/0", "amqp://guest@localhost//", "postgresql+psycopg://localhost/x"])
+def test_a_broker_that_is_still_to_come(celery: Any, url: str) -> None:
+    said = celery("-b", url, "-A", "single", "queues")
+    assert said.code == 1
+    assert "comes with a later version of Celeriac; this one has memory and sqlite." in said.err
+
+
+@pytest.mark.parametrize(
+    ("args", "example"),
+    [
+        (["status", "--quiet"], "-q (--quiet) is a global option, it comes before the command: celery -q status ..."),
+        (["status", "--app=single"], "celery -A single status ..."),
+        (["queues", "-b", "memory://"], "celery -b memory:// queues ..."),
+        (["queues", "--workdir"], "celery --workdir WORKDIR queues ..."),
+    ],
+)
+def test_a_global_option_after_the_command(celery: Any, args: list[str], example: str) -> None:
+    said = celery(*args)
+    assert said.code == 2
+    assert example in said.err
+
+
+def test_where_a_module_is_wrong(celery: Any, tmp_path: Path) -> None:
+    (tmp_path / "typo.py").write_text("x = 1\ndef f(:\n")
+    said = celery("--workdir", str(tmp_path), "-A", "typo", "status")
+    assert said.code == 2
+    assert f"({tmp_path / 'typo.py'}, line 2)" in said.err
+    (tmp_path / "includes.py").write_text("from celery import Celery\napp = Celery('i', include=['not_there'])\n")
+    said = celery("--workdir", str(tmp_path), "-A", "includes", "worker")
+    assert said.code == 1
+    assert "A module of tasks could not be imported: ModuleNotFoundError: No module named 'not_there'" in said.err
+    assert "Traceback" not in said.err

@@ -204,7 +204,7 @@ def test_users_and_groups() -> None:
     maybe_drop_privileges()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only the superuser can become somebody else")
+@pytest.mark.skipif(os.getuid() != 0, reason="capability: only the superuser can become somebody else")
 def test_privileges_are_dropped_for_good() -> None:
     code = (
         "import os; from celery.platforms import maybe_drop_privileges as drop\n"
