@@ -53,15 +53,10 @@ _MODULES = frozenset({
     "app", "canvas", "exceptions", "execute", "local", "log", "messaging", "registry", "result", "signals", "states",
     "utils",
 })  # fmt: skip
-_LATER = {
-    **dict.fromkeys(("chain", "chord", "chunks", "group", "xmap", "xstarmap"), "workflows"),
-    **dict.fromkeys(("beat", "schedules"), "periodic tasks"),
-    "events": "monitoring events",
-    "security": "signed messages",
-    "bootsteps": "bootsteps",
-}
-"""Names of Celery that a later release brings, and what they belong to."""
-_IMPORTING = {"_frozen_importlib", "importlib._bootstrap"}
+_LATER = frozenset({
+    "beat", "bootsteps", "chain", "chord", "chunks", "events", "group", "schedules", "security", "xmap", "xstarmap",
+})  # fmt: skip
+"""Names of Celery that a later release brings."""
 
 
 def __getattr__(name: str) -> Any:
@@ -73,17 +68,12 @@ def __getattr__(name: str) -> Any:
     elif name == "VERSION_BANNER":
         value = import_module("celery.utils.version").version_banner(__version__, SERIES)
     elif name in _LATER:
-        raise _comes_later(name, sys._getframe(1).f_globals.get("__name__"))
+        asker = sys._getframe(1).f_globals.get("__name__")
+        raise import_module("celery.utils.later").comes_later(__name__, name, asker)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
-
-
-def _comes_later(name: str, asker: str | None) -> Exception:
-    sentence = f"celery.{name} comes with a later release of Celeriac, which brings {_LATER[name]}."
-    # `from celery import chain` first asks whether there is such a name, and would put its own words in place of these.
-    return ImportError(sentence) if asker in _IMPORTING else AttributeError(sentence)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 import celery
-from celery import Celery, Task, current_app, current_task, shared_task, signals, states
+from celery import Celery, Task, shared_task, signals, states
 from celery.app import trace
 from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
@@ -91,7 +91,7 @@ class TestFlask:
         def add_together(a: int, b: int) -> int:
             context = FlaskLike.current.get()
             assert context is not None
-            assert current_task.request.id
+            assert celery.current_task.request.id
             return a + b + len(context.name)
 
         flask = FlaskLike("shop")
@@ -428,7 +428,7 @@ class TestTutorials:
         monkeypatch.syspath_prepend(str(tmp_path))
         project = __import__("shopproj")
         try:
-            assert current_app._get_current_object() is project.celery_app  # type: ignore[attr-defined]
+            assert celery.current_app._get_current_object() is project.celery_app  # type: ignore[attr-defined]
             with worker(project.celery_app):
                 assert project.celery_app.send_task("shopproj.orders.tasks.ship", (1,)).get(timeout=10) == 2
         finally:

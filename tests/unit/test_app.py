@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from celery import Celery, Task, _state, current_app, shared_task, signals
-from celery._state import default_app, get_current_app
+from celery._state import get_current_app
 from celery.app.base import PendingConfiguration
 from celery.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
 
@@ -56,8 +56,8 @@ class TestConstructor:
         thread.join()
         assert seen == [app]
 
-    def test_without_any_app_a_default_one_is_made(self) -> None:
-        assert default_app is None
+    def test_without_any_app_a_default_one_is_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_state, "default_app", None)
         assert current_app.main == "default"
         assert get_current_app() is get_current_app()
 

@@ -170,6 +170,17 @@ class TestLater:
         with pytest.raises(ImportError, match=sentence):
             exec(f"from celery import {name}", {})
 
+        with pytest.raises(ImportError, match=f"celery.canvas.{name} comes with a later release"):
+            exec(f"from celery.canvas import {name}", {})
+
+    @pytest.mark.parametrize("name", ["map", "starmap", "chunks", "replace", "add_to_chord"])
+    def test_workflows_of_a_task(self, app: Celery, name: str) -> None:
+        task = app.task(name="t")(lambda: None)
+        with pytest.raises(AttributeError, match=rf"Task\.{name} comes with a later release of Celeriac"):
+            getattr(task, name)
+        with pytest.raises(AttributeError, match="object has no attribute 'nothing'"):
+            _ = task.nothing  # type: ignore[attr-defined]
+
     def test_events(self, app: Celery) -> None:
         with pytest.raises(ImproperlyConfigured, match=r"Monitoring events .* come with a later release"):
             _ = app.events

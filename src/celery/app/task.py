@@ -19,6 +19,7 @@ from celery.result import denied_join_result
 from celery.utils import uuid
 from celery.utils.functional import mattrgetter
 from celery.utils.imports import instantiate
+from celery.utils.later import comes_later
 from celery.utils.threads import LocalStack
 
 if TYPE_CHECKING:
@@ -514,6 +515,13 @@ class Task(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return describe(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in {"add_to_chord", "chunks", "map", "replace", "starmap"}:
+                raise comes_later("Task", name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _find_task, (self.name, type(self).__module__)
