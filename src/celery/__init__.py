@@ -54,7 +54,8 @@ _MODULES = frozenset({
     "utils",
 })  # fmt: skip
 _LATER = frozenset({
-    "beat", "bootsteps", "chain", "chord", "chunks", "events", "group", "schedules", "security", "xmap", "xstarmap",
+    "beat", "bootsteps", "chain", "chord", "chunks", "events", "group", "maybe_patch_concurrency", "schedules",
+    "security", "xmap", "xstarmap",
 })  # fmt: skip
 """Names of Celery that a later release brings."""
 

@@ -181,6 +181,10 @@ class TestLater:
         with pytest.raises(AttributeError, match="object has no attribute 'nothing'"):
             _ = task.nothing  # type: ignore[attr-defined]
 
+    def test_green_pools(self) -> None:
+        with pytest.raises(ImportError, match="brings the pools gevent and eventlet"):
+            exec("from celery import maybe_patch_concurrency", {})
+
     def test_events(self, app: Celery) -> None:
         with pytest.raises(ImproperlyConfigured, match=r"Monitoring events .* come with a later release"):
             _ = app.events

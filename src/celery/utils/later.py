@@ -8,6 +8,7 @@ LATER = {
     **dict.fromkeys(("beat", "schedules"), "periodic tasks"),
     "bootsteps": "bootsteps",
     "events": "monitoring events",
+    "maybe_patch_concurrency": "the pools gevent and eventlet",
     "security": "signed messages",
 }
 """Name -> what it belongs to."""
