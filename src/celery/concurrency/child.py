@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from msgspec.structs import replace
+
 from celery.concurrency.base import PoolOptions, Runner
 from celery.concurrency.frames import (
     CHUNK,
@@ -120,13 +122,18 @@ class Channel:
 
 
 class SoftLimit:
-    """Raises `SoftTimeLimitExceeded` in a job that runs for too long, and in nothing else."""
+    """Raises `SoftTimeLimitExceeded` in a job that runs for too long, and in nothing else.
+
+    It strikes wherever the job is at that moment, which may be just before the task begins, or when it has returned
+    and its result is being packed.  That is no defect of the runner's: the task has exceeded its limit all the same.
+    """
 
     def __init__(self) -> None:
-        self._armed = False
+        self._armed = self._struck = False
 
     def run(self, runner: Runner, job: Job, seconds: float) -> Outcome:
         outcome: Outcome | None = None
+        self._struck = False
         # A task may have put its own handler there.
         signal.signal(signal.SIGALRM, self._expire)
         try:
@@ -138,14 +145,16 @@ class SoftLimit:
                 self._armed = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except SoftTimeLimitExceeded:
-            # It struck between the end of the job and the disarming: the job had ended in time.
+            # Between the end of the job and the disarming it strikes nothing: the job had ended in time.
             if outcome is None:
-                raise
+                outcome = Outcome(job.tag, "OVERTIME")
+        if self._struck and outcome.internal:
+            return replace(outcome, internal=False) if outcome.records else Outcome(job.tag, "OVERTIME")
         return outcome
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
         if self._armed:
-            self._armed = False
+            self._armed, self._struck = False, True
             raise SoftTimeLimitExceeded
 
 

@@ -122,7 +122,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
     `state` is a task state (SUCCESS, FAILURE, RETRY, REVOKED, IGNORED, REJECTED) as the tracer found it, or what the
     pool says of a job that never came back: LOST (its process died), TIMEOUT (its hard limit passed and it was
-    killed), RETURNED (it was never started: hand it out again, uncounted).  `records` and `messages` are effects to
+    killed), OVERTIME (its soft limit struck where the runner was not in the task), RETURNED (it was never started: hand
+    it out again, uncounted).  `records` and `messages` are effects to
     commit with the settlement; `requeue` asks for redelivery (`Reject(requeue=True)`).  `detail` is the repr of the
     result or of the exception and `traceback` its text, for logs, events and the dead set; `runtime` in seconds.
     `internal`: the tracer itself failed, not the task.

@@ -12,13 +12,13 @@ from celery import signals, states
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
 from celery.app.runner import writer_of
-from celery.exceptions import CeleryError, TaskRevokedError
+from celery.exceptions import CeleryError, DecodeError, InvalidTaskError, TaskRevokedError
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
-from celery.wire.message import Outgoing, Record, Settlement
-from celery.wire.protocol import Message, decode_envelope, encode_envelope, split_body
+from celery.wire.message import Delivery, Outgoing, Record, Settlement
+from celery.wire.protocol import Head, Message, decode_envelope, encode_envelope, split_body
 from celery.wire.serialization import accept_types
-from celery.worker.decisions import Dead, Ending, Lost, Reason, revocation
+from celery.worker.decisions import Dead, Ending, Facts, Lost, Reason, revocation
 from celery.worker.request import Request
 
 if TYPE_CHECKING:
@@ -64,6 +64,17 @@ class Aftermath:
             return Settlement(request.delivery, "dead", reason=verdict.reason, records=effects[0], messages=effects[1])
         return Settlement(request.delivery, records=effects[0], messages=effects[1])
 
+    def undecodable(self, delivery: Delivery, error: DecodeError) -> Settlement:
+        """It is no task message: to the dead set. Whoever waits for the id that it may name is told."""
+        reason, headers = f"undecodable: {error}", unreadable(delivery.envelope).headers
+        task_id = headers.get("id")
+        if not isinstance(task_id, str) or not task_id:
+            return Settlement(delivery, "dead", reason=reason)
+        head = Head(task=str(headers.get("task") or ""), id=task_id)
+        request = Request(head, delivery, Facts(head.task), 0, self.hostname)
+        records, messages = self._record(request, InvalidTaskError(reason), states.FAILURE, self._bare(request))
+        return Settlement(delivery, "dead", reason=reason, records=records, messages=messages)
+
     def ended(self, request: Request, ending: Ending) -> Effects:
         """The effects of an ending that carries an error: of a task that was lost, timed out or was killed."""
         error = ending.error
@@ -101,9 +112,9 @@ class Aftermath:
         records, messages = self._record(request, error, states.RETRY)
         return records, (*messages, again)
 
-    def _record(self, request: Request, error: BaseException, state: str) -> Effects:
+    def _record(self, request: Request, error: BaseException, state: str, context: Context | None = None) -> Effects:
         """Let the result backend say what *state* means, and collect it instead of storing it at once."""
-        context = self._context(request)
+        context = self._context(request) if context is None else context
         backend = self.app.backend
         store = not request.ignore_result or (state == states.FAILURE and request.store_errors)
         info = ExceptionInfo.of(error)

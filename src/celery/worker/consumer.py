@@ -35,7 +35,7 @@ from celery.worker.aftermath import NOTHING, Aftermath, unreadable
 from celery.worker.banner import masked
 from celery.worker.claims import Claims
 from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
-from celery.worker.endings import Endings
+from celery.worker.endings import Endings, some
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
 from celery.worker.prefetch import PATIENCE, Prefetch
@@ -391,7 +391,7 @@ class Consumer:
         logger.error("A message of queue %s cannot be read and goes to the dead set: %s", delivery.queue, error)
         if signals.task_rejected.receivers:
             signals.task_rejected.send(sender=self, message=unreadable(delivery.envelope), exc=error)
-        self.endings.waiting.append(Settlement(delivery, "dead", reason=f"undecodable: {error}"))
+        self.endings.waiting.append(self.aftermath.undecodable(delivery, error))
 
     def _advance(self) -> None:
         """Commit what has ended and start what the pool takes next; in one step, where there is both."""
@@ -441,8 +441,9 @@ class Consumer:
                 jobs.append(request.job())
             elif verdict == "revoked":
                 self.endings.waiting.append(self.aftermath.dropped(request, "revoked"))
-            else:
-                logger.warning("Task %s is not run: this worker's lease on it was lost", request)
+        if len(jobs) < len(batch) and "lost" in verdicts:
+            lost = [request for request, verdict in zip(batch, verdicts, strict=True) if verdict == "lost"]
+            logger.warning("Not run, because this worker's lease on them was lost: %s", some(lost))
         state.all_total_count[0] += len(jobs)
         if jobs:
             self.pool.submit(jobs)

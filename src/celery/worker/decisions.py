@@ -14,6 +14,7 @@ import msgspec
 from celery.exceptions import (
     InvalidTaskError,
     NotRegistered,
+    SoftTimeLimitExceeded,
     TaskRevokedError,
     TimeLimitExceeded,
     WorkerLostError,
@@ -203,18 +204,24 @@ def settle(
     if outcome.internal:
         return Ending("dead", outcome.detail or "the worker could not run it")
     if state == "FAILURE":
-        if facts.acks_late and not facts.acks_on_failure:
-            return Ending("dead", NOT_ACKNOWLEDGED)
-        return DONE
+        return Ending("dead", NOT_ACKNOWLEDGED) if _unacknowledged(facts) else DONE
     if state == "RETURNED":
         return AGAIN
     if state == "LOST":
         return _settle_lost(facts, outcome, delivery, retries, killed)
+    if state == "OVERTIME":
+        error = SoftTimeLimitExceeded()
+        return Ending("dead", NOT_ACKNOWLEDGED, error) if _unacknowledged(facts) else Ending("done", error=error)
     if state == "TIMEOUT":
         return _settle_timeout(facts, outcome, hard)
     if state == "REJECTED":
         return _settle_rejected(facts, outcome)
     return DONE  # IGNORED, REVOKED and states of the user's own: the tracer has recorded what there is to record
+
+
+def _unacknowledged(facts: Facts) -> bool:
+    """Whether a failure of the task leaves its message unacknowledged."""
+    return facts.acks_late and not facts.acks_on_failure
 
 
 def _settle_lost(facts: Facts, outcome: Outcome, delivery: Delivery, retries: int, killed: Killed | None) -> Ending:
@@ -235,9 +242,7 @@ def _settle_lost(facts: Facts, outcome: Outcome, delivery: Delivery, retries: in
             return BACK
         dead = too_many(deliveries)
         return Ending("dead", dead.reason, dead.error)
-    if facts.acks_late and not facts.acks_on_failure:
-        return Ending("dead", NOT_ACKNOWLEDGED, error)
-    return Ending("done", error=error)
+    return Ending("dead", NOT_ACKNOWLEDGED, error) if _unacknowledged(facts) else Ending("done", error=error)
 
 
 def _settle_timeout(facts: Facts, outcome: Outcome, hard: float | None) -> Ending:

@@ -26,7 +26,14 @@ logger = get_logger("celery.worker.consumer")
 
 POISONED = 3
 """Commits that fail in a row, the broker not saying that it is in trouble, before each is tried by itself."""
+MOST_SHOWN = 5
 NO_KEY = "celery-is-the-store-there"
+
+
+def some(names: Sequence[object]) -> str:
+    """The first few of *names*, and how many more there are."""
+    shown = ", ".join(map(str, names[:MOST_SHOWN]))
+    return shown if len(names) <= MOST_SHOWN else f"{shown} and {len(names) - MOST_SHOWN} more"
 
 
 class Endings:
@@ -74,10 +81,9 @@ class Endings:
     def _committed(self, refused: Sequence[Settlement]) -> None:
         self._failures = 0
         self.waiting = []
-        for settlement in refused:
-            logger.warning(
-                "The result of message %s was refused: this worker's lease on it was lost", settlement.delivery.tag
-            )
+        if refused:
+            tags = [settlement.delivery.tag for settlement in refused]
+            logger.warning("The results of messages %s were refused: this worker's lease on them was lost", some(tags))
 
     def _commit_apart(self) -> None:
         """One of them must be why the broker refuses them all. That one goes to the dead set, bare."""

@@ -90,9 +90,11 @@ class LeaseKeeper:
         except Exception:
             # A defect somewhere below. Without this thread the worker would lose all it has, a lease later.
             logger.exception("Keeping the leases of this worker failed; trying again in a second")
+            self._reachable = False
             self._try_again()
         else:
-            self._reachable = True
+            if not self._reachable:
+                self._reachable, self._sweep_at = True, now + lease / 2
 
     def _stood_still(self, now: float) -> bool:
         """Whether more time has passed than this thread meant to sleep, for it or for the wall clock only."""
@@ -104,7 +106,7 @@ class LeaseKeeper:
 
     def _try_again(self) -> None:
         now, lease = self.clock.monotonic(), self.broker.lease
-        self._renew_at, self._sweep_at = now + min(1.0, lease / 3), now + lease / 2
+        self._renew_at, self._sweep_at = now + min(1.0, lease / 3), now + lease
 
     def _sweep(self) -> None:
         swept = self.broker.sweep()
