@@ -46,6 +46,22 @@ def test_the_development_group_is_printed_for_pip() -> None:
     assert printed == tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["dev"]
 
 
+def test_a_server_is_found_or_said_how_to_get(tmp_path: Path) -> None:
+    """On a machine without package manager: nothing that is on PATH but what is put here."""
+
+    def ask(*names: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "tools" / "servers.py"), *names]
+        return subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+
+    missing = ask("redis")
+    assert (missing.returncode, missing.stdout) == (1, "redis is not installed: apt-get install redis-server\n")
+    program = tmp_path / "redis-server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    found = ask("redis")
+    assert (found.returncode, found.stdout) == (0, f"redis: {program}\n")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_documentation_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
