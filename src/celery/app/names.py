@@ -72,14 +72,13 @@ def nearest(name: str) -> str | None:
 def is_misspelt(name: str) -> bool:
     """Whether *name* is so near to a setting that a variable beside the settings would not be called so.
 
-    Whole words more or less (`default_queue`, `result_backend_url`) are how helper variables are named; a changed
-    letter or ending (`task_ack_late`) is a slip.
+    Whole words more or less (`default_queue`, `worker_autoscale_max`) are how helper variables are named, and settings
+    that are none of ours; a changed letter or ending (`task_ack_late`) is a slip.
     """
     near = nearest(name)
     if near is None or difflib.SequenceMatcher(None, name, near).ratio() < 0.85:
         return False
-    words, near_words = name.split("_"), near.split("_")
-    return not (_is_within(words, near_words) or _is_within(near_words, words))
+    return name.count("_") == near.count("_")
 
 
 def explain_unknown(name: str, prefix: str = "") -> str:
@@ -117,9 +116,3 @@ def refuse_mixture(names: Iterable[str]) -> None:
         template, renames = E_MIX_NEW_INTO_OLD, {name: OLD_NAMES.get(name, "(has no old name)") for name in new}
     lines = (FMT_REPLACE_SETTING.format(replace=name, with_=renames[name]) for name in sorted(renames))
     raise ImproperlyConfigured(template.format(renames="\n".join(lines)))
-
-
-def _is_within(few: list[str], many: list[str]) -> bool:
-    """Whether the words *few* all stand in *many*, in their order."""
-    rest = iter(many)
-    return all(word in rest for word in few)
