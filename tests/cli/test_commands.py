@@ -269,8 +269,11 @@ def test_a_remote_command_with_too_few_arguments(celery: Any, words: list[str]) 
 def test_what_every_node_refuses_has_failed(celery: Any, worker: Any) -> None:
     with worker("-c", "1", "-P", "solo"):
         said = celery("-A", "single", "control", "time_limit", "nobody.knows", "1")
+        unknown = celery("-A", "single", "control", "terminate", "FOO", "some-id")
     assert said.code == 1
     assert "ERROR" in said.out
+    assert unknown.code == 1
+    assert "there is no signal 'FOO'" in unknown.out
 
 
 def test_why_a_worker_cannot_start_is_no_log_record(celery: Any, tmp_path: Path) -> None:

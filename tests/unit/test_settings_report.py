@@ -26,7 +26,8 @@ def test_a_report_has_versions_and_settings_but_no_secrets() -> None:
 
 
 def test_a_report_of_the_embedded_broker() -> None:
-    assert "settings -> transport:embedded results:disabled" in bugreport(make_app())
+    assert "settings -> transport:embedded results:embedded" in bugreport(make_app())
+    assert "settings -> transport:memory results:disabled" in bugreport(make_app(broker_url="memory://"))
 
 
 def test_the_short_name() -> None:

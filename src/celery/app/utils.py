@@ -102,7 +102,7 @@ def bugreport(app: Any) -> str:
         kombu_v=_version("kombu"),
         driver_v=f"{_DRIVERS[scheme]}:{_version(_DRIVERS[scheme])}" if scheme in _DRIVERS else "driver: built in",
         transport=scheme,
-        results=sanitize_url(str(app.conf.result_backend or "disabled")),
+        results=sanitize_url(str(app.conf.result_backend or ("disabled" if url else "embedded"))),
         human_settings=app.conf.humanize(),
         loader=f"{type(app.loader).__module__}.{type(app.loader).__qualname__}",
     )

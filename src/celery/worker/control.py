@@ -295,11 +295,15 @@ def memsample(state: ControlState, **kwargs: Any) -> Any:
 def revoke(state: ControlState, task_id: Any, terminate: bool = False, signal: str | None = None, **kwargs: Any) -> Any:
     """These tasks must not run here; with *terminate* those that do are killed."""
     ids = {task_id} if isinstance(task_id, str) else set(task_id)
+    name = signal or "SIGTERM"
+    number = _signal_number(name)
+    if number is None:
+        return nok(f"there is no signal {name!r}: use TERM, KILL, INT, QUIT, USR1 or a number")
     worker_state.revoked.update(ids)
     if not terminate:
         logger.info("Tasks flagged as revoked: %s", ", ".join(sorted(ids)))
         return ok(f"tasks {ids} flagged as revoked")
-    killed = _kill(state, ids, signal or "SIGTERM")
+    killed = _kill(state, ids, name, number)
     return ok(f"terminate: {', '.join(sorted(killed))}") if killed else ok("terminate: tasks unknown")
 
 
@@ -309,9 +313,8 @@ def terminate(state: ControlState, signal: str, task_id: Any, **kwargs: Any) -> 
     return revoke(state, task_id, terminate=True, signal=signal)
 
 
-def _kill(state: ControlState, ids: set[str], name: str) -> list[str]:
+def _kill(state: ControlState, ids: set[str], name: str, number: int) -> list[str]:
     """Send the signal to the processes that run these tasks; what waits in the pool is dropped there and then."""
-    number = _signal_number(name)
 
     def kill() -> list[str]:
         killed = []
@@ -331,12 +334,11 @@ def _kill(state: ControlState, ids: set[str], name: str) -> list[str]:
         return []
 
 
-def _signal_number(name: str) -> int:
+def _signal_number(name: str) -> int | None:
     text = str(name).upper()
     if text.isdecimal():
         return int(text)
-    text = text if text.startswith("SIG") else f"SIG{text}"
-    return int(signal_module.Signals[text])
+    return signal_module.Signals.__members__.get(text if text.startswith("SIG") else f"SIG{text}")
 
 
 @control_command(args=[("task_name", str), ("soft", float), ("hard", float)], signature="<task_name> <soft> [hard]")
