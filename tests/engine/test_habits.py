@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import pickle
 import sys
 import time
+import traceback
+import types
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -17,6 +20,7 @@ import pytest
 import celery
 from celery import Celery, Task, shared_task, signals, states
 from celery.app import trace
+from celery.app.einfo import ExceptionInfo
 from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Ignore, MaxRetriesExceededError
@@ -514,6 +518,32 @@ class TestMonitoring:
 
         with worker(app):
             assert task.apply_async(headers={"tenant": "a"}).get(timeout=10) == ["a", {"tenant": "a"}]
+
+    def test_einfo_passes_as_billiards(self, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As OpenTelemetry looks at it: any other class is taken for the exception itself, and fails."""
+
+        class BilliardsExceptionInfo:
+            pass
+
+        billiard = types.ModuleType("billiard.einfo")
+        vars(billiard)["ExceptionInfo"] = BilliardsExceptionInfo
+        recorded: list[str] = []
+
+        def trace_failure(*args: Any, **kwargs: Any) -> None:
+            ex = kwargs["einfo"]
+            if isinstance(ex, BilliardsExceptionInfo):
+                ex = ex.exception  # type: ignore[attr-defined]
+            recorded.extend(traceback.format_exception_only(ex))
+
+        fail = app.task(name="fail")(lambda: 1 / 0)
+        with connected(signals.task_failure, trace_failure), worker(app):
+            monkeypatch.setitem(sys.modules, "billiard.einfo", billiard)
+            with pytest.raises(ZeroDivisionError):
+                fail.delay().get(timeout=10)
+        assert recorded == ["ZeroDivisionError: division by zero\n"]
+        info = ExceptionInfo.of(ValueError("x"))
+        assert isinstance(info, ExceptionInfo)
+        assert "ValueError: x" in pickle.loads(pickle.dumps(info)).traceback
 
     def test_build_tracer_is_replaced_on_its_module(self, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
         """As Sentry does it: the tracer is wrapped, and within it the `run` of the task or its `__call__`."""

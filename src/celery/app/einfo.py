@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback as tracebacks
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 
 class ExceptionInfo:
@@ -51,6 +52,13 @@ class ExceptionInfo:
         """As `sys.exc_info()` gives it."""
         return self.type, self.exception, self.tb
 
+    if not TYPE_CHECKING:
+
+        @property
+        def __class__(self) -> type:
+            """Tracing packages look at an `einfo` if it is one of billiard's: where that is loaded, this passes as it."""
+            return getattr(sys.modules.get("billiard.einfo"), "ExceptionInfo", ExceptionInfo)
+
     def __str__(self) -> str:
         return self.traceback
 
@@ -60,6 +68,9 @@ class ExceptionInfo:
     def __reduce__(self) -> tuple[object, ...]:
         state = (self.type, self.exception, self.traceback, self.internal)
         return _restore, state
+
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
+        return self.__reduce__()  # what `object` does here depends on `__class__`
 
 
 def _restore(kind: type[BaseException], exception: BaseException, text: str, internal: bool) -> ExceptionInfo:
