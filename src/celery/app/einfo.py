@@ -56,7 +56,7 @@ class ExceptionInfo:
 
         @property
         def __class__(self) -> type:
-            """Tracing packages look at an `einfo` that is one of billiard's: where that is loaded, this passes as it."""
+            """Tracing packages look at an `einfo` of billiard's: where that is loaded, this passes as one."""
             return getattr(sys.modules.get("billiard.einfo"), "ExceptionInfo", ExceptionInfo)
 
     def __str__(self) -> str:
