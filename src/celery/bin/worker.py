@@ -48,7 +48,7 @@ class WorkersPool(ParamType):
         if value in GREEN:
             self.fail(f"the {value} pool comes with a later version of Celeriac; use 'threads' until then.", param, ctx)
         names = [*POOLS, *known("pool")]
-        if value not in names:
+        if value not in names and ":" not in value:  # module:Class
             self.fail(f"{value!r} is not one of {', '.join(map(repr, dict.fromkeys(names)))}.", param, ctx)
         return value
 
