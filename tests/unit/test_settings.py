@@ -244,7 +244,7 @@ class TestUnknownNames:
             "broker": "redis.example",
             "default_queue": "x",
             "result_backend_url": "redis://",
-            "worker_autoscale_max": 10,
+            "worker_autoscale_step": 10,
             "redis_url": "redis://",
             "hostname": "h",
             "task_route": len,

@@ -368,12 +368,12 @@ NAMESPACES: dict[str, Option | dict[str, Option]] = {
 
 # What this implementation adds to Celery's settings.
 OURS: dict[str, Option] = {
-    "beat_persistent": flag(False, "Beat keeps its schedule in the result backend instead of in a file. (Beat comes with a later release.)"),
-    "beat_schedule_retry_delay": number(None, "Seconds after which beat tries again to send a task that could not be sent. (Beat comes with a later release.)"),
+    "beat_persistent": flag(False, "Beat keeps its schedule in the result backend instead of in a file. Comes with beat in a later release."),
+    "beat_schedule_retry_delay": number(None, "Seconds after which beat tries again to send a task that could not be sent. Comes with beat in a later release."),
     "broker_publish_timeout": number(5.0, "Seconds within which a publish, with all its retries, succeeds or raises."),
     "task_max_deliveries": whole(5, "Deliveries of one message after which it goes to the dead set: its tasks kill workers."),
-    "worker_autoscale_max": whole(None, "Most slots under autoscaling, as --autoscale sets it. (Autoscaling comes with a later release.)"),
-    "worker_autoscale_min": whole(None, "Fewest slots under autoscaling, as --autoscale sets it. (Autoscaling comes with a later release.)"),
+    "worker_autoscale_max": whole(None, "Most slots under autoscaling, as --autoscale sets it. Comes with autoscaling in a later release."),
+    "worker_autoscale_min": whole(None, "Fewest slots under autoscaling, as --autoscale sets it. Comes with autoscaling in a later release."),
     "worker_lease": number(30.0, "Seconds a worker that stopped answering keeps its messages before others may take them."),
     "worker_log_json": flag(False, "Logs are one JSON object a line."),
 }
