@@ -12,7 +12,14 @@ from celery import signals, states
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
 from celery.app.runner import writer_of
-from celery.exceptions import CeleryError, DecodeError, InvalidTaskError, TaskRevokedError
+from celery.exceptions import (
+    CeleryError,
+    DecodeError,
+    InvalidTaskError,
+    NotRegistered,
+    TaskRevokedError,
+    TimeLimitExceeded,
+)
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Outgoing, Record, Settlement
@@ -58,7 +65,15 @@ class Aftermath:
     def refused(self, request: Request, verdict: Dead | Lost) -> Settlement:
         """It was not run and never will be: it ends as FAILURE, in the dead set if it can be replayed."""
         reason = verdict.reason if isinstance(verdict, Dead) else verdict.error
-        logger.error("Task %s ends as a failure without being run: %s", request, reason)
+        if isinstance(verdict.error, NotRegistered):
+            logger.error(
+                "Received unregistered task of type %r: %s goes to the dead set. Have the worker import the module "
+                "that defines it (the settings `include` and `imports`), then use `celery dead replay`.",
+                request.type,
+                request,
+            )
+        else:
+            logger.error("Task %s ends as a failure without being run: %s", request, reason)
         effects = self._record(request, verdict.error, states.FAILURE)
         if isinstance(verdict, Dead):
             return Settlement(request.delivery, "dead", reason=verdict.reason, records=effects[0], messages=effects[1])
@@ -87,7 +102,10 @@ class Aftermath:
             effects = self._record(request, error, states.REVOKED)
             self._send_revoked(request, terminated=True, signum=request.signum)
             return effects
-        logger.error("Task handler raised error: %r (%s)", error, request)
+        if isinstance(error, TimeLimitExceeded):
+            logger.error("Hard time limit (%ss) exceeded for %s", request.limits()[0], request)
+        else:
+            logger.error("Task handler raised error: %r (%s)", error, request)
         effects = self._record(request, error, states.FAILURE)
         self._send_failure(request, error)
         return effects

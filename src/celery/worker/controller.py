@@ -236,6 +236,7 @@ class WorkController:
     def _work(self) -> None:
         assert self.consumer is not None
         logger.info("Connected to %s", masked(self.broker.url))
+        self._warn_of_rate_limits()
         self.ready.set()
         self.on_consumer_ready(self.consumer)
         signals.worker_ready.send(sender=self.consumer)
@@ -383,6 +384,11 @@ class WorkController:
             "heartbeat": self.app.conf.broker_heartbeat,
             "alternates": [],
         }
+
+    def _warn_of_rate_limits(self) -> None:
+        limited = sorted(name for name, task in self.app.tasks.items() if task.rate_limit)
+        if limited and not self.app.conf.worker_disable_rate_limits:
+            logger.warning("Rate limits come with a later release and are not held: %s", ", ".join(limited))
 
     def rusage(self) -> dict[str, Any]:
         """What this process has used."""

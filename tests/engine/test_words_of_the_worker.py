@@ -1,0 +1,34 @@
+"""Lines that operators search their logs for."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+
+@pytest.fixture
+def app() -> Celery:
+    return Celery("words", broker="memory://words", backend="cache+memory://words")
+
+
+def test_a_task_that_nobody_registered_is_named(app: Celery, capfd: pytest.CaptureFixture[str]) -> None:
+    with start_worker(app, perform_ping_check=False):
+        result = app.send_task("tasks.missing", task_id="lost")
+        with pytest.raises(Exception, match=r"tasks\.missing"):
+            result.get(timeout=10)
+
+    said = capfd.readouterr().err
+    assert "Received unregistered task of type 'tasks.missing': tasks.missing[lost] goes to the dead set." in said
+    assert "Traceback" not in said
+
+
+def test_rate_limits_that_are_not_held_are_said(app: Celery, capfd: pytest.CaptureFixture[str]) -> None:
+    @app.task(rate_limit="1/s", name="tasks.slow")
+    def slow() -> None: ...
+
+    with start_worker(app, perform_ping_check=False, loglevel="WARNING"):
+        pass
+
+    assert "Rate limits come with a later release and are not held: tasks.slow" in capfd.readouterr().err
