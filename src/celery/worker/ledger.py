@@ -39,10 +39,10 @@ class Ledger:
         """
         if self.fused:
             return settlements if isinstance(settlements, list) else list(settlements)
-        left = self._store_effects(settlements)
+        # Messages are sent last: when anything before that fails, all of it can be done again.
         if started and self.store is not None:
             self.store.put(started)
-        return left
+        return self._store_effects(settlements)
 
     def commit(self, consumer: Consumer, settlements: Sequence[Settlement]) -> list[Settlement]:
         """Commit all of them; those that were refused because the lease was lost."""

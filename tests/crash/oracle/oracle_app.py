@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -20,7 +21,8 @@ app = Celery("oracle")
 app.conf.update(
     broker_transport_options={"lease": LEASE},
     worker_lease=LEASE,
-    task_max_deliveries=50,
+    broker_publish_timeout=float(os.environ.get("ORACLE_PATIENCE", "5")),
+    task_max_deliveries=int(os.environ.get("ORACLE_DELIVERIES", "50")),
     result_expires=None,
 )
 LOG = os.open(os.environ["ORACLE_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -50,6 +52,19 @@ def early(number: int, seconds: float = 0.0) -> int:
 def committed(number: int) -> None:
     """The callback of `late`: runs once for every time that a result of it was committed."""
     note("committed", number)
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def kill_worker(number: int) -> None:
+    """Kill the process that the worker is: the parent of the template that this process was forked from."""
+    note("kill", number)
+    os.kill(parent_of(os.getppid()), signal.SIGKILL)
+    time.sleep(60)
+
+
+def parent_of(process: int) -> int:
+    status = Path(f"/proc/{process}/stat").read_text()
+    return int(status.rpartition(")")[2].split()[1])
 
 
 def kill_at(point: str, countdown: int) -> None:

@@ -1,0 +1,96 @@
+"""Workers, machines and files that stand still for longer than a lease: nothing is lost, and the living are spared."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crash.fleet import Fleet, killing
+
+pytestmark = pytest.mark.crash
+LEASE = 1.5
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with killing(Fleet(tmp_path)) as fleet:
+        yield fleet
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGSTOP)
+
+
+def go_on(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGCONT)
+
+
+def database(fleet: Fleet) -> str:
+    return fleet.client("print(app.broker.url.removeprefix('sqlite:///'))").strip()
+
+
+def test_a_worker_that_comes_back_after_its_lease_is_refused_and_works_on(fleet: Fleet) -> None:
+    zombie = fleet.start(concurrency=1)
+    id = fleet.client("print(late.delay(1, 0.5).id)").strip()
+    fleet.wait(lambda: fleet.lines()["late 1"] == 1)
+    stop(zombie)
+    successor = fleet.start(concurrency=1)
+    fleet.wait(lambda: fleet.lines()["late-end 1"] == 1)
+    assert fleet.client(f"print(app.AsyncResult({id!r}).get(timeout=30))").strip() == "1"
+    go_on(zombie)
+    fleet.wait(lambda: "were refused" in fleet.said)
+    assert fleet.lines()["late 1"] == 2
+    successor.terminate()
+    successor.wait(30)
+    assert fleet.client("print(early.delay(2).get(timeout=30))").strip() == "2"
+    assert zombie.poll() is None
+
+
+def test_workers_that_stood_still_together_do_not_sweep_each_other(fleet: Fleet) -> None:
+    workers = [fleet.start(concurrency=1), fleet.start(concurrency=1)]
+    ids = fleet.client("print(*(early.delay(n, 1.0).id for n in range(2)))").split()
+    fleet.wait(lambda: fleet.lines()["early 0"] + fleet.lines()["early 1"] == 2)
+    for worker in workers:
+        stop(worker)
+    ends = time.monotonic() + 2 * LEASE
+    fleet.wait(lambda: time.monotonic() > ends)
+    for worker in workers:
+        go_on(worker)
+    printed = fleet.client(f"print(*(app.AsyncResult(id).get(timeout=30, propagate=False) for id in {ids!r}))")
+    assert printed.split() == ["0", "1"]
+    assert "A worker is gone" not in fleet.said
+
+
+def test_a_file_that_another_program_keeps_locked_costs_nothing_but_time(fleet: Fleet) -> None:
+    """Longer than the workers wait for it, several times: whatever they were about to commit, they commit later."""
+    fleet.env["ORACLE_PATIENCE"] = "1"
+    worker = fleet.start()
+    ids = fleet.client("print(*(early.delay(n, 0.01).id for n in range(400)))").split()
+    fleet.wait(lambda: fleet.lines()["early-end 20"] == 1)
+    other = sqlite3.connect(database(fleet), timeout=10, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    fleet.wait(lambda: "kept locked by another process" in fleet.said)
+    other.execute("COMMIT")
+    other.close()
+    fleet.wait(fleet.idle)
+    printed = fleet.client(f"print(*(app.AsyncResult(id).get(timeout=30) for id in {ids!r}))")
+    assert printed.split() == [str(number) for number in range(400)]
+    assert sum(fleet.lines()[f"early {number}"] == 1 for number in range(400)) == 400
+    assert worker.poll() is None
+
+
+def test_a_file_that_was_deleted_is_told_once_and_made_anew(fleet: Fleet) -> None:
+    worker = fleet.start(concurrency=1)
+    assert fleet.client("print(early.delay(1).get(timeout=30))").strip() == "1"
+    Path(database(fleet)).unlink()
+    fleet.wait(lambda: "was deleted or replaced" in fleet.said)
+    assert fleet.client("print(early.delay(2).get(timeout=30))").strip() == "2"
+    assert fleet.said.count("was deleted or replaced") == 1
+    assert worker.poll() is None
