@@ -108,6 +108,15 @@ def test_many_names_hear_everything(tmp_path: Path) -> None:
     belfry.close()
 
 
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    tmp_path.joinpath("stray").write_bytes(b"")
+    chime = Belfry(tmp_path).listen("messages", changed=lambda: 0)
+    Belfry(tmp_path).ring("messages")
+    assert chime.wait(5)
+    assert tmp_path.joinpath("stray").read_bytes() == b""
+    chime.close()
+
+
 def test_pipes_of_dead_processes_are_swept(tmp_path: Path) -> None:
     folder = tmp_path / "bells"
     code = (

@@ -63,15 +63,17 @@ class Publisher:
         outbox = self._outbox.get()
         if outbox is not None and outbox.take(messages):
             return
+        began = time.monotonic()
         try:
             self.app.broker.publish(messages)
         except BrokerError as error:
-            self._try_again(messages, error, retry=retry, policy=policy)
+            self._try_again(messages, error, began, retry=retry, policy=policy)
 
     def _try_again(
         self,
         messages: Sequence[Outgoing],
         error: BrokerError,
+        began: float,
         *,
         retry: bool | None,
         policy: Mapping[str, Any] | None,
@@ -84,14 +86,17 @@ class Publisher:
         pause = float(rules.get("interval_start") or 0)
         step = float(rules.get("interval_step") or 0)
         longest = float(rules.get("interval_max") or 0)
-        deadline = time.monotonic() + float(conf.broker_publish_timeout)
+        deadline = began + float(conf.broker_publish_timeout)
         tries = 0
         while most is None or tries < most:
             tries += 1
-            if time.monotonic() + pause >= deadline:
+            now = time.monotonic()
+            # The next try may take as long as the last one: no try is begun that may end too late.
+            if now + pause + (now - began) >= deadline:
                 break
             time.sleep(pause)
             pause = min(pause + step, longest)
+            began = time.monotonic()
             try:
                 self.app.broker.publish(messages)
             except BrokerError as another:

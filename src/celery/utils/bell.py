@@ -181,7 +181,10 @@ class Belfry:
             return
         self._forget(set(self._pipes) - names)
         for name in names.difference(self._pipes):
-            kind, _, _, *marks = name.split(".")
+            kind, *rest = name.split(".")
+            if len(rest) < 2:
+                continue  # not made by us
+            marks = rest[2:]
             try:
                 descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError:

@@ -271,7 +271,7 @@ class _File:
     def _is_there(self) -> bool:
         try:
             status = os.stat(self.path)  # noqa: PTH116 - on the way of every publish
-        except FileNotFoundError:
+        except OSError:  # missing, or its folder is, or the disk went away
             return False
         return (status.st_dev, status.st_ino) == self._identity
 
