@@ -79,6 +79,7 @@ class SQLiteBroker(Broker):
     def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> SQLiteConsumer:
         fused = store if isinstance(store, TransactionalStore) and self.fuses(store) else None
         self.connect()
+        self._database.expect_batches()
         chime = self._belfry.listen("messages", queues, changed=self._database.changes)
         return SQLiteConsumer(
             self._database, self._outbox, self._belfry, chime, queues, name, fused, self.lease, self.clock

@@ -32,9 +32,11 @@ TIMEOUT = 5.0
 _NAPS = (0.0001, 0.0005)
 """Seconds between two tries to get in, at first and at last: a transaction takes 0.2 ms where the disk is fast.
 SQLite's own way of waiting sleeps for 1 to 100 ms, so that whoever waits long is overtaken by everyone who comes."""
-_CHECKPOINT = 1000
-"""Pages in the write-ahead log before they are moved to the main file: 4 MB, a few ms. More of it would be written to
-new blocks of the disk, which takes half as long again as writing over old ones."""
+_CHECKPOINT = 250
+"""Pages in the write-ahead log before they are moved to the main file: 1 MB. A longer log is written to new blocks of
+the disk for longer, which takes half as long again as writing over old ones: every publish waits for that."""
+_BATCH_CHECKPOINT = 1000
+"""The same for a process that writes in batches, whose pages are worth collecting before they are moved."""
 
 _SQL = Path(__file__).parents[1] / "sql"
 
@@ -104,6 +106,10 @@ class Database:
     def read(self) -> Session:
         """`with db.read() as connection:` sees one moment of the file."""
         return Session(self, self._file, "BEGIN", durable=False)
+
+    def expect_batches(self) -> None:
+        """This process writes in batches from now on, as workers do."""
+        self._file.expect_batches()
 
     def changes(self) -> tuple[int, int]:
         """Differs once another process, or this one, has written."""
@@ -216,6 +222,7 @@ class _File:
         """Whether a transaction is under way: changed by whoever holds the lock."""
         self._identity = (0, 0)
         self._durable = True
+        self._checkpoint = _CHECKPOINT
         self._users: weakref.WeakSet[Database] = weakref.WeakSet()
 
     def connect(self, database: Database) -> sqlite3.Connection:
@@ -230,7 +237,7 @@ class _File:
                 f"The database {self.path} was deleted or replaced while it was in use: what it held is gone unless "
                 f"you put it back; the next use starts with the file that is there then, or makes a new one."
             )
-        connection = _open(self.path, database)
+        connection = _open(self.path, database, self._checkpoint)
         status = Path(self.path).stat()
         self._identity = (status.st_dev, status.st_ino)
         self._durable = True
@@ -244,6 +251,12 @@ class _File:
         if durable is not self._durable and self.connection is not None:
             self.connection.execute("PRAGMA synchronous=FULL" if durable else "PRAGMA synchronous=NORMAL")
             self._durable = durable
+
+    def expect_batches(self) -> None:
+        with self.lock:
+            self._checkpoint = _BATCH_CHECKPOINT
+            if self.connection is not None:
+                self.connection.execute(f"PRAGMA wal_autocheckpoint={self._checkpoint}")
 
     def release(self) -> None:
         """Undo what is not committed, and let the next thread in; does nothing if this thread is not in."""
@@ -343,13 +356,13 @@ def _begin(connection: sqlite3.Connection, statement: str, timeout: float) -> No
             return
 
 
-def _open(path: str, database: Database) -> sqlite3.Connection:
+def _open(path: str, database: Database, checkpoint: int) -> sqlite3.Connection:
     """A connection with our pragmas to a file with our tables."""
     end = time.monotonic() + database.timeout
     while True:
         connection = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection, database)
+            _prepare(connection, database, checkpoint)
         except sqlite3.OperationalError as error:
             connection.close()
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
@@ -363,7 +376,7 @@ def _open(path: str, database: Database) -> sqlite3.Connection:
             return connection
 
 
-def _prepare(connection: sqlite3.Connection, database: Database) -> None:
+def _prepare(connection: sqlite3.Connection, database: Database, checkpoint: int) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
         raise database.error(
@@ -371,8 +384,8 @@ def _prepare(connection: sqlite3.Connection, database: Database) -> None:
         )
     for pragma in (
         "synchronous=FULL",
-        f"wal_autocheckpoint={_CHECKPOINT}",
-        f"journal_size_limit={_CHECKPOINT * 4096 * 8}",
+        f"wal_autocheckpoint={checkpoint}",
+        f"journal_size_limit={_BATCH_CHECKPOINT * 4096 * 8}",
         "cache_size=-16000",
         "secure_delete=OFF",
         "temp_store=MEMORY",
