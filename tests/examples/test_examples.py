@@ -101,14 +101,19 @@ def test_the_demo(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_demo_that_is_interrupted_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     """`tests/conftest.py` looks for processes; the folder of the broker goes as well."""
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "examples.stdlib_index"],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    # In a background job SIGINT is ignored, and what is ignored is inherited.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "examples.stdlib_index"],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert demo.stdout is not None
     assert "is ready" in demo.stdout.readline()
     assert list(tmp_path.iterdir())
