@@ -108,6 +108,16 @@ def test_many_names_hear_everything(tmp_path: Path) -> None:
     belfry.close()
 
 
+def test_where_the_folder_cannot_be_made_a_thread_looks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path.joinpath("bells").write_bytes(b"in the way")
+    version = [0]
+    chime = Belfry(tmp_path / "bells").listen("messages", changed=lambda: version[0])
+    assert "bells" in caplog.text
+    version[0] = 1
+    assert chime.wait(5)
+    chime.close()
+
+
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     tmp_path.joinpath("stray").write_bytes(b"")
     chime = Belfry(tmp_path).listen("messages", changed=lambda: 0)

@@ -15,6 +15,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -129,11 +130,14 @@ class Belfry:
         marks = [_mark(name) for name in names]
         if len(marks) > _MOST_NAMES:
             marks = []
-        self.folder.mkdir(mode=0o700, exist_ok=True)
         path = self.folder / ".".join([kind, str(os.getpid()), f"{next(_serial)}-{time.time_ns():x}", *marks])
         try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             os.mkfifo(path, 0o600)
-        except (OSError, AttributeError):
+        except AttributeError:
+            return _PolledChime(path, changed)
+        except OSError as error:
+            self._warn(error)
             return _PolledChime(path, changed)
         return _PipeChime(path)
 
@@ -294,11 +298,12 @@ class _PipeChime(Chime):
 
 
 class _PolledChime(Chime):
-    """A chime that rings itself when what it looks at has changed. A folder says that somebody listens."""
+    """A chime that rings itself when what it looks at has changed. A folder says that somebody listens, if it can."""
 
     def __init__(self, path: Path, changed: Callable[[], object]) -> None:
         super().__init__()
-        path.mkdir()
+        with suppress(OSError):  # whoever made it has been told of the folder that cannot be written to
+            path.mkdir()
         self._path = path
         self._stop = threading.Event()
         threading.Thread(target=self._look, args=(changed,), name="celery-bell", daemon=True).start()
@@ -315,5 +320,6 @@ class _PolledChime(Chime):
     def close(self) -> None:
         if not self._stop.is_set():
             self._stop.set()
-            self._path.rmdir()
+            with suppress(OSError):
+                self._path.rmdir()
         super().close()
