@@ -71,7 +71,7 @@ class BrokerContract:
     @pytest.fixture
     def store(self, broker: Broker, connect_store: Callable[[], Store] | None) -> Iterator[Store]:
         if connect_store is None or not broker.can.transactional:
-            pytest.skip("this broker fuses with no store")
+            pytest.skip("capability: this broker fuses with no store")
         store = connect_store()
         yield store
         store.close()
@@ -146,7 +146,7 @@ class BrokerContract:
 
     def test_urgent_first(self, broker: Broker, consumer: Consumer) -> None:
         if not broker.can.priorities:
-            pytest.skip("this broker has no priorities")
+            pytest.skip("capability: this broker has no priorities")
         urgent = broker.can.most_urgent
         lazy = 9 - urgent
         broker.publish([message(f"lazy{n}", priority=lazy) for n in range(2)])
@@ -169,7 +169,7 @@ class BrokerContract:
         self, broker: Broker, consumer: Consumer, clock: FakeClock, pass_time: Advance
     ) -> None:
         if not broker.can.delay:
-            pytest.skip("this broker cannot delay")
+            pytest.skip("capability: this broker cannot delay")
         now = clock.time()
         broker.publish([message("later", due=now + 20), message("soon", due=now + 10), message("now", due=now - 1)])
         assert bodies(consumer.claim(10)) == ["now"]
@@ -318,7 +318,7 @@ class BrokerContract:
         self, broker: Broker, connect: Connect, pass_time: Advance
     ) -> None:
         if not broker.can.lease:
-            pytest.skip("this broker has no leases")
+            pytest.skip("capability: this broker has no leases")
         broker.publish([message("started"), message("held"), message("ready")])
         dead = broker.consumer(["q"], name="dead")
         started, held = dead.claim(2)
@@ -352,7 +352,7 @@ class BrokerContract:
 
     def test_renewing_keeps_the_lease(self, broker: Broker, consumer: Consumer, pass_time: Advance) -> None:
         if not broker.can.lease:
-            pytest.skip("this broker has no leases")
+            pytest.skip("capability: this broker has no leases")
         broker.publish([message("a")])
         deliveries = consumer.claim(1)
         for _ in range(4):

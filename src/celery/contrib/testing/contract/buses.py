@@ -22,7 +22,7 @@ class BusContract:
     def broker(self, connect: Callable[..., Broker]) -> Iterator[Broker]:
         broker = connect()
         if not broker.can.fanout:
-            pytest.skip("this broker has no bus")
+            pytest.skip("capability: this broker has no bus")
         yield broker
         broker.close()
 

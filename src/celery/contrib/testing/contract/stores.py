@@ -85,7 +85,7 @@ class StoreContract:
 
     def test_forgets_after_ttl(self, store: Store, pass_time: Callable[[float], object]) -> None:
         if not store.can.expire:
-            pytest.skip("this store keeps values until they are deleted")
+            pytest.skip("capability: this store keeps values until they are deleted")
         store.put([Record("short", b"1", ttl=1.0), Record("long", b"2", ttl=1000.0), Record("for ever", b"3")])
         pass_time(2.0)
         assert store.get(["short", "long", "for ever"]) == [None, b"2", b"3"]
@@ -94,7 +94,7 @@ class StoreContract:
 
     def test_expire_deletes_what_is_over(self, store: Store, pass_time: Callable[[float], object]) -> None:
         if not store.can.expire:
-            pytest.skip("this store keeps values until they are deleted")
+            pytest.skip("capability: this store keeps values until they are deleted")
         store.put([Record(str(number), b"", ttl=1.0 if number % 2 else 1000.0) for number in range(2500)])
         pass_time(2.0)
         assert store.expire() in {1250, 0}, "0 where the store does it by itself"
