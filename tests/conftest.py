@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from rig.redis import RedisServer
+
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 GRACE = 5.0
 """Seconds that a process or thread which a test has asked to end may still take."""
@@ -125,6 +127,21 @@ def server() -> Callable[[str], Path]:
         return path
 
     return program
+
+
+@pytest.fixture(scope="session")
+def redis_server(server: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One redis-server for all tests that leave it as it was. Its databases are theirs by `redis_url`."""
+    running = RedisServer(server("redis"), tmp_path_factory.mktemp("redis"), databases="16")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty database of the shared server."""
+    redis_server.command("FLUSHALL")
+    return redis_server.url()
 
 
 @cache
