@@ -1,0 +1,84 @@
+-- Results and joins on the selected database, as the store's scripts and the broker's settlement write them.
+-- `wire/message.py` (Record, Arrival) has the rules. A result is under Celery's key, as Celery writes it. How final it
+-- is stands at its beginning; where it does not (compressed), and of FAILURE and REVOKED the writer, stands in a
+-- companion key: a digit, and the writer.
+
+local FINAL = {SUCCESS = 2, FAILURE = 1, REVOKED = 1}
+local JOIN_KEPT = 86400000  -- ms a completed join is kept, so that a late copy of one of its parts is recognised
+
+local function companion_of(prefix, key)
+  return prefix .. "celeriac.final." .. key
+end
+
+local function join_of(prefix, group)
+  return prefix .. "celeriac.join." .. group
+end
+
+-- SET, for *ttl* milliseconds or (nil, false, 0) for ever; true, or false if *only* is "NX" and the key is there.
+local function keep(key, value, ttl, only)
+  local command = {"SET", key, value}
+  if ttl and tonumber(ttl) > 0 then
+    command[4], command[5] = "PX", ttl
+  end
+  command[#command + 1] = only
+  return redis.call(unpack(command)) and true or false
+end
+
+-- How final the value is that begins with *head* (JSON or msgpack, "status" first); nil where it does not say.
+local function finality(head)
+  local state = string.match(head, '^{"status": ?"([^"]*)"')
+    or string.match(head, "^[\129-\143]\166status[\161-\191](%u+)")
+  return state and (FINAL[state] or 0)
+end
+
+-- Why results cannot be put under these keys (a table of at most 7,000), nil if they can. Ask before the first write:
+-- a script that fails half way is not rolled back.
+local function record_trouble(keys)
+  if #keys == 0 or redis.call("EXISTS", unpack(keys)) == 0 then
+    return nil
+  end
+  for _, key in ipairs(keys) do
+    local kind = redis.call("TYPE", key).ok
+    if kind ~= "none" and kind ~= "string" then
+      return "the key " .. key .. " holds a " .. kind .. ", not a result: delete it, or choose another"
+        .. " global_keyprefix for the results"
+    end
+  end
+end
+
+-- Store and announce a result unless an earlier terminal state stays; whether it is stored. Safe to repeat: what is
+-- there already counts as stored. *ttl* in milliseconds; nil, false or 0: for ever.
+local function put_record(prefix, key, value, state, writer, ttl)
+  local final, companion, known = FINAL[state] or 0, companion_of(prefix, key), false
+  if not keep(key, value, ttl, "NX") then
+    local old, by = finality(redis.call("GETRANGE", key, 0, 63)), nil
+    if old == nil or old == 1 then
+      known = redis.call("GET", companion)
+      if known then
+        old, by = old or tonumber(string.sub(known, 1, 1)), string.sub(known, 2)
+      end
+    end
+    if old == 2 or (old == 1 and (final == 0 or by == writer)) then
+      return redis.call("STRLEN", key) == #value and redis.call("GET", key) == value
+    end
+    keep(key, value, ttl)
+  end
+  local says = finality(string.sub(value, 1, 64))
+  if final == 1 or (final == 2 and says ~= 2) then
+    keep(companion, final .. writer, ttl)
+  elseif known or says == nil then
+    redis.call("DEL", companion)
+  end
+  redis.call("PUBLISH", key, value)
+  return true
+end
+
+-- Record a part of a join; true for the one call that completes it.
+local function arrive(prefix, group, index, value, size)
+  local join = join_of(prefix, group)
+  if redis.call("HSETNX", join, index, value) == 0 or redis.call("HLEN", join) ~= tonumber(size) then
+    return false
+  end
+  redis.call("PEXPIRE", join, JOIN_KEPT)
+  return true
+end
