@@ -46,8 +46,10 @@ class BaseKeyValueStoreBackend(Backend):
         self.chord_keyprefix = self.key_t(self.chord_keyprefix)
 
     def _add_global_keyprefix(self, prefix: str) -> None:
+        if prefix[-1] not in ":_-.":
+            prefix += "_"
         for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
-            setattr(self, name, f"{prefix}_{getattr(self, name)}")
+            setattr(self, name, f"{prefix}{getattr(self, name)}")
 
     def get(self, key: Any) -> Any:
         """The value under *key*, None if there is none."""

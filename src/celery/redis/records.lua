@@ -14,14 +14,20 @@ local function join_of(prefix, group)
   return prefix .. "celeriac.join." .. group
 end
 
--- SET, for *ttl* milliseconds or (nil, false, 0) for ever; true, or false if *only* is "NX" and the key is there.
-local function keep(key, value, ttl, only)
-  local command = {"SET", key, value}
+-- SET for *ttl* milliseconds, or (nil, false, 0) for ever.
+local function keep(key, value, ttl)
   if ttl and tonumber(ttl) > 0 then
-    command[4], command[5] = "PX", ttl
+    return redis.call("SET", key, value, "PX", ttl)
   end
-  command[#command + 1] = only
-  return redis.call(unpack(command)) and true or false
+  return redis.call("SET", key, value)
+end
+
+-- The same, only if the key is absent: false if it is not.
+local function keep_new(key, value, ttl)
+  if ttl and tonumber(ttl) > 0 then
+    return redis.call("SET", key, value, "PX", ttl, "NX")
+  end
+  return redis.call("SET", key, value, "NX")
 end
 
 -- How final the value is that begins with *head* (JSON or msgpack, "status" first); nil where it does not say.
@@ -50,7 +56,7 @@ end
 -- there already counts as stored. *ttl* in milliseconds; nil, false or 0: for ever.
 local function put_record(prefix, key, value, state, writer, ttl)
   local final, companion, known = FINAL[state] or 0, companion_of(prefix, key), false
-  if not keep(key, value, ttl, "NX") then
+  if not keep_new(key, value, ttl) then
     local old, by = finality(redis.call("GETRANGE", key, 0, 63)), nil
     if old == nil or old == 1 then
       known = redis.call("GET", companion)
