@@ -152,6 +152,15 @@ class Link:
         self._lanes.append(lane)
         return lane
 
+    def open_lane(self) -> Lane:
+        """A lane for one user's own state on its connection; others may use it while that user does not hold its lock.
+
+        It is the first one they take, so that a process which consumes has one connection for all it does.
+        """
+        lane = Lane(self.address)
+        self._lanes.insert(0, lane)
+        return lane
+
     def exchange(self, lane: Lane, packed: bytes, replies: int = 1, script: Script | None = None) -> list[Any]:
         """Send *packed* on *lane*, whose lock the caller holds, until it is answered or the time is up."""
         deadline = time.monotonic() + self.timeout
