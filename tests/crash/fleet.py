@@ -1,14 +1,15 @@
-"""Workers as real processes over one embedded broker, and the oracle that they write to."""
+"""Workers as real processes over one broker, and the oracle that they write to."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,27 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent / "oracle"
+LEASE = 1.5
+Process = subprocess.Popen[bytes]
 
 
 class Fleet:
-    """Workers over one embedded broker in one folder, and the oracle they write to."""
+    """Workers over one broker, and the oracle they write to.
 
-    def __init__(self, folder: Path) -> None:
+    Without *broker* it is the embedded one, in *folder*; results are beside the messages unless *backend* says where.
+    *settings* are the application's.
+    """
+
+    def __init__(
+        self, folder: Path, *, broker: str = "", backend: str = "", lease: float = LEASE, **settings: Any
+    ) -> None:
+        self.folder = folder
+        self.lease = lease
+        self.settings: dict[str, Any] = {"worker_lease": lease, **settings}
+        if broker:
+            self.settings |= {"broker_url": broker, "result_backend": backend or broker}
         self.log = folder / "oracle.log"
         self.log.touch()
-        self.output = folder / "workers.log"
         self.env = {
             **os.environ,
             "CELERY_HOME": str(folder / "home"),
@@ -32,46 +45,89 @@ class Fleet:
             "PYTHONPATH": str(FOLDER),
             "C_FORCE_ROOT": "1",
         }
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Process] = []
 
-    def start(self, *, kill: str = "", concurrency: int = 2) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "celery", "-A", "oracle_app", "worker", "-l", "WARNING"]
+    def environment(self, **settings: Any) -> dict[str, str]:
+        return {**self.env, "ORACLE_SETTINGS": json.dumps({**self.settings, **settings})}
+
+    def start(
+        self, *arguments: str, kill: str = "", concurrency: int = 2, ready: bool = False, **settings: Any
+    ) -> Process:
+        """A worker; *settings* are its own. Returns when it consumes if *ready*, else at once.
+
+        *kill* names a point at which it kills itself, as the application of the oracle says.
+        """
+        command = [sys.executable, "-m", "celery", "-A", "oracle_app", "worker", "-l", "WARNING", *arguments]
         command += ["-c", str(concurrency), "-n", f"w{len(self.workers)}@%h"]
-        with self.output.open("ab") as output:
-            process = subprocess.Popen(
-                command, env={**self.env, "ORACLE_KILL": kill}, stdout=output, stderr=output, start_new_session=True
-            )
+        output, index = self.folder / f"w{len(self.workers)}.log", len(self.workers)
+        env = {**self.environment(**settings), "ORACLE_KILL": kill, "ORACLE_READY": str(self.folder / f"ready{index}")}
+        with output.open("ab") as file:
+            process = subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
         self.workers.append(process)
+        if ready:
+            self.wait((self.folder / f"ready{index}").exists)
         return process
 
-    def client(self, code: str, timeout: float = 120) -> str:
+    def client(self, code: str, timeout: float = 120, **settings: Any) -> str:
         """Run *code* in a producer's process; what it prints."""
-        source = f"from oracle_app import *\n{code}"
+        source, env = f"from oracle_app import *\n{code}", self.environment(**settings)
         done = subprocess.run(
-            [sys.executable, "-c", source], env=self.env, capture_output=True, text=True, timeout=timeout, check=False
+            [sys.executable, "-c", source], env=env, capture_output=True, text=True, timeout=timeout, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def publish(self, count: int, *, seconds: float = 0.0, early: bool = True) -> list[str]:
+        """Send *count* late-ack tasks with a callback each, and as many early ones; the ids, late and early in turn."""
+        early_line = f"        ids.append(early.delay(n, {seconds}).id)\n" if early else ""
+        printed = self.client(
+            "ids = []\n"
+            "with app.bulk():\n"
+            f"    for n in range({count}):\n"
+            f"        ids.append(late.apply_async((n, {seconds}), link=committed.si(n)).id)\n"
+            f"{early_line}"
+            "print(*ids)\n"
+        )
+        return printed.split()
+
     @property
     def said(self) -> str:
-        return self.output.read_text(errors="replace")
+        """What the workers have written, the first one's first."""
+        files = [self.folder / f"w{index}.log" for index in range(len(self.workers))]
+        return "".join(file.read_text(errors="replace") for file in files)
 
     def lines(self) -> Counter[str]:
+        """The oracle's lines, each with the number of times it is there."""
         return Counter(self.log.read_text().splitlines())
+
+    def commits(self) -> dict[int, set[str]]:
+        """The callbacks that have run, by number: each commit of a task sends one, with a tag of its own."""
+        found: defaultdict[int, set[str]] = defaultdict(set)
+        for line in self.log.read_text().splitlines():
+            if line.startswith("committed "):
+                _, number, tag = line.split()
+                found[int(number)].add(tag)
+        return found
+
+    def begun(self) -> int:
+        """How many different tasks have been executed, once or more."""
+        return sum(1 for line in self.lines() if line.startswith(("late ", "early ")))
+
+    def executions(self) -> int:
+        return sum(count for line, count in self.lines().items() if line.startswith(("late ", "early ")))
+
+    def counts(self) -> str:
+        """How many messages are ready, leased, delayed and dead."""
+        return self.client("[s] = app.broker.stats(['celery']); print(s.ready, s.leased, s.delayed, s.dead)").strip()
 
     def idle(self) -> bool:
         """Whether no message is left in the queue or with a worker."""
-        code = "print(*(s.ready + s.leased + s.delayed for s in app.broker.stats(['celery'])))"
-        return self.client(code).strip() == "0"
+        return self.counts().startswith("0 0 0 ")
 
     def massacre(self) -> None:
         """SIGKILL to every process of every worker at once."""
         for process in self.workers:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            slaughter(process)
         for process in self.workers:
             process.wait(30)
 
@@ -79,19 +135,55 @@ class Fleet:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail(f"not within {seconds} s; the workers say:\n{self.output.read_text()[-4000:]}")
+                pytest.fail(f"not within {seconds} s; the workers say:\n{self.said[-4000:]}")
             time.sleep(0.02)
 
-    def states(self, ids: str) -> dict[str, str]:
-        """State of every task id in the file *ids*, with the exception's name for failures."""
+    def states(self, ids: Sequence[str] | Path | str) -> dict[str, str]:
+        """State of every task id (in a file, if it is a path), with the exception's name for failures."""
+        if isinstance(ids, (str, Path)):
+            ids = Path(ids).read_text().split()
+        asked = self.folder / "asked"
+        asked.write_text(" ".join(ids))
         printed = self.client(
-            f"ids = open({ids!r}).read().split()\n"
+            f"ids = open({str(asked)!r}).read().split()\n"
             "for id in ids:\n"
             "    result = app.AsyncResult(id)\n"
             "    state = result.state\n"
             "    print(id, state, type(result.result).__name__ if state == 'FAILURE' else '')\n"
         )
         return {id: " ".join(rest) for id, *rest in map(str.split, printed.splitlines())}
+
+    def settle(self, ids: Sequence[str], seconds: float = 60) -> dict[str, str]:
+        """Wait until all of these tasks have ended; their states."""
+        states: dict[str, str] = {}
+
+        def ended() -> bool:
+            states.update(self.states([id for id in ids if not is_final(states.get(id, ""))]))
+            return all(is_final(states[id]) for id in ids)
+
+        self.wait(ended, seconds)
+        return states
+
+
+def is_final(state: str) -> bool:
+    return state.partition(" ")[0] in {"SUCCESS", "FAILURE", "REVOKED"}
+
+
+def slaughter(process: Process) -> None:
+    """SIGKILL to a worker and all below it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def stop(process: Process) -> None:
+    """Let a worker and all below it stand still."""
+    os.killpg(process.pid, signal.SIGSTOP)
+
+
+def go_on(process: Process) -> None:
+    os.killpg(process.pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -100,6 +192,28 @@ def killing(fleet: Fleet) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.massacre()
+
+
+def check_promises(fleet: Fleet, ids: Sequence[str], *, lost_early: bool = True) -> None:
+    """Every promise, task by task, of what `Fleet.publish` sent and everything that has become of it.
+
+    Late tasks ran and were committed exactly once; early ones ran at most once, and end as SUCCESS, or, where a worker
+    was killed (*lost_early*), as WorkerLostError.
+    """
+    fleet.wait(lambda: len(fleet.commits()) >= len(ids) // 2)
+    fleet.wait(fleet.idle)
+    lines, states, commits = fleet.lines(), fleet.states(ids), fleet.commits()
+    for number in range(len(ids) // 2):
+        late, early = states[ids[2 * number]], states[ids[2 * number + 1]]
+        assert late == "SUCCESS", f"late {number} ended as {late}"
+        assert lines[f"late-end {number}"] >= 1, f"late {number} has a result but never ran to its end"
+        assert len(commits[number]) == 1, f"late {number} was committed {len(commits[number])} times"
+        assert lines[f"early {number}"] <= 1, f"early {number} ran {lines[f'early {number}']} times"
+        if early == "SUCCESS":
+            assert lines[f"early-end {number}"] == 1
+        else:
+            assert lost_early, f"early {number} ended as {early} although no worker was killed"
+            assert early == "FAILURE WorkerLostError", f"early {number} ended as {early}"
 
 
 def children_of(pid: int) -> list[int]:

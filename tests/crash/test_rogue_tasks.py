@@ -71,8 +71,7 @@ def test_a_soft_limit_that_strikes_beside_the_task_is_a_failure_like_any_other(t
 
 def test_a_task_that_kills_its_worker_takes_no_other_to_the_dead_set(tmp_path: Path) -> None:
     """Whoever stands beside it is counted too, but has its last run without it."""
-    with killing(Fleet(tmp_path)) as fleet:
-        fleet.env["ORACLE_DELIVERIES"] = "3"
+    with killing(Fleet(tmp_path, task_max_deliveries=3)) as fleet:
         ids = fleet.client("print(kill_worker.delay(0).id, *(late.delay(n, 0.2).id for n in range(1, 9)))").split()
         for _ in range(3):
             doomed = fleet.start()
@@ -80,8 +79,7 @@ def test_a_task_that_kills_its_worker_takes_no_other_to_the_dead_set(tmp_path: P
             fleet.massacre()
         survivor = fleet.start()
         fleet.wait(fleet.idle)
-        (tmp_path / "ids").write_text(" ".join(ids))
-        killer, *others = fleet.states(os.fspath(tmp_path / "ids")).values()
+        killer, *others = fleet.states(ids).values()
         assert killer == "FAILURE WorkerLostError"
         assert others == ["SUCCESS"] * 8
         assert fleet.lines()["kill 0"] == 3

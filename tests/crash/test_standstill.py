@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crash.fleet import Fleet, killing
+from crash.fleet import LEASE, Fleet, go_on, killing, stop
 
 pytestmark = pytest.mark.crash
-LEASE = 1.5
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     with killing(Fleet(tmp_path)) as fleet:
         yield fleet
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGSTOP)
-
-
-def go_on(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGCONT)
 
 
 def database(fleet: Fleet) -> str:
@@ -70,7 +58,7 @@ def test_workers_that_stood_still_together_do_not_sweep_each_other(fleet: Fleet)
 
 def test_a_file_that_another_program_keeps_locked_costs_nothing_but_time(fleet: Fleet) -> None:
     """Longer than the workers wait for it, several times: whatever they were about to commit, they commit later."""
-    fleet.env["ORACLE_PATIENCE"] = "1"
+    fleet.settings["broker_publish_timeout"] = 1
     worker = fleet.start()
     ids = fleet.client("print(*(early.delay(n, 0.01).id for n in range(400)))").split()
     fleet.wait(lambda: fleet.lines()["early-end 20"] == 1)

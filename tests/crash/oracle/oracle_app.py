@@ -7,6 +7,8 @@ A line is one `write` to a descriptor opened with O_APPEND: it is there whole or
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import signal
 import time
@@ -14,22 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from celery.brokers.sqlite import SQLiteConsumer
+from celery.drivers import broker_class
+from celery.signals import worker_ready
 
-LEASE = 1.5
 app = Celery("oracle")
-app.conf.update(
-    broker_transport_options={"lease": LEASE},
-    worker_lease=LEASE,
-    broker_publish_timeout=float(os.environ.get("ORACLE_PATIENCE", "5")),
-    task_max_deliveries=int(os.environ.get("ORACLE_DELIVERIES", "50")),
-    result_expires=None,
-)
+app.conf.update(task_max_deliveries=50, result_expires=None)
+app.conf.update(json.loads(os.environ.get("ORACLE_SETTINGS") or "{}"))
 LOG = os.open(os.environ["ORACLE_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
-def note(word: str, number: int) -> None:
-    os.write(LOG, f"{word} {number}\n".encode())
+def note(word: str, number: int, *more: object) -> None:
+    os.write(LOG, " ".join(map(str, (word, number, *more))).encode() + b"\n")
+
+
+@worker_ready.connect
+def say_that_it_is_ready(**_: Any) -> None:
+    if os.environ.get("ORACLE_READY"):
+        Path(os.environ["ORACLE_READY"]).touch()
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
@@ -48,10 +51,30 @@ def early(number: int, seconds: float = 0.0) -> int:
     return number
 
 
-@app.task(ignore_result=True)
-def committed(number: int) -> None:
-    """The callback of `late`: runs once for every time that a result of it was committed."""
-    note("committed", number)
+@app.task(bind=True, ignore_result=True, acks_late=True, reject_on_worker_lost=True)
+def committed(self: Any, number: int) -> None:
+    """The callback of `late`: every commit of a result of it sends a message of this one, with a tag of its own."""
+    note("committed", number, self.request.properties["delivery_tag"])
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def hold_interpreter(number: int, seconds: float) -> int:
+    """Keep the lock of the interpreter all the time, as a careless extension does: nothing else runs meanwhile."""
+    note("late", number)
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    note("late-end", number)
+    return number
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def spin(number: int, seconds: float) -> int:
+    """Keep the processor busy with Python."""
+    note("late", number)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        continue
+    note("late-end", number)
+    return number
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
@@ -68,19 +91,43 @@ def parent_of(process: int) -> int:
 
 
 def kill_at(point: str, countdown: int) -> None:
-    """Make the worker's process kill itself just before the *countdown*-th batch that it starts, or settles."""
-    original = SQLiteConsumer.settle_and_start
-    place = {"settle": 0, "start": 1}[point]
+    """Make the worker's process kill itself just before the *countdown*-th batch that it starts, or settles.
 
-    def deadly(self: Any, *args: Any, **options: Any) -> Any:
+    `sent` is the moment after follow-ups were published and before the settlement, where the two are two steps.
+    """
+    broker = broker_class(str(app.conf.broker_url or "sqlite://"))
+
+    def count() -> None:
         nonlocal countdown
-        if args[place]:
-            countdown -= 1
-            if countdown == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, *args, **options)
+        countdown -= 1
+        if countdown == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(SQLiteConsumer, "settle_and_start", deadly)  # noqa: B010 - mypy forbids the plain assignment
+    def deadly_consumer(self: Any, *args: Any, **options: Any) -> Any:
+        consumer = make(self, *args, **options)
+        place = {"settle": 0, "start": 1}[point]
+        replaced = type(consumer)
+        original = replaced.settle_and_start
+
+        def settle_and_start(self: Any, *args: Any, **options: Any) -> Any:
+            if args[place]:
+                count()
+            return original(self, *args, **options)
+
+        if not hasattr(original, "deadly"):
+            settle_and_start.deadly = True  # type: ignore[attr-defined]
+            setattr(replaced, "settle_and_start", settle_and_start)  # noqa: B010 - mypy forbids the plain assignment
+        return consumer
+
+    def deadly_publish(self: Any, messages: Any) -> None:
+        publish(self, messages)
+        count()
+
+    make, publish = broker.consumer, broker.publish
+    if point == "sent":
+        setattr(broker, "publish", deadly_publish)  # noqa: B010 - as above
+    else:
+        setattr(broker, "consumer", deadly_consumer)  # noqa: B010 - as above
 
 
 if os.environ.get("ORACLE_KILL"):
