@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from rig.original import original_python
+from rig.proxy import Proxy
 from rig.redis import RedisServer
 
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -142,6 +144,22 @@ def redis_url(redis_server: RedisServer) -> str:
     """An empty database of the shared server."""
     redis_server.command("FLUSHALL")
     return redis_server.url()
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    """A proxy before the shared server, which passes everything until it is told to do otherwise."""
+    with Proxy(redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def original() -> Path:
+    """The Python of an environment with the original Celery; the test is skipped where that cannot be made."""
+    try:
+        return original_python()
+    except LookupError as error:
+        pytest.skip(str(error))
 
 
 @cache
