@@ -185,23 +185,39 @@ class ResultSet(ResultBase):
 
     def successful(self) -> bool:
         """Whether all have succeeded."""
-        return all(result.successful() for result in self.results)
+        return not self._look() and all(result.successful() for result in self.results)
 
     def failed(self) -> bool:
         """Whether one has failed."""
-        return any(result.failed() for result in self.results)
+        running = self._look()
+        return any(result.failed() for result in self.results if id(result) not in running)
 
     def waiting(self) -> bool:
         """Whether one has not ended."""
-        return any(not result.ready() for result in self.results)
+        return bool(self._look()) or any(not result.ready() for result in self.results)
 
     def ready(self) -> bool:
         """Whether all have ended."""
-        return all(result.ready() for result in self.results)
+        return not self._look() and all(result.ready() for result in self.results)
 
     def completed_count(self) -> int:
         """How many have succeeded."""
-        return sum(int(result.successful()) for result in self.results)
+        running = self._look()
+        return sum(int(result.successful()) for result in self.results if id(result) not in running)
+
+    def _look(self) -> set[int]:
+        """Read the members that have not ended, in one step where the backend can; which of them run on (by `id()`)."""
+        read = getattr(self.backend, "read", None) if len(self.results) > 1 else None
+        if read is None:
+            return set()
+        members = [
+            result
+            for result in self.results
+            if isinstance(result, AsyncResult) and result._cache is None and result.backend is self.backend
+        ]
+        for member, meta in zip(members, read([member.id for member in members]), strict=True):
+            member._maybe_set_cache(meta)
+        return {id(member) for member in members if member._cache is None}
 
     @property
     def supports_native_join(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Container, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -40,6 +41,8 @@ class ArrivalWatcher:
         self._waiting: dict[str, list[Waiter]] = {}
         self._thread: threading.Thread | None = None
         self._watch: Watch | None = None
+        self._changed = False
+        self._checked = 0.0
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the task when it has ended; raises `TimeoutError` after *timeout* seconds."""
@@ -75,37 +78,70 @@ class ArrivalWatcher:
 
     def _interrupt(self) -> None:
         """Make the thread look at who waits. Called with the lock held."""
+        self._changed = True
         if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+            self._watch.ring()
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                ids = list(self._waiting)
-                if not ids:
-                    self._thread = None
-                    return
-                keys = [self._backend.get_key_for_task(task_id) for task_id in ids]
-                watch = self._watch = self._backend.store.watch(keys)
+        last: Watch | None = None
+        seen: set[str] = set()
+        while ids := self._begin():
             try:
-                self._serve(ids, watch)
+                last = self._serve(ids, last, seen)
+                seen = set(ids)
             except Exception as exc:  # noqa: BLE001 - whatever the store raises belongs to those who wait
                 self._fail(ids, exc)
-            finally:
-                watch.close()
+                last, seen = None, set()
+        if last is not None:
+            last.close()
 
-    def _serve(self, ids: list[str], watch: Watch) -> None:
-        while True:
-            arrived = False
-            for task_id, meta in zip(ids, self._backend.read(ids), strict=True):
-                if meta["status"] in states.READY_STATES:
-                    arrived = True
-                    self._resolve(task_id, meta)
+    def _begin(self) -> list[str]:
+        """Who waits now; if nobody does, the thread ends."""
+        with self._lock:
+            self._changed = False
+            if not self._waiting:
+                self._thread = None
+            return list(self._waiting)
+
+    def _serve(self, ids: list[str], last: Watch | None, seen: set[str]) -> Watch:
+        """Resolve the futures of those that end until somebody joins or all have gone. Returns the watch, still open.
+
+        *last* watched those of *seen* until now: they need not be read again unless they were written.
+        """
+        keys = {self._backend.get_key_for_task(task_id): task_id for task_id in ids}
+        try:
+            watch = self._backend.store.watch(list(keys))
+        finally:
+            if last is not None:
+                last.close()
+        try:
             with self._lock:
-                if arrived or self._watch is not watch:
-                    return
-            watch.wait(RECHECK)
+                self._watch = watch
+            if last is None or time.monotonic() - self._checked > RECHECK:
+                unread = ids
+            else:
+                unread = [task_id for task_id in ids if task_id not in seen] + _among(keys, last.written(), seen)
+            while True:
+                self._read(unread, every=len(unread) >= len(ids))
+                if self._changed or not self._waiting:
+                    return watch
+                written = watch.written() if watch.wait(RECHECK) else None
+                if written is None and self._changed:
+                    return watch  # all are read by the next turn
+                unread = _among(keys, written, self._waiting)
+        except BaseException:
+            watch.close()
+            raise
+        finally:
+            with self._lock:
+                self._watch = None
+
+    def _read(self, ids: Sequence[str], *, every: bool) -> None:
+        if every:
+            self._checked = time.monotonic()
+        for task_id, meta in zip(ids, self._backend.read(ids), strict=True):
+            if meta["status"] in states.READY_STATES:
+                self._resolve(task_id, meta)
 
     def _resolve(self, task_id: str, meta: Meta) -> None:
         with self._lock:
@@ -118,6 +154,11 @@ class ArrivalWatcher:
             waiters = [waiter for task_id in ids for waiter in self._waiting.pop(task_id, ())]
         for loop, future in waiters:
             _call(loop, _set_exception, future, exc)
+
+
+def _among(keys: Mapping[str, str], written: Collection[str] | None, ids: Container[str]) -> list[str]:
+    """Which of *ids* may have been written, by their *keys*."""
+    return [keys[key] for key in (keys if written is None else written) if key in keys and keys[key] in ids]
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Any, *args: Any) -> None:

@@ -186,10 +186,12 @@ class MemoryWatch(Watch):
         self.keys = keys
         self._space = space
         self._chime = Chime()
-        self.ring = self._chime.ring
 
     def wait(self, timeout: float | None = None) -> bool:
         return self._chime.wait(timeout)
+
+    def ring(self) -> None:
+        self._chime.ring()
 
     def close(self) -> None:
         with self._space.lock:

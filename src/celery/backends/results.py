@@ -194,10 +194,10 @@ class ResultBackend(BaseKeyValueStoreBackend):
         pause = RECHECK if self.store.can.notify else interval
         if on_interval is not None:
             pause = min(pause, interval)
-        rounds = 0
+        rounds, start = 0, len(self.task_keyprefix)
         with self.store.watch([self.task_keyprefix + task_id for task_id in missing]) as watch:
-            while missing:
-                ids = list(missing)
+            ids = list(missing)
+            while True:
                 for task_id, meta in zip(ids, self.read(ids), strict=True):
                     if meta["status"] in READY_STATES:
                         del missing[task_id]
@@ -210,7 +210,12 @@ class ResultBackend(BaseKeyValueStoreBackend):
                 left = pause if deadline is None else min(pause, deadline - time.monotonic())
                 if left <= 0:
                     raise TimeoutError(f"{len(missing)} of the results were not there after {timeout} s.")
-                watch.wait(left)
+                # Of thousands, those that were written are read; all of them now and then, to be safe.
+                written = watch.written() if watch.wait(left) else None
+                if written is None:
+                    ids = list(missing)
+                else:
+                    ids = [task_id for key in written if (task_id := key[start:]) in missing]
                 if on_interval is not None:
                     on_interval()
 

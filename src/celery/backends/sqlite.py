@@ -130,6 +130,9 @@ class SQLiteWatch(Watch):
     def wait(self, timeout: float | None = None) -> bool:
         return self._chime.wait(timeout)
 
+    def ring(self) -> None:
+        self._chime.ring()
+
     def close(self) -> None:
         self._chime.close()
 

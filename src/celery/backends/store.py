@@ -6,7 +6,7 @@ Encoding, task states and exceptions are the business of `celery.backends.base`;
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -105,7 +105,7 @@ class TransactionalStore(Protocol):
 
 
 class Watch(ABC):
-    """Waits for writes to some keys. One thread, except `close`."""
+    """Waits for writes to some keys. One thread, except `ring` and `close`."""
 
     @abstractmethod
     def wait(self, timeout: float | None = None) -> bool:
@@ -113,6 +113,15 @@ class Watch(ABC):
 
         False when *timeout* seconds passed first. May wake without a write; never misses one.
         """
+
+    def written(self) -> Collection[str] | None:
+        """The keys that may have been written since the last call, up to `close`; None: any of them may."""
+        return None
+
+    def ring(self) -> None:
+        """Make `wait` return, now or when it is called next. Any thread; never blocks."""
+        # Enough for a watch that cannot say what was written: its user makes another one and reads everything.
+        self.close()
 
     @abstractmethod
     def close(self) -> None:
