@@ -252,8 +252,10 @@ def _url(server: redis.Redis) -> str:
 
 
 def main() -> None:
-    shutil.rmtree(GOLDEN, ignore_errors=True)
+    shutil.rmtree(GOLDEN / "results", ignore_errors=True)
     (GOLDEN / "results").mkdir(parents=True)
+    for path in GOLDEN.glob("*.json"):
+        path.unlink()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
