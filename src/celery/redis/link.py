@@ -1,8 +1,23 @@
 """Requests to a Redis server: a few connections, each used by one thread at a time, under one deadline.
 
-A connection is *idle* (nobody holds its lock), *busy* (one exchange runs on it) or *broken*: when anything about it is
-in doubt (an error, a timeout, an answer that did not come whole) it is closed and the next exchange begins with a new
-one.  No state survives a connection: scripts are sent again when the server does not know them.
+A `Lane` is a connection, remade in place. Its states:
+
+```
+         connect                    send
+closed ----------> ready ------------------------> busy
+   ^  ^              ^      every answer is read     |
+   |  |              +-------------------------------+
+   |  +-- refused (password, database, version)      |  error of the socket or the protocol, no answer in time, an
+   |                                                  |  exception in this thread (a signal, a time limit), or a server
+   +--------------------------------------------------+  that is no primary any more
+```
+
+Only a *ready* lane is sent to: whatever leaves one *busy* with an answer on its way makes it *closed*, at the latest
+when it is next looked at.  No state survives a connection: scripts are sent again when the server does not know them.
+
+A request on a `Link` begins with any lane and ends with its answer, with a refusal (at once), or with its deadline:
+when the lane breaks, the server that is the primary now is looked for and the request sent again, at first at once,
+then after pauses that grow from 0.05 to 1 s, each with a jitter.
 """
 
 from __future__ import annotations
@@ -16,120 +31,149 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-import hiredis
-import redis
-
 from celery.redis.address import Address
+from celery.redis.greeting import Server, refuse_unusable
+from celery.redis.replies import LATER, STRANGER, Refused, code_of, refusal
 from celery.redis.scripts import Script
+from celery.redis.wire import Argument, Broken, ReplyError, Wire, pack
 
 TIMEOUT = 5.0
 """Seconds for one request, reconnecting included, unless the option `timeout` says otherwise."""
-SPINS = 24
-"""Times that an answer is looked for before the thread sleeps for it. A server on this machine answers in less time
-than it takes to fall asleep and be woken: 26 us for an exchange instead of 70, for the same time of the processor."""
-
-Argument = bytes | str | int | float
-pack: Callable[[Sequence[Argument]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub wants one
-Broken = (OSError, redis.ConnectionError, redis.TimeoutError)
+SURPLUS = 5.0
+"""Seconds that a lane beyond the first stays unused before it is closed."""
+PAUSES = 0.05, 1.0
+"""Seconds before the second attempt to connect, and the most before any."""
 
 
 class Lane:
     """One connection and the lock that whoever uses it holds. Remade in place when it breaks."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, link: Link, *, kept: bool = False) -> None:
         self.lock = threading.Lock()
         self.name = uuid4().hex
         self.number = 0
         """For requests that must not be carried out twice: counts them."""
         self.made = 0
         """How often it was connected: what the server knew of an earlier connection is gone."""
-        self._address = address
-        self._connection: Any = None
-        self._spins = SPINS
+        self.used = 0.0
+        self.kept = kept
+        self._link = link
+        self._wire: Wire | None = None
+
+    @property
+    def state(self) -> str:
+        """`closed`, `ready`, or `busy`: an exchange is under way, or was left."""
+        wire = self._wire
+        if wire is None:
+            return "closed"
+        return "ready" if wire.whole else "busy"
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None
+        """Whether it can be sent to as it is."""
+        wire = self._wire
+        return wire is not None and wire.whole and wire.epoch is _forks.epoch
 
-    def connect(self, timeout: float) -> None:
-        self._connection, self._socket = self._address.connect(timeout)
-        self._descriptor = self._socket.fileno()
-        self._reader = hiredis.Reader()
+    def connect(self, deadline: float) -> None:
+        """Make the connection anew. Raises `Refused` or one of `Broken`."""
+        self.close()
+        self._wire = self._link.open_wire(deadline)
         self.made += 1
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.disconnect()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+    def shutdown(self) -> None:
+        """End the connection under the thread that uses it."""
+        wire = self._wire
+        if wire is not None:
+            wire.shutdown()
 
     def exchange(self, packed: bytes, replies: int, deadline: float) -> list[Any]:
-        """Send and read so many replies; errors of the server are among them. Raises one of `Broken`."""
-        sent = os.write(self._descriptor, packed) if len(packed) < 32768 else 0
-        if sent < len(packed):
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            self._socket.sendall(memoryview(packed)[sent:])
-        reader, found = self._reader, []
-        for _ in range(self._spins):
-            try:
-                data = os.read(self._descriptor, 65536)
-            except BlockingIOError:
-                continue
-            if not data:
-                raise redis.ConnectionError("the server closed the connection")
-            reader.feed(data)
-            break
-        while True:
-            reply = reader.gets()
-            if reply is not False:
-                found.append(reply)
-                if len(found) == replies:
-                    return found
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise redis.TimeoutError("no answer in time")
-            self._socket.settimeout(left)
-            data = self._socket.recv(262144)
-            if not data:
-                raise redis.ConnectionError("the server closed the connection")
-            reader.feed(data)
+        """Send and read so many replies; errors of the server are among them. Raises one of `Broken`.
+
+        The lane must be connected. Whatever is raised, it is closed.
+        """
+        wire = self._wire
+        if wire is None:
+            raise ConnectionError("not connected")
+        try:
+            return wire.exchange(packed, replies, deadline, self._link.patience(deadline))
+        except BaseException:  # also one that a signal raised: nobody may read this answer as that to another request
+            self.close()
+            raise
 
 
 class Link:
     """The connections of one broker or store to its server. Thread-safe; survives a fork.
 
-    Methods raise *error* with one sentence, within `timeout` seconds.  A request whose connection broke is sent again,
-    so it must be one that may be carried out twice.
+    *options*, besides those of `celery.redis.address`: `timeout`, seconds for a request; `max_connections` (else
+    `limit`), how many there may be at once, 0 or None for any number.  *check* is asked about the server when one is
+    first connected to, and answers with a sentence if it cannot be used.
+
+    Methods raise *error* with one sentence, within `timeout` seconds (*deadline*, of `time.monotonic`, overrides it).
+    Its attribute `temporary` says whether the same request may succeed later, `code` is the first word of the server's
+    answer if it was one.  A request whose connection broke is sent again, so it must be one that may be carried out
+    twice.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any], *, error: type[Exception]) -> None:
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        options: Mapping[str, Any],
+        *,
+        error: type[Exception],
+        check: Callable[[Server], str | None] = refuse_unusable,
+    ) -> None:
         self.address = Address(url, options)
-        self.timeout = float(options.get("timeout") or TIMEOUT)
+        self.timeout = self.address.timeout or TIMEOUT
+        self.limit = self.address.limit
         self._error = error
-        self._lanes: list[Lane] = []
-        self._pid = os.getpid()
+        self._check = check
+        self._lanes: tuple[Lane, ...] = ()
+        self._mutex = threading.Lock()
+        self._epoch = _forks.epoch
+        self._trim_at = 0.0
+        self._server: Server | None = None
+        self._budget = self.address.patience or self.timeout
 
     @property
     def prefix(self) -> str:
         return self.address.prefix
 
-    def call(self, *command: Argument) -> Any:
+    @property
+    def server(self) -> Server:
+        """What the server last connected to says of itself; connects if there was none."""
+        if self._server is None:
+            self.call("PING")
+        assert self._server is not None
+        return self._server
+
+    def call(self, *command: Argument, deadline: float | None = None) -> Any:
         """One command, its reply."""
-        return self.calls([command])[0]
+        return self._request(pack(command), 1, None, deadline)[0]
 
-    def calls(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    def calls(self, commands: Sequence[Sequence[Argument]], *, deadline: float | None = None) -> list[Any]:
         """Several commands in one go, their replies; raises at the first one that is an error."""
-        packed = b"".join(pack(tuple(command)) for command in commands)
-        with self.lane() as lane:
-            return self.exchange(lane, packed, len(commands))
+        packed = b"".join([pack(tuple(command)) for command in commands])
+        return self._request(packed, len(commands), None, deadline) if commands else []
 
-    def run(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument], lane: Lane | None = None) -> Any:
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[Argument],
+        args: Sequence[Argument],
+        lane: Lane | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> Any:
         """What *script* returns; on *lane* if the caller holds one."""
         packed = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
         if lane is not None:
-            return self.exchange(lane, packed, script=script)[0]
-        with self.lane() as free:
-            return self.exchange(free, packed, script=script)[0]
+            return self.exchange(lane, packed, 1, script, deadline=deadline)[0]
+        return self._request(packed, 1, script, deadline)[0]
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
@@ -140,67 +184,204 @@ class Link:
         finally:
             lane.lock.release()
 
-    def take(self) -> Lane:
+    def take(self, deadline: float | None = None) -> Lane:
         """A lane whose lock the caller holds and releases."""
-        if self._pid != os.getpid():
-            self._lanes, self._pid = [], os.getpid()
+        if self._epoch is not _forks.epoch:
+            self._forget()
+        now = time.monotonic()
         for lane in self._lanes:
             if lane.lock.acquire(blocking=False):
+                lane.used = now
+                if now >= self._trim_at:
+                    self._trim(now)
                 return lane
-        lane = Lane(self.address)
-        lane.lock.acquire()
-        self._lanes.append(lane)
-        return lane
+        return self._take_more(deadline or now + self.timeout)
 
     def open_lane(self) -> Lane:
         """A lane for one user's own state on its connection; others may use it while that user does not hold its lock.
 
         It is the first one they take, so that a process which consumes has one connection for all it does.
         """
-        lane = Lane(self.address)
-        self._lanes.insert(0, lane)
+        if self._epoch is not _forks.epoch:
+            self._forget()
+        lane = Lane(self, kept=True)
+        with self._mutex:
+            self._lanes = (lane, *self._lanes)
         return lane
 
-    def exchange(self, lane: Lane, packed: bytes, replies: int = 1, script: Script | None = None) -> list[Any]:
-        """Send *packed* on *lane*, whose lock the caller holds, until it is answered or the time is up."""
-        deadline = time.monotonic() + self.timeout
+    def exchange(
+        self,
+        lane: Lane,
+        packed: bytes,
+        replies: int = 1,
+        script: Script | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> list[Any]:
+        """Send *packed* on *lane*, whose lock the caller holds, until it is answered or the time is up.
+
+        *script*: the one that *packed* runs, to be loaded where the server does not know it.
+        """
+        if deadline is None:
+            deadline = time.monotonic() + self.timeout
         pause = 0.0
+        load = b""
         while True:
             try:
                 if not lane.connected:
-                    lane.connect(max(0.001, deadline - time.monotonic()))
-                found = lane.exchange(packed, replies, deadline)
-            except Broken as error:
+                    lane.connect(deadline)
+                if load:
+                    found = lane.exchange(load + packed, replies + 1, deadline)
+                    load, (loaded, *found) = b"", found
+                    if loaded.__class__ is ReplyError:
+                        raise self._raised(refusal(loaded))
+                else:
+                    found = lane.exchange(packed, replies, deadline)
+            except Refused as refused:
+                raise self._raised(refused) from None
+            except Broken as broken:
                 lane.close()
-                trouble: Exception = error
-            except redis.RedisError as error:
-                lane.close()
-                raise self._refusal(error) from error
+                trouble: Exception = broken
             else:
-                bad = next((reply for reply in found if isinstance(reply, hiredis.ReplyError)), None)
+                bad = next((reply for reply in found if reply.__class__ is ReplyError), None)
                 if bad is None:
                     return found
-                if script is None or not str(bad).startswith("NOSCRIPT"):
-                    raise self._refusal(bad)
-                packed_load = pack(("SCRIPT", "LOAD", script.text))
-                lane.exchange(packed_load, 1, deadline)
-                continue
-            if time.monotonic() + pause >= deadline:
-                raise self._unreachable(trouble) from trouble
-            time.sleep(pause)
-            pause = min(1.0, (pause * 2 or 0.05)) * random.uniform(0.8, 1.2)
+                code = code_of(bad)
+                if code == "NOSCRIPT" and script is not None:
+                    load = pack(("SCRIPT", "LOAD", script.text))
+                    continue
+                if code not in LATER and code not in STRANGER:
+                    raise self._raised(refusal(bad)) from bad
+                lane.close()
+                trouble = refusal(bad)
+            pause = self._rest(pause, deadline, trouble)
 
     def close(self) -> None:
         """Close every connection; the link may be used again."""
-        for lane in self._lanes:
-            with lane.lock:
+        if self._epoch is not _forks.epoch:
+            self._forget()
+        with self._mutex:
+            lanes, self._lanes = self._lanes, ()
+        for lane in lanes:
+            if lane.lock.acquire(timeout=min(1.0, self.timeout)):
                 lane.close()
-        self._lanes = []
+                lane.lock.release()
+            else:
+                lane.shutdown()
 
-    def _unreachable(self, error: Exception) -> Exception:
-        raised = self._error(f"Redis at {self.address.place} cannot be reached: {error}.")
+    def patience(self, deadline: float) -> float:
+        """Seconds without a byte after which a connection is given up: time is left for another attempt."""
+        left = deadline - time.monotonic()
+        return min(self._budget, max(left / 2, 0.25))
+
+    def open_wire(self, deadline: float) -> Wire:
+        """A new connection to the server that is the primary now. Raises `Refused` or one of `Broken`."""
+        wire, server = self.address.connect(deadline, self.patience(deadline), self._server)
+        if server != self._server:
+            sentence = self._check(server)
+            if sentence:
+                wire.close()
+                raise Refused(sentence)
+            self._server = server
+        wire.epoch = _forks.epoch
+        return wire
+
+    def explain(self, error: Exception) -> Exception:
+        """What is raised for *error*, a `Refused` or one of `Broken`."""
+        return self._raised(error) if isinstance(error, Refused) else self._unreachable(error)
+
+    def _request(self, packed: bytes, replies: int, script: Script | None, deadline: float | None) -> list[Any]:
+        if deadline is None:
+            deadline = time.monotonic() + self.timeout
+        lane = self.take(deadline)
+        try:
+            return self.exchange(lane, packed, replies, script, deadline=deadline)
+        finally:
+            lane.lock.release()
+
+    def _take_more(self, deadline: float) -> Lane:
+        """A new lane, or, where there may be no more, the first one that somebody lets go of."""
+        position = 0
+        while True:
+            with self._mutex:
+                if not self.limit or len(self._lanes) < self.limit:
+                    lane = Lane(self)
+                    lane.used = time.monotonic()
+                    lane.lock.acquire()
+                    self._lanes = (*self._lanes, lane)
+                    return lane
+                lanes = self._lanes
+            lane = lanes[position % len(lanes)]
+            position += 1
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._raised(
+                    Refused(f"all {self.limit} connections are in use; raise max_connections", temporary=True)
+                )
+            if lane.lock.acquire(timeout=min(left, 0.02)):
+                if lane in self._lanes:
+                    lane.used = time.monotonic()
+                    return lane
+                lane.lock.release()
+
+    def _trim(self, now: float) -> None:
+        """Close the lanes that nobody has used for a while, all but the first."""
+        self._trim_at = now + 1.0
+        if len(self._lanes) < 2:
+            return
+        with self._mutex:
+            for lane in self._lanes[1:]:
+                if now - lane.used < SURPLUS or (lane.kept and lane.connected):
+                    continue
+                if lane.lock.acquire(blocking=False):  # and kept: whoever still sees this lane must not get it
+                    lane.close()
+                    self._lanes = tuple(other for other in self._lanes if other is not lane)
+                    if lane.kept:
+                        lane.lock.release()
+
+    def _forget(self) -> None:
+        """In a child process: the connections are its parent's, which goes on using them."""
+        lanes, self._lanes = self._lanes, ()
+        self._mutex = threading.Lock()
+        self._epoch = _forks.epoch
+        for lane in lanes:
+            lane.lock = threading.Lock()
+            lane.close()
+            if lane.kept:
+                self._lanes = (*self._lanes, lane)
+
+    def _rest(self, pause: float, deadline: float, trouble: Exception) -> float:
+        """Sleep before the next attempt; how long to sleep before the one after it. Raises when time is up."""
+        left = deadline - time.monotonic()
+        if left < 0.01:
+            raise self._unreachable(trouble) from trouble
+        time.sleep(min(pause, left / 2) * random.uniform(0.5, 1.0))
+        return min(PAUSES[1], pause * 2 or PAUSES[0])
+
+    def _unreachable(self, trouble: Exception) -> Exception:
+        words = str(trouble).rstrip(". ") or type(trouble).__name__
+        raised = self._error(f"Redis at {self.address.name} cannot be reached: {words}.")
         raised.temporary = True  # type: ignore[attr-defined]
+        raised.code = ""  # type: ignore[attr-defined]
         return raised
 
-    def _refusal(self, error: Exception) -> Exception:
-        return self._error(f"Redis at {self.address.place} refuses: {error}.")
+    def _raised(self, refused: Refused) -> Exception:
+        raised = self._error(f"Redis at {self.address.name} refuses: {refused}.")
+        raised.temporary = refused.temporary  # type: ignore[attr-defined]
+        raised.code = refused.code  # type: ignore[attr-defined]
+        return raised
+
+
+class _Forks:
+    """Counts the forks that lead to this process."""
+
+    def __init__(self) -> None:
+        self.epoch = object()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self.epoch = object()
+
+
+_forks = _Forks()

@@ -1,0 +1,122 @@
+"""The first words on a connection: who we are, which database, and what the server says of itself. One round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+import msgspec
+
+from celery.redis.replies import LATER, Refused, code_of, refusal
+from celery.redis.wire import Argument, ReplyError, Wire, pack
+
+OLDEST = (6, 2)
+"""The first version that has what the scripts use."""
+
+
+class Server(msgspec.Struct, frozen=True):
+    """What a server says of itself. Empty, None or 0: it did not say (its commands may be forbidden to this user)."""
+
+    place: str = ""
+    """Which of the servers that an address leads to."""
+    version: tuple[int, ...] = ()
+    role: str = ""
+    """`primary` or `replica`."""
+    mode: str = ""
+    """`standalone`, `cluster` or `sentinel`."""
+    maxmemory_policy: str = ""
+    maxmemory: int = 0
+
+
+def refuse_unusable(server: Server) -> str | None:
+    """Why this server cannot be used, as a sentence without its end; None if it can."""
+    if server.version and server.version < OLDEST:
+        return (
+            f"this is Redis {'.'.join(map(str, server.version))}, and Redis {'.'.join(map(str, OLDEST))} or later is"
+            " needed; upgrade the server"
+        )
+    if server.mode == "cluster":
+        return "it is part of a Redis Cluster, over which queues cannot be spread; give a single server, or sentinel://"
+    if server.mode == "sentinel":
+        return "it is a sentinel; write sentinel:// instead of redis://, and give the option master_name"
+    return None
+
+
+def greet(
+    wire: Wire,
+    credentials: Sequence[str | bytes],
+    name: str,
+    db: int,
+    place: str,
+    known: Server | None,
+    deadline: float,
+    patience: float,
+) -> tuple[int, Server]:
+    """Log in, and choose the database: (this connection's number on the server, what the server is).
+
+    *known* is what was found out before; a server in another place is asked more.  Raises `Refused` or one of `Broken`.
+    """
+    commands: list[tuple[Argument, ...]] = [("HELLO",)]
+    if credentials:
+        commands.insert(0, ("AUTH", *credentials))
+    if name:
+        commands.append(("CLIENT", "SETNAME", name))
+    if db:
+        commands.append(("SELECT", db))
+    thorough = known is None or known.place != place
+    if thorough:
+        commands.append(("INFO", "memory"))
+    packed = b"".join([pack(command) for command in commands])
+    try:
+        replies = wire.exchange(packed, len(commands), deadline, patience)
+    except hiredis.ProtocolError as error:
+        raise Refused(
+            "it does not speak the protocol of Redis; check host and port, and write rediss:// if it expects TLS"
+        ) from error
+    said = dict(zip([str(command[0]) for command in commands], replies, strict=True))
+    for step in ("AUTH", "HELLO", "SELECT"):
+        _examine(step, said.get(step), db, bool(credentials))
+    hello = said["HELLO"]
+    facts = dict(zip(hello[::2], hello[1::2], strict=False)) if isinstance(hello, list) else {}
+    server = Server(
+        place,
+        tuple(int(part) for part in facts.get(b"version", b"").decode().split(".") if part.isdigit()),
+        {b"master": "primary"}.get(facts.get(b"role", b""), "replica") if b"role" in facts else "",
+        facts.get(b"mode", b"").decode(),
+        known.maxmemory_policy if known is not None else "",
+        known.maxmemory if known is not None else 0,
+    )
+    if thorough:
+        memory = _memory(said["INFO"])
+        server = msgspec.structs.replace(
+            server,
+            maxmemory_policy=memory.get("maxmemory_policy", ""),
+            maxmemory=int(memory.get("maxmemory", 0)),
+        )
+    return int(facts.get(b"id", 0)), server
+
+
+def _examine(step: str, reply: Any, db: int, introduced: bool) -> None:
+    """Raise what the reply to one step of the greeting means, if it is an error that matters."""
+    if reply.__class__ is not ReplyError:
+        return
+    code = code_of(reply)
+    if code in LATER:
+        raise ConnectionError(str(refusal(reply)))
+    if step == "AUTH" and code == "ERR":
+        raise Refused("it has no password, but the URL does; take it out of the URL, or set one on the server")
+    if step == "SELECT" and code == "DB":
+        raise Refused(f"it has no database {db}; give another number in the URL, or raise `databases` on the server")
+    if step == "HELLO" and code in {"ERR", "NOPERM"}:
+        if code == "ERR" and "wrong number of arguments" in str(reply):
+            raise Refused("it is older than Redis 6.2, which is needed; upgrade the server")
+        return  # a proxy, or a user who may not: we do without what it would have said
+    raise refusal(reply)
+
+
+def _memory(info: Any) -> dict[str, str]:
+    if not isinstance(info, bytes):
+        return {}
+    lines = [line.partition(":") for line in info.decode(errors="replace").splitlines()]
+    return {name: value for name, _, value in lines}
