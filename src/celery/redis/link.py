@@ -72,7 +72,7 @@ class Lane:
     def connected(self) -> bool:
         """Whether it can be sent to as it is."""
         wire = self._wire
-        return wire is not None and wire.whole and wire.epoch is _forks.epoch
+        return wire is not None and wire.whole and wire.epoch is forks.epoch
 
     def connect(self, deadline: float) -> None:
         """Make the connection anew. Raises `Refused` or one of `Broken`."""
@@ -134,7 +134,7 @@ class Link:
         self._check = check
         self._lanes: tuple[Lane, ...] = ()
         self._mutex = threading.Lock()
-        self._epoch = _forks.epoch
+        self._epoch = forks.epoch
         self._trim_at = 0.0
         self._server: Server | None = None
         self._budget = self.address.patience or self.timeout
@@ -186,7 +186,7 @@ class Link:
 
     def take(self, deadline: float | None = None) -> Lane:
         """A lane whose lock the caller holds and releases."""
-        if self._epoch is not _forks.epoch:
+        if self._epoch is not forks.epoch:
             self._forget()
         now = time.monotonic()
         for lane in self._lanes:
@@ -202,7 +202,7 @@ class Link:
 
         It is the first one they take, so that a process which consumes has one connection for all it does.
         """
-        if self._epoch is not _forks.epoch:
+        if self._epoch is not forks.epoch:
             self._forget()
         lane = Lane(self, kept=True)
         with self._mutex:
@@ -258,7 +258,7 @@ class Link:
 
     def close(self) -> None:
         """Close every connection; the link may be used again."""
-        if self._epoch is not _forks.epoch:
+        if self._epoch is not forks.epoch:
             self._forget()
         with self._mutex:
             lanes, self._lanes = self._lanes, ()
@@ -283,7 +283,7 @@ class Link:
                 wire.close()
                 raise Refused(sentence)
             self._server = server
-        wire.epoch = _forks.epoch
+        wire.epoch = forks.epoch
         return wire
 
     def explain(self, error: Exception) -> Exception:
@@ -343,7 +343,7 @@ class Link:
         """In a child process: the connections are its parent's, which goes on using them."""
         lanes, self._lanes = self._lanes, ()
         self._mutex = threading.Lock()
-        self._epoch = _forks.epoch
+        self._epoch = forks.epoch
         for lane in lanes:
             lane.lock = threading.Lock()
             lane.close()
@@ -384,4 +384,4 @@ class _Forks:
         self.epoch = object()
 
 
-_forks = _Forks()
+forks = _Forks()

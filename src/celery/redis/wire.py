@@ -29,6 +29,7 @@ REST = 512
 """...for so many exchanges. Then one is looked for again."""
 CHUNK = 1 << 16
 """Bytes read at once; sixteen times as many once an answer turns out to be long."""
+CLOSED = "the server closed the connection"
 HALF_OPEN = 10.0
 """Seconds after which a connection that the other side does not know any more is noticed by TCP itself."""
 
@@ -80,12 +81,7 @@ class Wire:
             sent = 0
         if sent < len(packed):
             self._send_rest(memoryview(packed)[sent:], deadline, patience)
-        if self._spins:
-            self._look()
-        elif self._most:
-            self._rest -= 1
-            if not self._rest:
-                self._spins = self._most
+        self.look()
         found: list[Any] = []
         size = CHUNK
         while True:
@@ -98,7 +94,7 @@ class Wire:
                     self.whole = True
                     return found
                 reply = reader.gets()
-            self._wait(deadline, patience)
+            self.wait(deadline, patience)
             self._feed(size)
             size = CHUNK << 4
 
@@ -110,6 +106,34 @@ class Wire:
             sent = 0
         if sent < len(packed):
             self._send_rest(memoryview(packed)[sent:], deadline, patience)
+
+    def look(self) -> None:
+        """Look for an answer a few times without sleeping, where that has been worth it; what came is kept."""
+        if not self._spins:
+            self._rest -= 1
+            if self._rest == 0:
+                self._spins = self._most
+            return
+        read, descriptor = os.read, self.descriptor
+        for _ in range(self._spins):
+            try:
+                data = read(descriptor, CHUNK)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise ConnectionResetError(CLOSED)
+            self.reader.feed(data)
+            self._misses = 0
+            return
+        self._misses += 1
+        if self._misses >= MISSES:
+            self._spins, self._misses, self._rest = 0, MISSES - 1, REST
+
+    def wait(self, deadline: float, patience: float) -> None:
+        """Sleep until there is something to read that `arrived` has not read. Raises TimeoutError."""
+        left = min(deadline - time.monotonic(), patience)
+        if left <= 0 or not self._poll.poll(left * 1000.0):
+            raise TimeoutError("the server does not answer")
 
     def arrived(self) -> list[Any]:
         """What the server sent so far, without waiting."""
@@ -135,35 +159,13 @@ class Wire:
         except OSError:
             return  # it is not connected any more
 
-    def _look(self) -> None:
-        """Look for an answer a few times, and learn whether that is worth it."""
-        read, descriptor = os.read, self.descriptor
-        for _ in range(self._spins):
-            try:
-                data = read(descriptor, CHUNK)
-            except BlockingIOError:
-                continue
-            if not data:
-                raise ConnectionResetError("the server closed the connection")
-            self.reader.feed(data)
-            self._misses = 0
-            return
-        self._misses += 1
-        if self._misses >= MISSES:
-            self._spins, self._misses, self._rest = 0, MISSES - 1, REST
-
     def _feed(self, size: int) -> int:
         """Read once what is there; how many bytes. Raises BlockingIOError if there is nothing."""
         data = os.read(self.descriptor, size)
         if not data:
-            raise ConnectionResetError("the server closed the connection")
+            raise ConnectionResetError(CLOSED)
         self.reader.feed(data)
         return len(data)
-
-    def _wait(self, deadline: float, patience: float) -> None:
-        left = min(deadline - time.monotonic(), patience)
-        if left <= 0 or not self._poll.poll(left * 1000.0):
-            raise TimeoutError("the server does not answer")
 
     def _send_rest(self, rest: memoryview, deadline: float, patience: float) -> None:
         """Send what did not fit into the socket's buffer. Reads meanwhile, lest both sides wait for each other."""
@@ -203,8 +205,11 @@ class TlsWire(Wire):
             self._set_timeout(deadline, patience)
             data = self.socket.recv(CHUNK)
             if not data:
-                raise ConnectionResetError("the server closed the connection")
+                raise ConnectionResetError(CLOSED)
             self.reader.feed(data)
+
+    def look(self) -> None:
+        """Nothing: whoever encrypts has other costs."""
 
     def send(self, packed: bytes, deadline: float, patience: float) -> None:
         rest = memoryview(packed)
@@ -221,7 +226,7 @@ class TlsWire(Wire):
                 raise BlockingIOError from error
             raise
         if not data:
-            raise ConnectionResetError("the server closed the connection")
+            raise ConnectionResetError(CLOSED)
         self.reader.feed(data)
         # A record may be shorter than what was asked for, and another one be there already.
         return CHUNK
