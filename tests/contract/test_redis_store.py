@@ -1,0 +1,408 @@
+"""The result store on Redis: the contract, the rule on Celery's own keys, and waiting while connections break."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from celery.backends.compression import compress_payload
+from celery.backends.redis import ANSWER_KEPT, RedisStore
+from celery.backends.store import TERMINAL, Store
+from celery.contrib.testing.contract import StoreContract
+from celery.redis import inbox
+from celery.wire.message import Arrival, Record
+from celery.wire.serialization import dumps
+from rig.proxy import Proxy
+from rig.redis import RedisServer
+
+GOLDEN = Path(__file__).parents[1] / "wire" / "golden" / "results"
+SOON = 10.0
+"""Seconds within which what must happen has happened."""
+DAY = 86_400
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def connect(redis_url: str) -> Iterator[Callable[..., RedisStore]]:
+    stores: list[RedisStore] = []
+
+    def connect(**options: Any) -> RedisStore:
+        stores.append(RedisStore(options.pop("url", redis_url), options=options))
+        return stores[-1]
+
+    yield connect
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(connect: Callable[..., RedisStore]) -> RedisStore:
+    return connect()
+
+
+@pytest.fixture
+def pass_time(client: redis.Redis) -> Callable[[float], None]:
+    """Brings the end of every key nearer: the server's clock cannot be moved."""
+
+    def pass_time(seconds: float) -> None:
+        for key in client.scan_iter():
+            left = client.pttl(key)
+            if left >= 0:
+                client.pexpire(key, int(left - seconds * 1000))
+
+    return pass_time
+
+
+class TestRedisStore(StoreContract):
+    @pytest.fixture
+    def connect(self, connect: Callable[..., Store]) -> Callable[..., Store]:
+        return connect
+
+    @pytest.fixture
+    def pass_time(self, pass_time: Callable[[float], None]) -> Callable[[float], None]:
+        return pass_time
+
+
+class TestRedisStoreWithPrefix(TestRedisStore):
+    @pytest.fixture
+    def connect(self, connect: Callable[..., Store]) -> Callable[..., Store]:
+        return lambda **options: connect(**{"global_keyprefix": "site:", **options})
+
+
+def meta(state: str, result: Any = None, **more: Any) -> bytes:
+    """A result as the original writes it."""
+    return json.dumps({"status": state, "result": result, "traceback": None, "children": [], **more}).encode()
+
+
+def final(key: str, prefix: str = "") -> str:
+    return f"{prefix}celeriac.final.{key}"
+
+
+# -- the rule, on values of every kind -------------------------------------------------------------------------------
+
+
+def as_original_json(state: str) -> bytes:
+    return meta(state)
+
+
+def as_our_json(state: str) -> bytes:
+    return meta(state).replace(b": ", b":").replace(b", ", b",")
+
+
+def as_compressed(state: str) -> bytes:
+    return compress_payload(meta(state), "gzip")
+
+
+def as_msgpack(state: str) -> bytes:
+    return dumps(json.loads(meta(state)), "msgpack")[2]
+
+
+def as_pickle(state: str) -> bytes:
+    return dumps(json.loads(meta(state)), "pickle")[2]
+
+
+KINDS = [as_original_json, as_our_json, as_compressed, as_msgpack, as_pickle]
+STATES = ["STARTED", "my own", *TERMINAL]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("old", STATES)
+@pytest.mark.parametrize("new", STATES)
+@pytest.mark.parametrize("writer", ["same", "other"])
+def test_the_rule_holds_for_values_in_every_form(
+    store: RedisStore, client: redis.Redis, kind: Callable[[str], bytes], old: str, new: str, writer: str
+) -> None:
+    first = Record("k", kind(old), old, "same", 60.0)
+    then = Record("k", kind(new) + b" ", new, writer, 60.0)
+    was, is_ = TERMINAL.get(old, 0), TERMINAL.get(new, 0)
+    wins = was == 0 or (was == 1 and is_ > 0 and writer == "other")
+    assert store.put([first]) == [True]
+    assert store.put([then]) == [wins]
+    assert client.get("k") == (then if wins else first).value
+    left = client.keys("*")
+    known = kind not in {as_compressed, as_pickle}
+    state = is_ if wins else was
+    assert (final("k").encode() in left) == (state == 1 or (state == 2 and not known)), "no companion without need"
+    assert all(0 < client.pttl(key) <= 60_000 for key in left)
+
+
+def test_a_result_that_is_put_again_after_a_broken_connection_counts_as_stored(store: RedisStore) -> None:
+    for state in ("SUCCESS", "FAILURE", "STARTED"):
+        record = Record(f"k{state}", meta(state), state, "w")
+        assert store.put([record]) == [True]
+        assert store.put([record]) == [True]
+
+
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "RETRY"])
+def test_what_an_original_worker_wrote_obeys_the_rule(store: RedisStore, client: redis.Redis, state: str) -> None:
+    client.set("k", meta(state), ex=DAY)
+    assert store.put([Record("k", meta("STARTED"), "STARTED", "w")]) == [state == "RETRY"]
+    assert store.put([Record("k", meta("FAILURE"), "FAILURE", "w")]) == [state != "SUCCESS"]
+
+
+def test_a_new_execution_is_free_after_an_original_client_has_forgotten_the_result(
+    store: RedisStore, client: redis.Redis
+) -> None:
+    for kind in KINDS:
+        key = kind.__name__
+        store.put([Record(key, kind("FAILURE"), "FAILURE", "w"), Record(f"{key}2", kind("SUCCESS"), "SUCCESS", "w")])
+        client.delete(key, f"{key}2")  # the companions stay
+        for again in (key, f"{key}2"):
+            assert store.put([Record(again, kind("STARTED"), "STARTED", "w")]) == [True]
+            assert store.put([Record(again, kind("FAILURE"), "FAILURE", "w")]) == [True]
+            assert store.put([Record(again, kind("SUCCESS"), "SUCCESS", "w")]) == [False]
+            assert store.put([Record(again, kind("SUCCESS"), "SUCCESS", "x")]) == [True]
+
+
+def test_plain_writes_take_the_companion_along(store: RedisStore, client: redis.Redis) -> None:
+    store.put([Record("k", b"raw", "SUCCESS", "w")])
+    assert client.get(final("k")) == b"2w"
+    store.set("k", b"plain")
+    assert client.keys("*") == [b"k"]
+    store.put([Record("k", b"raw", "SUCCESS", "w")])
+    client.delete("k")
+    assert store.add("k", b"mine", ttl=60.0)
+    assert client.exists(final("k")) == 0
+    store.put([Record("k", b"raw", "REVOKED", "w")])
+    assert store.delete(["k"]) == 1
+    assert client.keys("celeriac.final*") == []
+
+
+def test_one_of_many_threads_wins(connect: Callable[..., RedisStore], client: redis.Redis) -> None:
+    stores, keys = [connect() for _ in range(6)], [f"k{number}" for number in range(50)]
+    start = threading.Barrier(len(stores))
+
+    def race(writer: int) -> list[bool]:
+        start.wait()
+        records = [Record(key, meta("SUCCESS", writer), "SUCCESS", str(writer)) for key in keys]
+        return [won for at in range(0, len(records), 7) for won in stores[writer].put(records[at : at + 7])]
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        won = list(pool.map(race, range(len(stores))))
+    for number, key in enumerate(keys):
+        winners = [writer for writer, flags in enumerate(won) if flags[number]]
+        assert len(winners) == 1
+        assert json.loads(client.get(key))["result"] == winners[0]
+
+
+# -- bytes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_result_is_one_key_and_one_message_on_the_channel_of_its_name(
+    store: RedisStore, client: redis.Redis
+) -> None:
+    listening = client.pubsub(ignore_subscribe_messages=True)
+    listening.subscribe("celery-task-meta-a")
+    store.put([Record("celery-task-meta-a", meta("SUCCESS", 3), "SUCCESS", "w", DAY)])
+    message = None
+    while message is None:
+        message = listening.get_message(timeout=SOON)
+    assert message["channel"] == b"celery-task-meta-a"
+    assert message["data"] == client.get("celery-task-meta-a") == meta("SUCCESS", 3)
+    assert client.keys("*") == [b"celery-task-meta-a"]
+    assert DAY - 5 < client.ttl("celery-task-meta-a") <= DAY
+    listening.close()
+
+
+def test_a_plain_result_costs_two_commands(store: RedisStore, client: redis.Redis) -> None:
+    store.put([Record("warm", meta("SUCCESS"), "SUCCESS", "w", DAY)])
+    client.config_resetstat()
+    store.put([Record("a", meta("SUCCESS"), "SUCCESS", "w", DAY)])
+    ran = {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in client.info("commandstats").items()}
+    assert {name: ran[name] for name in ("evalsha", "set", "publish", "exists")} == dict.fromkeys(
+        ("evalsha", "set", "publish", "exists"), 1
+    )
+    assert not {"get", "getrange", "type", "del"} & set(ran)
+
+
+@pytest.mark.parametrize("path", sorted(set(GOLDEN.glob("*.json")) - {GOLDEN / "group.json"}), ids=lambda p: p.stem)
+def test_what_the_original_captured_is_told_from_its_beginning(
+    store: RedisStore, client: redis.Redis, path: Path
+) -> None:
+    value = path.read_bytes()
+    state = json.loads(value)["status"]
+    client.set("k", value, ex=DAY)
+    later = [Record("k", b"x", "STARTED", "w"), Record("k", meta("FAILURE"), "FAILURE", "w")]
+    assert store.put(later) == [state not in TERMINAL, state != "SUCCESS"]
+
+
+def test_values_are_bytes_of_any_kind_and_size(store: RedisStore) -> None:
+    values = [b"", b"\x00\xff\r\n", bytes(range(256)) * 40_000]
+    store.put([Record(f"k{number}", value, "FAILURE", "w") for number, value in enumerate(values)])
+    assert store.get(["k0", "k1", "k2"]) == values
+
+
+def test_batches_of_any_size(store: RedisStore, client: redis.Redis) -> None:
+    records = [Record(f"k{number}", b"%d" % number) for number in range(12_000)]
+    assert store.put(records) == [True] * 12_000
+    assert store.get([record.key for record in records]) == [record.value for record in records]
+    parts = [Arrival("g", str(number), b"", 12_000) for number in range(12_000)]
+    assert store.arrive(parts) == [False] * 11_999 + [True]
+    assert len(store.arrived("g")) == 12_000
+    assert store.delete([*(record.key for record in records), "g"]) == 12_001
+    assert client.keys("*") == [client.keys("celeriac.answer.*")[0]]
+
+
+def test_the_database_and_the_prefix_keep_results_apart(connect: Callable[..., RedisStore], redis_url: str) -> None:
+    other = connect(url=redis_url.removesuffix("/0") + "/3")
+    prefixed = connect(global_keyprefix="site:")
+    for store, value in ((connect(), b"0"), (other, b"3"), (prefixed, b"p")):
+        store.put([Record("site:k" if store is prefixed else "k", value, "FAILURE", "w")])
+        store.arrive([Arrival("g", "0", value, 2)])
+    assert [s.get(["k"])[0] for s in (connect(), other)] == [b"0", b"3"]
+    assert [s.arrived("g") for s in (connect(), other, prefixed)] == [{"0": b"0"}, {"0": b"3"}, {"0": b"p"}]
+    with redis.Redis.from_url(redis_url) as client:
+        assert set(client.keys("site:*")) == {
+            b"site:k", b"site:celeriac.final.site:k", b"site:celeriac.join.g",
+        }  # fmt: skip
+
+
+# -- joins ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_join_has_no_end_until_it_is_complete_and_then_a_day(store: RedisStore, client: redis.Redis) -> None:
+    store.arrive([Arrival("g", "0", b"a", 2)])
+    assert client.pttl("celeriac.join.g") == -1
+    store.arrive([Arrival("g", "1", b"b", 2)])
+    assert DAY - 5 < client.ttl("celeriac.join.g") <= DAY
+    store.arrive([Arrival("g", "1", b"b", 2)])
+    assert DAY - 5 < client.ttl("celeriac.join.g") <= DAY
+
+
+def test_what_is_answered_once_is_repeated_to_a_caller_whose_connection_broke(
+    redis_server: RedisServer, connect: Callable[..., RedisStore], client: redis.Redis
+) -> None:
+    with Proxy(redis_server.port) as proxy:
+        store = connect(url=proxy.url())
+        asked: list[Callable[[], bool]] = [
+            lambda: store.arrive([Arrival("g", "0", b"a", 1)])[0],
+            lambda: store.add("k", b"1", ttl=60.0),
+            lambda: store.put([Record("r", meta("SUCCESS"), "SUCCESS", "w", 60.0)])[0],
+        ]
+        for ask in asked:
+            store.get(["warm"])
+            proxy.cut.clear()
+            proxy.cut_after("down", 0)  # the server carries it out, and its answer gets lost
+            assert ask()
+            assert proxy.cut.is_set()
+    left = client.keys("celeriac.answer.*")
+    assert len(left) == 2
+    assert all(0 < client.pttl(key) <= ANSWER_KEPT for key in left)
+
+
+# -- waiting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_inbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "IDLE", 0.1)
+    monkeypatch.setattr(inbox, "TICK", 0.02)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait, for a bounded time, until *condition* holds: for what the server does by itself."""
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
+
+
+def subscribers(client: redis.Redis) -> list[dict[str, Any]]:
+    return [found for found in client.client_list() if int(found["sub"]) or int(found["psub"])]
+
+
+def test_one_connection_is_made_when_somebody_waits_and_closed_when_nobody_does(
+    store: RedisStore, client: redis.Redis, quick_inbox: None
+) -> None:
+    store.put([Record("k", b"1")])
+    assert subscribers(client) == []
+    with store.watch(["k"]), store.watch(["k", "l"]):
+        assert [int(found["sub"]) for found in subscribers(client)] == [2]
+    until(lambda: not subscribers(client))
+    with store.watch(["k"]) as watch:
+        store.set("k", b"2")
+        assert watch.wait(SOON)
+        assert watch.written() == {"k"}
+
+
+def test_a_watch_says_what_was_written(store: RedisStore) -> None:
+    with store.watch(["a", "b"]) as watch, store.watch(["b"]) as other:
+        assert watch.written() == set()
+        store.put([Record("a", b"1"), Record("c", b"1")])
+        assert watch.wait(SOON)
+        assert watch.written() == {"a"}
+        store.put([Record("b", b"1")])
+        assert other.wait(SOON)
+        assert watch.wait(SOON)
+        assert watch.written() == other.written() == {"b"}
+        watch.ring()
+        assert watch.wait(SOON)
+        assert watch.written() == set()
+        assert not watch.wait(0.0)
+
+
+def test_the_connection_lost_wakes_everybody(store: RedisStore, client: redis.Redis) -> None:
+    with store.watch(["a"]) as watch, store.watch(["b"]) as other:
+        for _ in range(3):
+            (lost,) = subscribers(client)
+            client.client_kill_filter(_id=lost["id"])
+            for each in (watch, other):
+                assert each.wait(SOON)
+                assert each.written() is None, "anything may have been missed"
+            until(lambda: not watch.wait(0.0) and subscribers(client))
+            store.set("a", b"1")
+            assert watch.wait(SOON)
+            assert watch.written() == {"a"}
+
+
+def test_a_lost_connection_wakes_threads_that_wait_in_both_roles(store: RedisStore, client: redis.Redis) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        watches = [store.watch([str(number)]) for number in range(3)]
+        waits = [pool.submit(watch.wait, SOON) for watch in watches]
+        client.client_kill_filter(_type="pubsub")
+        assert [wait.result(SOON) for wait in waits] == [True] * 3
+        for watch in watches:
+            watch.close()
+
+
+def test_waiting_goes_on_when_the_server_was_restarted(server: Callable[[str], Path], tmp_path: Path) -> None:
+    running = RedisServer(server("redis"), tmp_path / "server", appendonly="yes")
+    store = RedisStore(running.url())
+    woken = threading.Event()
+    values: list[bytes | None] = []
+
+    def wait() -> None:
+        with store.watch(["k"]) as watch:
+            while (value := store.get(["k"])[0]) is None:
+                woken.set()
+                watch.wait(SOON)
+            values.append(value)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    try:
+        assert woken.wait(SOON)
+        running.stop()
+        running.start()
+        writer = RedisStore(running.url())
+        writer.put([Record("k", b"1")])
+        writer.close()
+        waiter.join(SOON)
+        assert values == [b"1"]
+    finally:
+        waiter.join(SOON)
+        store.close()
+        running.stop()
