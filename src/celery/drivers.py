@@ -20,11 +20,17 @@ from celery.exceptions import ImproperlyConfigured
 
 BROKERS: Mapping[str, str] = {
     "memory": "celery.brokers.memory:MemoryBroker",
+    **dict.fromkeys(
+        ("redis", "rediss", "sentinel", "unix", "socket", "redis+socket"), "celery.brokers.redis:RedisBroker"
+    ),
     "sqlite": "celery.brokers.sqlite:SQLiteBroker",
 }
 STORES: Mapping[str, str] = {
     "cache+memory": "celery.backends.memory:MemoryStore",
     "memory": "celery.backends.memory:MemoryStore",
+    **dict.fromkeys(
+        ("redis", "rediss", "sentinel", "unix", "socket", "redis+socket"), "celery.backends.redis:RedisStore"
+    ),
     "sqlite": "celery.backends.sqlite:SQLiteStore",
 }
 POOLS: Mapping[str, str] = {
@@ -50,9 +56,9 @@ LATER: Mapping[str, str] = {
     "security": "Signed messages (app.setup_security) come",
 }
 """Doors that lead nowhere yet."""
-COMING = frozenset(
-    {"amqp", "amqps", "gevent", "eventlet", "postgresql", "py-amqp", "pyamqp", "redis", "rediss", "sentinel"}
-)
+REDIS = frozenset({"redis", "rediss", "sentinel", "unix", "socket", "redis+socket"})
+"""Schemes of Redis, whose drivers take several URLs and options for their connections."""
+COMING = frozenset({"amqp", "amqps", "gevent", "eventlet", "postgresql", "py-amqp", "pyamqp"})
 """Drivers of Celery that are still to come, by name."""
 
 
@@ -110,6 +116,12 @@ def first_url(urls: str | Sequence[str]) -> str:
     return (urls if isinstance(urls, str) else ";".join(urls)).partition(";")[0]
 
 
+def address(urls: str | Sequence[str]) -> str:
+    """What the driver of the first of several URLs is given: all of them if it fails over by itself, else the first."""
+    joined = urls if isinstance(urls, str) else ";".join(urls)
+    return joined if scheme(joined) in REDIS else first_url(joined)
+
+
 def known(kind: str) -> list[str]:
     """Names that can be used for a kind of driver: `broker`, `result backend` or `pool`."""
     table, group = {
@@ -136,7 +148,7 @@ def _find(kind: str, name: str, table: Mapping[str, str], group: str) -> type:
     names = known(kind)
     if name.partition("+")[0] in COMING:
         raise ImproperlyConfigured(
-            f"The {kind} {name!r} comes with a later version of Celeriac; this one has {' and '.join(names)}."
+            f"The {kind} {name!r} comes with a later version of Celeriac; this one has {', '.join(names)}."
         )
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(names)}."

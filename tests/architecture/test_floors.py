@@ -16,8 +16,8 @@ MAX_FILE, MAX_FUNCTION = 600, 60
 FLOORS: list[tuple[str, list[str]]] = [
     ("0 words", ["", "states", "exceptions", "utils.*", "utils", "signals", "local", "platforms", "schedules"]),
     ("1 wire", ["wire.message", "wire.serialization", "wire.*", "wire", "security*"]),
-    ("2 ports", ["redis.scripts", "redis.address", "redis.link", "redis.channel", "redis.*", "redis", "backends.store",
-                 "backends", "brokers.base", "brokers.sqlitebus", "brokers", "concurrency.base", "concurrency.window", "concurrency.outcomes", "concurrency.frames", "concurrency.child",
+    ("2 ports", ["redis", "redis.address", "redis.scripts", "redis.link", "redis.channel", "redis.envelopes",
+                 "backends.store", "backends", "brokers.base", "redis.outbox", "redis.*", "brokers.sqlitebus", "brokers", "concurrency.base", "concurrency.window", "concurrency.outcomes", "concurrency.frames", "concurrency.child",
                  "concurrency.template", "concurrency.slot", "concurrency", "drivers"]),
     ("4 app", ["_state", "app.einfo", "app.context", "app.followups", "app.asyncresult", "result",
                "backends.compression", "backends.backend", "backends.polling", "backends.keyvalue",

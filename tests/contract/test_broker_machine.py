@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,13 +20,16 @@ from hypothesis.stateful import (
 )
 
 from celery.backends.memory import MemoryStore
+from celery.backends.redis import RedisStore
 from celery.backends.sqlite import SQLiteStore
 from celery.backends.store import Store
-from celery.brokers.base import Broker, Consumer
+from celery.brokers.base import Broker, Capabilities, Consumer
 from celery.brokers.memory import MemoryBroker
+from celery.brokers.redis import RedisBroker
 from celery.brokers.sqlite import SQLiteBroker
 from celery.utils.clock import FakeClock
 from celery.wire.message import Delivery, Outgoing, Record, Settlement
+from rig.redis import RedisServer
 
 QUEUES = ("a", "b")
 LEASE = 30.0
@@ -45,8 +50,10 @@ class Expected:
     deliveries: int = 0
     interrupted: bool = False
 
-    def order(self) -> tuple[int, int]:
-        return -self.priority, self.place
+    def urgency(self, can: Capabilities) -> int:
+        """0 is served first."""
+        step = bisect_right(can.steps, self.priority) - 1
+        return step if can.most_urgent == 0 else len(can.steps) - 1 - step
 
     def come_back(self, *, crashed: bool) -> None:
         if self.started:
@@ -142,8 +149,14 @@ class BrokerMachine(RuleBasedStateMachine):
             if message.kind == "delayed" and message.due <= now and message.queue == party.queue:
                 message.kind = "ready"
         ready = [m for m in self.messages.values() if m.kind == "ready" and m.queue == party.queue]
-        expected = sorted(ready, key=Expected.order)[:limit]
+        can = self.broker.can
+        expected = sorted(ready, key=lambda m: (m.urgency(can), m.place))[:limit]
         deliveries = party.consumer.claim(limit)
+        if not can.keeps_places:
+            urgencies = [m.urgency(can) for m in expected]
+            expected = [self.messages[d.envelope.decode()] for d in deliveries]
+            assert [m.urgency(can) for m in expected] == urgencies
+            assert all(m in ready for m in expected)
         assert [d.envelope.decode() for d in deliveries] == [m.body for m in expected]
         for delivery, message in zip(deliveries, expected, strict=True):
             assert delivery.deliveries == message.deliveries
@@ -375,9 +388,29 @@ class SQLiteMachine(BrokerMachine):
         shutil.rmtree(self.folder)
 
 
+class RedisMachine(BrokerMachine):
+    """On a real server: broker on database 0, results on database 1."""
+
+    server: RedisServer
+
+    def make(self) -> tuple[Broker, Store]:
+        self.server.command("FLUSHALL")
+        return RedisBroker(self.server.url(), clock=self.clock), RedisStore(self.server.url(1))
+
+
 TestMemoryMachine = MemoryMachine.TestCase
 TestMemoryMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestSQLiteMachine = SQLiteMachine.TestCase
 TestSQLiteMachine.settings = settings(
     max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+class TestRedisMachine(RedisMachine.TestCase):  # type: ignore[name-defined, misc]
+    settings = settings(
+        max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_server: RedisServer) -> None:
+        RedisMachine.server = redis_server

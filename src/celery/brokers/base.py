@@ -45,6 +45,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Delivers urgent messages first."""
     most_urgent: int = 9
     """The priority that is served first: 9 (AMQP's meaning) or 0 (kombu's on Redis)."""
+    steps: tuple[int, ...] = tuple(range(10))
+    """The priorities that are told apart: a message has the largest of them that is not above its own."""
+    keeps_places: bool = True
+    """A message that comes back takes the place that it had; if not, it is the next one of its priority."""
     max_bytes: int | None = None
     """Largest envelope in bytes, None if only memory limits it."""
 

@@ -6,6 +6,9 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from celery.redis.address import Address
+from celery.utils.clock import SYSTEM, Clock
+
 _FOLDER = Path(__file__).parent
 
 
@@ -30,3 +33,47 @@ def script(name: str, prelude: str = "", *parts: str) -> Script:
 def lua_text(value: str) -> str:
     """*value* as a Lua string constant."""
     return '"' + "".join(f"\\{byte:03d}" for byte in value.encode()) + '"'
+
+
+class Scripts:
+    """The scripts of one broker, for its keys: `scripts["claim"]`."""
+
+    def __init__(self, address: Address, steps: tuple[int, ...], sep: str, clock: Clock) -> None:
+        self.steps = steps
+        self._prefix = address.prefix
+        self._sep = sep
+        self._clock = clock
+        self._head = (
+            f"local P, SEP, STEPS, DB = {lua_text(address.prefix)}, {lua_text(sep)}, "
+            f"{{{', '.join(map(str, steps))}}}, {address.db}"
+        )
+        self._made: dict[str, Script] = {}
+
+    def __getitem__(self, name: str) -> Script:
+        found = self._made.get(name)
+        if found is None:
+            parts = () if name == "push" else ("slips",)
+            found = self._made[name] = script(name, "" if name == "push" else self._head, *parts)
+        return found
+
+    def commit(self, store: Address | None) -> Script:
+        """The script that settles, and writes results where *store* is."""
+        db, prefix = (store.db, store.prefix) if store is not None else (0, "")
+        head = f"{self._head}\nlocal STORE_DB, STORE_P = {db}, {lua_text(prefix)}"
+        return script("commit", head, "slips", "records")
+
+    def ready_key(self, queue: str, step: int) -> str:
+        """The key of the list of ready messages."""
+        return f"{self._prefix}{queue}{self._sep}{step}" if step else f"{self._prefix}{queue}"
+
+    def now(self) -> str | int:
+        """What scripts are told of the time: nothing, they ask the server; or a test's clock, in ms."""
+        return "" if self._clock is SYSTEM else int(self._clock.time() * 1000)
+
+    def time(self) -> float:
+        """This machine's clock, in Unix seconds."""
+        return self._clock.time()
+
+    def monotonic(self) -> float:
+        """Seconds on the clock that never goes back."""
+        return self._clock.monotonic()

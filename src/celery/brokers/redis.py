@@ -1,0 +1,355 @@
+"""Redis as a broker: kombu's lists, and beside them leases, delays, dead messages and revocations.
+
+Every step is one Lua script (`celery/redis/*.lua`), so there is no moment in which a message is nowhere, and it runs by
+the server's clock.  A script may be carried out twice: an answer that was lost is asked for again.  docs/redis.md lists
+the keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from celery.backends.store import Store
+from celery.brokers.base import Broker, Capabilities, Entry, Kind, QueueStats
+from celery.exceptions import BrokerError
+from celery.redis.bus import RedisBus
+from celery.redis.consumer import RedisConsumer
+from celery.redis.envelopes import SEP, STEPS, read_steps, sent_at, task_of, unwrap
+from celery.redis.link import Link
+from celery.redis.outbox import Outbox
+from celery.redis.scripts import Scripts
+from celery.utils.clock import SYSTEM, Clock
+from celery.wire.message import Outgoing, Queue
+
+logger = logging.getLogger(__name__)
+
+PAGE = 500
+"""Messages looked at in one request, where many are looked at."""
+
+
+class RedisBroker(Broker):
+    """A broker on one database of a Redis server.
+
+    Options: those of kombu's Redis transport (`global_keyprefix`, `sep`, `priority_steps`, `queue_order_strategy`,
+    connection options; see `celery.redis.address`), `lease` and `timeout` (seconds), and `strict`: refuse a server
+    that may evict keys.
+    """
+
+    can = Capabilities(
+        durable=True,
+        shared=True,
+        transactional=True,
+        most_urgent=0,
+        steps=STEPS,
+        keeps_places=False,
+        max_bytes=512_000_000,
+    )
+
+    def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options=options, clock=clock)
+        self.link = Link(url, self.options, error=BrokerError)
+        self.place = self.link.address.place
+        steps = read_steps(self.options.get("priority_steps"))
+        self.can = msgspec.structs.replace(self.can, steps=steps)
+        self._scripts = Scripts(self.link.address, steps, str(self.options.get("sep", SEP)), clock)
+        self._outbox = Outbox(self.link, self._scripts, steps)
+        self._consumers: weakref.WeakSet[RedisConsumer] = weakref.WeakSet()
+        self._strict_order = self.options.get("queue_order_strategy") == "priority"
+        self._warned = False
+
+    def connect(self) -> None:
+        self.link.call("PING")
+        policy = self.link.server.maxmemory_policy
+        if policy in {"noeviction", ""} or self._warned:
+            return
+        text = (
+            f"Redis at {self.place} evicts keys when its memory is full (maxmemory-policy {policy}): messages and "
+            f"results would be lost. Set it to noeviction: CONFIG SET maxmemory-policy noeviction."
+        )
+        if self.options.get("strict"):
+            raise BrokerError(text)
+        logger.warning(text)
+        self._warned = True
+
+    def close(self) -> None:
+        self.link.close()
+
+    def declare(self, queues: Sequence[Queue]) -> None:
+        self._outbox.declare(queues)
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        reached = self._outbox.send(messages)
+        if self._consumers:
+            self._ring(reached)
+
+    def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> RedisConsumer:
+        self.connect()
+        fused = None
+        if store is not None and self.fuses(store):
+            fused = store.link.address  # type: ignore[attr-defined]  # `fuses` has looked
+        consumer = RedisConsumer(
+            self.link, self._scripts, self._outbox, queues, name, fused, self.lease, strict=self._strict_order
+        )
+        self._consumers.add(consumer)
+        return consumer
+
+    def fuses(self, store: Store) -> bool:
+        link = getattr(store, "link", None)
+        return isinstance(link, Link) and link.address.place == self.place
+
+    def sweep(self) -> int:
+        grace = int(self.lease / 3) if self.clock is SYSTEM else 0
+        swept = int(self._run("sweep", self._scripts.now(), grace))
+        if swept:
+            self._ring(None)
+        return swept
+
+    def purge(self, queue: str) -> int:
+        prefix = self.link.prefix
+        ready = [self._scripts.ready_key(queue, step) for step in self._scripts.steps]
+        due, later = f"{prefix}celeriac.due.{queue}", f"{prefix}celeriac.later.{queue}"
+        counted = self.link.calls(
+            [
+                ["MULTI"],
+                *(["LLEN", key] for key in ready),
+                ["ZCARD", due],
+                ["DEL", *ready, due, later, f"{prefix}celeriac.returned.{queue}"],
+                ["EXEC"],
+            ]
+        )[-1]
+        return sum(counted[:-1])
+
+    def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
+        if queues is not None and not queues:
+            return []
+        now = self._now()
+        rows = self._run("stats", self._scripts.now(), *(queues or ()))
+        found = []
+        for name, ready, leased, delayed, dead, consumers, due, fronts in rows:
+            moments = [moment for front in fronts if (moment := sent_at(front)) is not None]
+            if due >= 0:
+                moments.append(due / 1000)
+            oldest = max(0.0, now - min(moments)) if moments else (0.0 if ready else None)
+            found.append(QueueStats(name.decode(), ready, leased, delayed, dead, oldest, consumers))
+        return sorted(found, key=lambda stats: stats.name)
+
+    def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
+        names = self._queues() if queues is None else list(queues)
+        look = {"ready": self._ready, "delayed": self._delayed, "leased": self._leased, "dead": self._dead}[kind]
+        found = [entry for name in names for entry in look(name, limit)]
+        if kind == "delayed":
+            found.sort(key=lambda entry: entry.due or 0.0)
+        elif kind != "ready":
+            found.sort(key=lambda entry: entry.since)
+        return found[:limit]
+
+    def remove(self, tags: Sequence[int | str]) -> int:
+        removed = 0
+        for tag in tags:
+            if isinstance(tag, str) and "\n" in tag:
+                queue, _, name = tag.partition("\n")
+                removed += self._remove_delayed(queue, name) or self._remove_ready(queue, name)
+            elif str(tag).isdecimal():
+                removed += self._remove_dead(_dead_name(int(tag)))
+        return removed
+
+    def replay(self, tags: Sequence[int | str]) -> int:
+        names = [_dead_name(int(tag)) for tag in tags if str(tag).isdecimal()]
+        if not names:
+            return 0
+        replayed = sum(int(self._run("replay", self._scripts.now(), queue, *names)) for queue in self._queues())
+        if replayed:
+            self._ring(None)
+        return replayed
+
+    def revoke(self, task_ids: Sequence[str], ttl: float) -> None:
+        if not task_ids:
+            return
+        now, key = self._now(), f"{self.link.prefix}celeriac.revoked"
+        until = int((now + ttl) * 1000)
+        scored = [item for task_id in task_ids for item in (until, task_id)]
+        self.link.calls([["ZADD", key, *scored], ["ZREMRANGEBYSCORE", key, "-inf", int(now * 1000)]])
+
+    def revoked(self) -> list[str]:
+        key = f"{self.link.prefix}celeriac.revoked"
+        found = self.link.call("ZRANGEBYSCORE", key, f"({int(self._now() * 1000)}", "+inf")
+        return sorted(task_id.decode() for task_id in found)
+
+    def bus(self) -> RedisBus:
+        return RedisBus(self.link)
+
+    # -- one queue -------------------------------------------------------------------------------------------------
+
+    def _run(self, script: str, *args: Any) -> Any:
+        return self.link.run(self._scripts[script], (), args)
+
+    def _now(self) -> float:
+        """The server's clock, in Unix seconds."""
+        if self.clock is not SYSTEM:
+            return self.clock.time()
+        seconds, micros = self.link.call("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    def _ring(self, reached: Iterable[str] | None) -> None:
+        for consumer in list(self._consumers):
+            consumer.notice(reached)
+
+    def _queues(self) -> list[str]:
+        names = self.link.call("SMEMBERS", f"{self.link.prefix}celeriac.queues")
+        return sorted(name.decode() for name in names)
+
+    def _ready(self, queue: str, limit: int) -> list[Entry]:
+        """From the front, those of the most urgent step first; then what is due and not fetched yet."""
+        found: list[Entry] = []
+        for step in self._scripts.steps:
+            left = limit - len(found)
+            if left <= 0:
+                break
+            for raw in reversed(self.link.call("LRANGE", self._scripts.ready_key(queue, step), -left, -1)):
+                digest = _digest(raw)
+                counted = self.link.call("HGET", f"{self.link.prefix}celeriac.returned.{queue}", digest)
+                deliveries = int(counted.split()[0]) if counted else 0
+                since = sent_at(raw) or 0.0
+                tag = f"{queue}\n{digest}"
+                found.append(Entry(tag, queue, "ready", task_of(raw), unwrap(raw), since, None, deliveries))
+        left = limit - len(found)
+        if left > 0:
+            found += self._held_back(queue, "-inf", str(int(self._now() * 1000)), left, "ready")
+        return found
+
+    def _delayed(self, queue: str, limit: int) -> list[Entry]:
+        return self._held_back(queue, f"({int(self._now() * 1000)}", "+inf", limit, "delayed")
+
+    def _held_back(self, queue: str, low: str, high: str, limit: int, kind: Kind) -> list[Entry]:
+        key, later = f"{self.link.prefix}celeriac.due.{queue}", f"{self.link.prefix}celeriac.later.{queue}"
+        flat = self.link.call("ZRANGEBYSCORE", key, low, high, "WITHSCORES", "LIMIT", 0, limit)
+        if not flat:
+            return []
+        names, dues = flat[0::2], [float(score) / 1000 for score in flat[1::2]]
+        found = []
+        for name, due, raw in zip(names, dues, self.link.call("HMGET", later, *names), strict=True):
+            if raw is not None:
+                slip = _Slip(raw)
+                tag = f"{queue}\n{name.decode()}"
+                since = due if kind == "ready" else slip.since
+                found.append(
+                    Entry(tag, queue, kind, task_of(slip.entry), unwrap(slip.entry), since, due, slip.deliveries)
+                )
+        return found
+
+    def _leased(self, queue: str, limit: int) -> list[Entry]:
+        prefix = self.link.prefix
+        found: list[Entry] = []
+        for raw_id in self.link.call("ZRANGE", f"{prefix}celeriac.consumers", 0, -1):
+            consumer = raw_id.decode()
+            owner = (self.link.call("HGET", f"{prefix}celeriac.consumer.{consumer}", "name") or b"").decode()
+            cursor = b"0"
+            while len(found) < limit:
+                key = f"{prefix}celeriac.held.{consumer}.{queue}"
+                cursor, flat = self.link.call("HSCAN", key, cursor, "COUNT", PAGE)
+                for number, raw in zip(flat[0::2], flat[1::2], strict=True):
+                    slip = _Slip(raw)
+                    tag = int(consumer) << 32 | int(number)
+                    task = task_of(slip.entry)
+                    found.append(
+                        Entry(
+                            tag, queue, "leased", task, unwrap(slip.entry), slip.since, None, slip.deliveries, "", owner
+                        )
+                    )
+                if cursor == b"0":
+                    break
+        return found
+
+    def _dead(self, queue: str, limit: int) -> list[Entry]:
+        prefix = self.link.prefix
+        names = self.link.call("ZRANGE", f"{prefix}celeriac.dead.{queue}", 0, limit - 1)
+        if not names:
+            return []
+        found = []
+        for name, raw in zip(
+            names, self.link.call("HMGET", f"{prefix}celeriac.dead.slips.{queue}", *names), strict=True
+        ):
+            if raw is not None:
+                size, _, rest = raw.partition(b"\n")
+                reason, slip = rest[: int(size)].decode(errors="replace"), _Slip(rest[int(size) :])
+                task = task_of(slip.entry)
+                found.append(
+                    Entry(
+                        _dead_tag(name.decode()),
+                        queue,
+                        "dead",
+                        task,
+                        unwrap(slip.entry),
+                        slip.since,
+                        None,
+                        slip.deliveries,
+                        reason,
+                    )
+                )
+        return found
+
+    def _remove_delayed(self, queue: str, name: str) -> int:
+        prefix = self.link.prefix
+        gone = self.link.calls(
+            [
+                ["MULTI"],
+                ["ZREM", f"{prefix}celeriac.due.{queue}", name],
+                ["HDEL", f"{prefix}celeriac.later.{queue}", name],
+                ["EXEC"],
+            ]
+        )[-1]
+        return int(gone[0])
+
+    def _remove_ready(self, queue: str, digest: str) -> int:
+        for step in self._scripts.steps:
+            key, end = self._scripts.ready_key(queue, step), -1
+            while page := self.link.call("LRANGE", key, end - PAGE + 1, end):
+                for raw in page:
+                    if _digest(raw) == digest and self.link.call("LREM", key, -1, raw):
+                        return 1
+                end -= PAGE
+        return 0
+
+    def _remove_dead(self, name: str) -> int:
+        prefix = self.link.prefix
+        gone = 0
+        for queue in self._queues():
+            gone += self.link.calls(
+                [
+                    ["MULTI"],
+                    ["ZREM", f"{prefix}celeriac.dead.{queue}", name],
+                    ["HDEL", f"{prefix}celeriac.dead.slips.{queue}", name],
+                    ["EXEC"],
+                ]
+            )[-1][0]
+        return gone
+
+
+class _Slip:
+    """What stands before an entry while it is not in a ready list; `slips.lua` has the format."""
+
+    __slots__ = ("deliveries", "entry", "since")
+
+    def __init__(self, raw: bytes) -> None:
+        head, _, self.entry = raw.partition(b"\n")
+        _, deliveries, _, since = head.split()
+        self.since, self.deliveries = int(since) / 1000, int(deliveries)
+
+
+def _digest(entry: bytes) -> str:
+    return hashlib.sha1(entry, usedforsecurity=False).hexdigest()
+
+
+def _dead_name(tag: int) -> str:
+    return f"{tag >> 32}-{tag & 0xFFFFFFFF}"
+
+
+def _dead_tag(name: str) -> int | str:
+    consumer, _, number = name.partition("-")
+    return int(consumer) << 32 | int(number) if number else name

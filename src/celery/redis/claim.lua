@@ -1,0 +1,143 @@
+-- Move messages from the ready lists to a consumer, in one step.
+-- KEYS: the ready list of every step of every queue, step by step, then the delayed set of every queue.
+-- ARGV: now, id, limit, first number, whose turn it is (from 0), 1 for strictly in this order, the queues.
+-- Returns {ms until the next delayed message is due or -1, [queue, count]..., [place, deliveries, interrupted,
+-- revoked]... for those that are not fresh, the envelopes, queues whose key holds something else}; {} for a consumer
+-- that was swept.
+local now, id, limit, first = read_now(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local turn, strict = tonumber(ARGV[5]), ARGV[6] == '1'
+local queues = #ARGV - 6
+if not redis.call('ZSCORE', P .. 'celeriac.consumers', id) then return {} end
+local me = P .. 'celeriac.consumer.' .. id
+local revoked = P .. 'celeriac.revoked'
+local revocations = redis.call('ZCARD', revoked) > 0
+local runs, notes, envelopes, troubles = {}, {}, {}, {}
+
+local function note(place, deliveries, interrupted, envelope)
+    local gone = 0
+    if revocations then
+        local till = redis.call('ZSCORE', revoked, task_of(envelope))
+        if till and tonumber(till) > now then gone = 1 end
+    end
+    if deliveries > 0 or gone == 1 then
+        for _, fact in ipairs({place, deliveries, interrupted, gone}) do notes[#notes + 1] = fact end
+    end
+end
+
+-- The same first number again: the answer was lost on the way. What was given then is given again.
+local before = redis.call('HMGET', me, 'first', 'count', 'runs')
+if before[1] == ARGV[4] then
+    local number = first
+    for index, count in string.gmatch(before[3], '(%d+) (%d+)') do
+        local held = P .. 'celeriac.held.' .. id .. '.' .. ARGV[6 + index]
+        runs[#runs + 1], runs[#runs + 2] = tonumber(index), tonumber(count)
+        for _ = 1, tonumber(count) do
+            local _, deliveries, interrupted, _, envelope = read_slip(redis.call('HGET', held, number))
+            envelopes[#envelopes + 1] = envelope
+            note(#envelopes, deliveries, interrupted, envelope)
+            number = number + 1
+        end
+    end
+    return {-1, runs, notes, envelopes, troubles}
+end
+-- A smaller one than before: the request was given up long ago, and comes late. Nobody would read what it took.
+if before[1] and tonumber(before[1]) > first then return {-1, runs, notes, envelopes, troubles} end
+
+local function promote(queue, key)
+    -- To the front of their lists, the one that was due first foremost.
+    local due = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 500)
+    if #due == 0 then return end
+    local later = P .. 'celeriac.later.' .. queue
+    local slips = redis.call('HMGET', later, unpack(due))
+    redis.call('ZREM', key, unpack(due))
+    redis.call('HDEL', later, unpack(due))
+    for i = #due, 1, -1 do
+        if slips[i] then
+            local step, deliveries, interrupted, _, envelope = read_slip(slips[i])
+            make_ready('RPUSH', queue, step, deliveries, interrupted, now, envelope)
+        end
+    end
+end
+
+local function take(index, queue, step, key, count)
+    local found = redis.call('LRANGE', key, -count, -1)
+    redis.call('LTRIM', key, 0, -count - 1)
+    local returned = P .. 'celeriac.returned.' .. queue
+    local known = redis.call('EXISTS', returned) == 1
+    local held, fields = P .. 'celeriac.held.' .. id .. '.' .. queue, {}
+    local fresh = step .. ' 0 0 ' .. now .. '\n'
+    for i = #found, 1, -1 do
+        local envelope, deliveries, interrupted = found[i], 0, 0
+        if known then
+            local digest = redis.sha1hex(envelope)
+            local counted = redis.call('HGET', returned, digest)
+            if counted then
+                redis.call('HDEL', returned, digest)
+                local executions, cut = string.match(counted, '(%d+) (%d+)')
+                deliveries, interrupted = tonumber(executions), tonumber(cut)
+            end
+        end
+        envelopes[#envelopes + 1] = envelope
+        fields[#fields + 1] = first + #envelopes - 1
+        fields[#fields + 1] = deliveries == 0 and fresh .. envelope
+            or write_slip(step, deliveries, interrupted, now, envelope)
+        if deliveries > 0 or revocations then note(#envelopes, deliveries, interrupted, envelope) end
+        if #fields >= 1000 then
+            redis.call('HSET', held, unpack(fields))
+            fields = {}
+        end
+    end
+    if #fields > 0 then redis.call('HSET', held, unpack(fields)) end
+    runs[#runs + 1], runs[#runs + 2] = index, #found
+end
+
+for index = 1, queues do promote(ARGV[6 + index], KEYS[#STEPS * queues + index]) end
+
+local left, seen = limit, {}
+for place, step in ipairs(STEPS) do
+    if left == 0 then break end
+    local waiting = {}
+    for offset = 0, queues - 1 do
+        local index = (turn + offset) % queues + 1
+        local key = KEYS[(place - 1) * queues + index]
+        local length = redis.pcall('LLEN', key)
+        if type(length) == 'table' then
+            troubles[#troubles + 1], length = key, 0
+        end
+        seen[index] = (seen[index] or 0) + length
+        if length > 0 then waiting[#waiting + 1] = {index, key, length, 0} end
+    end
+    -- Shares as equal as they can be; strictly: who comes first takes what it can.
+    local open = #waiting
+    while left > 0 and open > 0 do
+        local share = strict and left or math.max(1, math.floor(left / open))
+        open = 0
+        for _, line in ipairs(waiting) do
+            local more = math.min(share, line[3] - line[4], left)
+            line[4], left = line[4] + more, left - more
+            if line[4] < line[3] then open = open + 1 end
+        end
+    end
+    for _, line in ipairs(waiting) do
+        if line[4] > 0 then take(line[1], ARGV[6 + line[1]], step, line[2], line[4]) end
+    end
+end
+
+if #envelopes > 0 then
+    redis.call('HSET', me, 'first', ARGV[4], 'runs', table.concat(runs, ' '))
+end
+local next_due = -1
+if left > 0 then
+    for index = 1, queues do
+        local soonest = redis.call('ZRANGE', KEYS[#STEPS * queues + index], 0, 0, 'WITHSCORES')
+        if soonest[2] then
+            local wait = math.max(0, tonumber(soonest[2]) - now)
+            if next_due < 0 or wait < next_due then next_due = wait end
+        end
+        -- An original worker may have taken what was marked as returned.
+        if seen[index] == 0 then redis.call('DEL', P .. 'celeriac.returned.' .. ARGV[6 + index]) end
+    end
+    -- Last, because our own writes disarm: whoever changes one of these keys from now on has us told, once.
+    redis.call('EXISTS', unpack(KEYS))
+end
+return {math.ceil(next_due), runs, notes, envelopes, troubles}

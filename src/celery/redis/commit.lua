@@ -1,0 +1,146 @@
+-- Settle and start deliveries of one consumer, with what comes of them, in one step.
+-- ARGV: now, id, number of this batch, a plan (msgpack), then the values and envelopes that the plan counts on, in order.
+-- The plan: {done, records, ends, starts, begun}
+--   done     {{queue, {number...}}...}: ended, their messages go
+--   records  {{place in done, key, state, writer, ttl in ms}...}, a value each: their results
+--   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals}...}
+--            records {{key, state, writer, ttl}...}, messages {{queue, step, due in ms or 0, task}...},
+--            arrivals {{group, index, size}...}: a value or envelope each
+--   starts   {{queue, {number...}}...}: to be marked as started
+--   begun    {{key, state, writer, ttl}...}, a value each: records that say so
+-- Returns three texts, a letter for each: '1' applied or '0' lost, of done and of ends ('' for done: all applied), and of
+-- starts 'o' ok, 'l' lost, 'r' revoked; then a text for each result that could not be stored.
+local now, id = read_now(ARGV[1]), ARGV[2]
+local me, started = P .. 'celeriac.consumer.' .. id, P .. 'celeriac.started.' .. id
+local before = redis.call('HMGET', me, 'batch', 'answer')
+if before[1] == ARGV[3] then return cjson.decode(before[2]) end
+local plan = cmsgpack.unpack(ARGV[4])
+local blob = 4
+-- A server out of memory refuses scripts whose first write takes memory; workers must be able to finish.
+redis.call('HDEL', me, 'batch')
+
+local function held_key(queue) return P .. 'celeriac.held.' .. id .. '.' .. queue end
+
+local function all_started(numbers)
+    for _, is in ipairs(redis.call('SMISMEMBER', started, unpack(numbers))) do
+        if is == 0 then return false end
+    end
+    return true
+end
+
+local results, joins = {}, {}
+local applied, lost, place = {}, 0, 0
+for _, group in ipairs(plan[1]) do
+    local held, numbers = held_key(group[1]), group[2]
+    for from = 1, #numbers, 1000 do
+        local some = {unpack(numbers, from, math.min(from + 999, #numbers))}
+        if all_started(some) then
+            redis.call('HDEL', held, unpack(some))
+            redis.call('SREM', started, unpack(some))
+            for _ = 1, #some do
+                place = place + 1
+                applied[place] = '1'
+            end
+        else
+            for _, number in ipairs(some) do
+                place = place + 1
+                if redis.call('HDEL', held, number) == 1 then
+                    redis.call('SREM', started, number)
+                    applied[place] = '1'
+                else
+                    applied[place], lost = '0', lost + 1
+                end
+            end
+        end
+    end
+end
+for _, record in ipairs(plan[2]) do
+    blob = blob + 1
+    if applied[record[1]] == '1' then
+        results[#results + 1] = {record[2], blob, record[3], record[4], record[5]}
+    end
+end
+
+local ended, follow_ups = {}, {}
+for i, ending in ipairs(plan[3]) do
+    local queue, number, verb = ending[1], ending[2], ending[3]
+    local slip = redis.call('HGET', held_key(queue), number)
+    ended[i] = slip and '1' or '0'
+    if slip then
+        local step, deliveries, interrupted, _, envelope = read_slip(slip)
+        redis.call('HDEL', held_key(queue), number)
+        if redis.call('SREM', started, number) == 1 then deliveries, interrupted = deliveries + 1, 0 end
+        if verb == 'requeue' and ending[4] > 0 then
+            delay(queue, step, deliveries, interrupted, now + ending[4], task_of(envelope), now, envelope)
+        elseif verb == 'requeue' then
+            make_ready('LPUSH', queue, step, deliveries, interrupted, now, envelope)
+        elseif verb == 'dead' then
+            bury(id .. '-' .. number, queue, step, deliveries, interrupted, now, ending[5], envelope)
+        end
+    end
+    for _, record in ipairs(ending[6]) do
+        blob = blob + 1
+        if slip then results[#results + 1] = {record[1], blob, record[2], record[3], record[4]} end
+    end
+    for _, message in ipairs(ending[7]) do
+        blob = blob + 1
+        if slip then follow_ups[#follow_ups + 1] = {message, ARGV[blob]} end
+    end
+    for _, arrival in ipairs(ending[8]) do
+        blob = blob + 1
+        if slip then joins[#joins + 1] = {arrival[1], arrival[2], blob, arrival[3]} end
+    end
+end
+
+for _, follow_up in ipairs(follow_ups) do
+    local message, envelope = follow_up[1], follow_up[2]
+    if message[3] > now then
+        delay(message[1], message[2], 0, 0, message[3], message[4], now, envelope)
+    else
+        make_ready('LPUSH', message[1], message[2], 0, 0, now, envelope)
+    end
+end
+
+local verdicts = {}
+local revoked = P .. 'celeriac.revoked'
+local revocations = #plan[4] > 0 and redis.call('ZCARD', revoked) > 0
+for _, group in ipairs(plan[4]) do
+    local held, marks = held_key(group[1]), {}
+    for _, number in ipairs(group[2]) do
+        local verdict = 'o'
+        if redis.call('HEXISTS', held, number) == 0 then
+            verdict = 'l'
+        elseif revocations then
+            local _, _, _, _, envelope = read_slip(redis.call('HGET', held, number))
+            local till = redis.call('ZSCORE', revoked, task_of(envelope))
+            if till and tonumber(till) > now then verdict = 'r' end
+        end
+        if verdict == 'o' then marks[#marks + 1] = number end
+        if #marks == 1000 then
+            redis.call('SADD', started, unpack(marks))
+            marks = {}
+        end
+        verdicts[#verdicts + 1] = verdict
+    end
+    if #marks > 0 then redis.call('SADD', started, unpack(marks)) end
+end
+for _, record in ipairs(plan[5]) do
+    blob = blob + 1
+    results[#results + 1] = {record[1], blob, record[2], record[3], record[4]}
+end
+
+local answer = {lost == 0 and '' or table.concat(applied), table.concat(ended), table.concat(verdicts)}
+if #results + #joins > 0 then
+    if STORE_DB ~= DB then redis.call('SELECT', STORE_DB) end
+    for _, result in ipairs(results) do
+        -- A key that holds something else must not keep the task from ending.
+        local fine, trouble = pcall(put_record, STORE_P, result[1], ARGV[result[2]], result[3], result[4], result[5])
+        if not fine then answer[#answer + 1] = result[1] .. ': ' .. (type(trouble) == 'table' and trouble.err or trouble) end
+    end
+    for _, join in ipairs(joins) do arrive(STORE_P, join[1], join[2], ARGV[join[3]], join[4]) end
+    if STORE_DB ~= DB then redis.call('SELECT', DB) end
+end
+if place + #ended > 0 and redis.call('EXISTS', me) == 1 then
+    redis.call('HSET', me, 'batch', ARGV[3], 'answer', cjson.encode(answer))
+end
+return answer

@@ -1,0 +1,392 @@
+"""A lease over queues on Redis: claims, starts, settles and gives back, a script for each.
+
+Waiting costs nothing and takes nothing: the last thing that an empty claim does is to read its lists, and the server
+tells a second connection, once, when one of them changes (`CLIENT TRACKING`), whoever the producer is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import select
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from celery.brokers.base import Consumer, Verdict
+from celery.exceptions import BrokerError
+from celery.redis.address import Address
+from celery.redis.channel import Channel
+from celery.redis.envelopes import unwrap
+from celery.redis.link import Lane, Link, pack
+from celery.redis.outbox import Addressed, Outbox
+from celery.redis.scripts import Script, Scripts
+from celery.utils.bell import Chime
+from celery.wire.message import Delivery, Record, Settlement
+
+logger = logging.getLogger(__name__)
+
+INVALIDATED = "__redis__:invalidate"
+"""The channel on which the server tells that a key has changed."""
+LOOK_AGAIN = 1.0
+"""Seconds after which a waiting claim looks by itself, should the server's word have been lost."""
+LOOK_BLINDLY = 0.1
+"""The same where the server does not tell."""
+_VERDICTS: dict[str, Verdict] = {"o": "ok", "l": "lost", "r": "revoked"}
+_WRAPPED = b'{"wrapped":'
+
+_encode = msgspec.msgpack.Encoder().encode
+Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]
+
+
+class RedisConsumer(Consumer):
+    """Its requests go over one connection of its own, one at a time; `renew` over any of the link's."""
+
+    def __init__(
+        self,
+        link: Link,
+        scripts: Scripts,
+        outbox: Outbox,
+        queues: Sequence[str],
+        name: str,
+        store: Address | None,
+        lease: float,
+        *,
+        strict: bool = False,
+    ) -> None:
+        self.queues = tuple(queues)
+        self.name = name
+        self._link = link
+        self._scripts = scripts
+        self._outbox = outbox
+        self._store = store
+        self._commit_script: Script = scripts.commit(store)
+        self._lease = int(lease * 1000)
+        self._strict = int(strict)
+        self._keys = [scripts.ready_key(queue, step) for step in scripts.steps for queue in self.queues]
+        self._keys += [f"{link.prefix}celeriac.due.{queue}" for queue in self.queues]
+        self._chime = Chime()
+        self._lane: Lane = link.open_lane()
+        self._channel: Channel | None = None
+        self._tracked: tuple[int, int] | None = None
+        self._blind = False
+        self._ready = _Either(self._chime)
+        self._woken = self._more = False
+        self._turn = self._batch = 0
+        self._next = 1
+        self._due_at: float | None = None
+        self._troubled: set[str] = set()
+        self._id = 0
+        self._register()
+
+    # -- claiming --------------------------------------------------------------------------------------------------
+
+    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
+        if self._chime.closed:
+            raise BrokerError(f"Consumer {self.name!r} is closed: ask the broker for a new one.")
+        end = time.monotonic() + timeout
+        while True:
+            self._forget_bells()
+            claimed = self._claim(limit)
+            self._more = len(claimed) >= limit
+            if self._more:
+                self._chime.ring()
+            left = end - time.monotonic()
+            if claimed or left <= 0 or self._woken or self._chime.closed:
+                self._woken = False
+                return claimed
+            due = self.due_in()
+            self._ready.wait(min(left, LOOK_AGAIN, left if due is None else due))
+
+    def _claim(self, limit: int) -> list[Delivery]:
+        for _ in range(3):
+            watched = self._track()
+            answer = self._ask("claim", self._keys, self._id, limit, self._next, self._turn, self._strict, *self.queues)
+            if not answer:  # swept: what was held is lost to others, and it goes on as a new consumer
+                self._register()
+                continue
+            due, runs, notes, entries, troubles = answer
+            self._due_at = None if due < 0 else self._scripts.monotonic() + due / 1000
+            if troubles:
+                self._complain(troubles)
+            if entries:
+                return self._receive(runs, notes, entries)
+            if watched == self._connections():  # else a connection was remade meanwhile, and nobody would tell
+                break
+        return []
+
+    def _receive(self, runs: list[int], notes: list[int], entries: list[bytes]) -> list[Delivery]:
+        number, base = self._next, self._id << 32
+        found: list[Delivery] = []
+        place = 0
+        for index, count in zip(runs[0::2], runs[1::2], strict=True):
+            queue = self.queues[index - 1]
+            for entry in entries[place : place + count]:
+                if entry.startswith(_WRAPPED):
+                    entry = unwrap(entry)  # noqa: PLW2901
+                found.append(Delivery(base + number, queue, entry, number))
+                number += 1
+            place += count
+        self._next = number
+        self._turn = runs[-2] % len(self.queues)
+        for at in range(0, len(notes), 4):
+            place, deliveries, interrupted, revoked = notes[at : at + 4]
+            plain = found[place - 1]
+            found[place - 1] = Delivery(
+                plain.tag,
+                plain.queue,
+                plain.envelope,
+                plain.fence,
+                deliveries,
+                bool(interrupted),
+                deliveries > 0,
+                bool(revoked),
+            )
+        return found
+
+    def _complain(self, troubles: Sequence[bytes]) -> None:
+        """Of keys that hold something else than messages: once each, and the other queues go on."""
+        for key in {raw.decode() for raw in troubles} - self._troubled:
+            self._troubled.add(key)
+            logger.error(
+                "The key %r is no list of messages: its queue is not consumed. Delete or rename the key, or choose "
+                "another name for the queue.",
+                key,
+            )
+
+    # -- starting and settling -------------------------------------------------------------------------------------
+
+    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
+        return self.settle_and_start((), deliveries, records)[1]
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        return self.settle_and_start(settlements, ())[0]
+
+    def settle_and_start(
+        self, settlements: Sequence[Settlement], deliveries: Sequence[Delivery], records: Sequence[Record] = ()
+    ) -> tuple[list[bool], list[Verdict]]:
+        if not (settlements or deliveries or records):
+            return [], []
+        if self._store is None and (records or any(s.records or s.messages or s.arrivals for s in settlements)):
+            raise ValueError("This consumer has no store in the same place: store results and send messages first.")
+        blobs: list[bytes] = []
+        done, kept, ends, reached = self._plan_ends(settlements, blobs)
+        starts = self._numbers(deliveries)
+        begun = [_fields(record, blobs) for record in records]
+        self._batch += 1
+        answer = self._ask_commit((done[0], kept, ends[0], list(starts.items()), begun), blobs)
+        applied_done, applied_ends, letters = (text.decode() for text in answer[:3])
+        for trouble in answer[3:]:
+            logger.error("A result could not be stored: %s", trouble.decode(errors="replace"))
+        applied = [False] * len(settlements)
+        for place, letter in zip(done[1], applied_done or "1" * len(done[1]), strict=True):
+            applied[place] = letter == "1"
+        for place, letter in zip(ends[1], applied_ends, strict=True):
+            applied[place] = letter == "1"
+        if not reached.isdisjoint(self.queues):
+            self._chime.ring()
+        return applied, self._verdicts(deliveries, letters)
+
+    def _plan_ends(
+        self, settlements: Sequence[Settlement], blobs: list[bytes]
+    ) -> tuple[tuple[list[Any], list[int]], list[Any], tuple[list[Any], list[int]], set[str]]:
+        """(done and whose they are, their records, the other ends and whose they are, queues that get messages).
+
+        *blobs* is filled in the order in which the script reads it: the records of all that is done come first.
+        """
+        base, by_queue = self._id, dict[str, list[tuple[int, int]]]()
+        ends: list[Any] = []
+        whose_ends: list[int] = []
+        end_blobs: list[bytes] = []
+        reached: set[str] = set()
+        seen: set[int] = set()
+        for place, settlement in enumerate(settlements):
+            delivery = settlement.delivery
+            if int(delivery.tag) >> 32 != base or delivery.fence in seen:
+                continue  # claimed before the lease was lost, or said twice
+            seen.add(delivery.fence)
+            if settlement.verb == "done" and not settlement.messages and not settlement.arrivals:
+                by_queue.setdefault(delivery.queue, []).append((delivery.fence, place))
+            else:
+                ends.append(self._plan_end(settlement, end_blobs, reached))
+                whose_ends.append(place)
+        done: list[Any] = []
+        whose: list[int] = []
+        kept: list[Any] = []
+        for queue, pairs in by_queue.items():
+            done.append((queue, [number for number, _ in pairs]))
+            for _, place in pairs:
+                whose.append(place)
+                kept += [(len(whose), *_fields(record, blobs)) for record in settlements[place].records]
+        blobs += end_blobs
+        return (done, whose), kept, (ends, whose_ends), reached
+
+    def _plan_end(self, settlement: Settlement, blobs: list[bytes], reached: set[str]) -> tuple[Any, ...]:
+        delivery = settlement.delivery
+        records = [_fields(record, blobs) for record in settlement.records]
+        messages: list[Addressed] = []
+        if settlement.messages:
+            messages, entries = self._outbox.address(settlement.messages)
+            blobs += entries
+            reached |= {message[0] for message in messages}
+        arrivals = []
+        for arrival in settlement.arrivals:
+            arrivals.append((arrival.group, arrival.index, arrival.size))
+            blobs.append(arrival.value)
+        if settlement.verb == "requeue":
+            reached.add(delivery.queue)
+        delay = int(settlement.delay * 1000)
+        return (
+            delivery.queue, delivery.fence, settlement.verb, delay, settlement.reason, records, messages, arrivals,
+        )  # fmt: skip
+
+    def _numbers(self, deliveries: Sequence[Delivery]) -> dict[str, list[int]]:
+        """The numbers of those that this registration claimed, by queue."""
+        found: dict[str, list[int]] = {}
+        for delivery in deliveries:
+            if int(delivery.tag) >> 32 == self._id:
+                found.setdefault(delivery.queue, []).append(delivery.fence)
+        return found
+
+    def _verdicts(self, deliveries: Sequence[Delivery], letters: str) -> list[Verdict]:
+        """*letters* are for what `_numbers` found, in its order."""
+        if len(letters) == len(deliveries) and letters.count("o") == len(letters):
+            return ["ok"] * len(letters)
+        told = iter(letters)
+        by_queue = {queue: iter([next(told) for _ in numbers]) for queue, numbers in self._numbers(deliveries).items()}
+        return [
+            _VERDICTS[next(by_queue[delivery.queue])] if int(delivery.tag) >> 32 == self._id else "lost"
+            for delivery in deliveries
+        ]
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        groups = list(self._numbers(deliveries).items())
+        if groups and self._ask("release", (), self._id, _encode(groups)):
+            self._chime.ring()
+
+    # -- the lease -------------------------------------------------------------------------------------------------
+
+    def renew(self) -> bool:
+        return bool(self._link.run(self._scripts["renew"], (), (self._scripts.now(), self._id, self._lease)))
+
+    def close(self) -> None:
+        if self._chime.closed:
+            return
+        self._chime.close()
+        try:
+            self._ask("leave", (), self._id)
+        finally:
+            if self._channel is not None:
+                self._channel.close()
+            self._ready.close()
+            with self._lane.lock:
+                self._lane.close()
+
+    def _register(self) -> None:
+        """As a new consumer: what an earlier registration held is not this one's."""
+        names = json.dumps(self.queues)
+        while True:
+            number = random.randrange(1, 2**31)
+            if self._ask("register", (), number, self._lease, self.name, names, *self.queues):
+                self._id = number
+                self._next = 1
+                return
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        self._woken = True
+        self._chime.ring()
+
+    def notice(self, reached: Iterable[str] | None) -> None:
+        """Somebody in this process, whose connection may be ours, put messages into these queues (None: into some)."""
+        if reached is None or not set(reached).isdisjoint(self.queues):
+            self._chime.ring()
+
+    def fileno(self) -> int:
+        return self._ready.fileno()
+
+    def due_in(self) -> float | None:
+        due = self._due_at
+        if due is None:
+            return LOOK_BLINDLY if self._blind else None
+        wait = max(0.0, due - self._scripts.monotonic())
+        return min(wait, LOOK_BLINDLY) if self._blind else wait
+
+    def _forget_bells(self) -> None:
+        self._chime.clear()
+        if self._channel is not None:
+            while self._channel.get(0) is not None:
+                pass
+
+    def _connections(self) -> tuple[int, int] | None:
+        """Which connections there are now: tracking ends with either of the two."""
+        return None if self._channel is None else (self._lane.made, self._channel.generation)
+
+    def _track(self) -> tuple[int, int] | None:
+        """Have the server tell of changes to what this consumer's connection reads, if it does not do so yet."""
+        if self._blind:
+            return None
+        if self._channel is None:
+            self._channel = Channel(self._link)
+            self._channel.subscribe(INVALIDATED)
+            self._ready.add(self._channel.fileno())
+        if self._tracked != self._connections():
+            client = self._channel.client_id()
+            try:
+                with self._lane.lock:
+                    command = ("CLIENT", "TRACKING", "ON", "REDIRECT", client, "NOLOOP")
+                    self._link.exchange(self._lane, pack(command))
+            except BrokerError as error:
+                if getattr(error, "temporary", False):
+                    raise
+                self._blind = True
+                logger.warning("This server does not tell of changes; looking every %s s: %s", LOOK_BLINDLY, error)
+            self._tracked = self._connections()
+        return self._tracked
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def _ask(self, script: str, keys: Sequence[Any], *args: Any) -> Any:
+        with self._lane.lock:
+            return self._link.run(self._scripts[script], keys, (self._scripts.now(), *args), self._lane)
+
+    def _ask_commit(self, plan: Plan, blobs: Sequence[bytes]) -> Any:
+        args = (self._scripts.now(), self._id, self._batch, _encode(plan), *blobs)
+        with self._lane.lock:
+            return self._link.run(self._commit_script, (), args, self._lane)
+
+
+class _Either:
+    """One descriptor for two: readable when the chime rings or the server has something to tell."""
+
+    def __init__(self, chime: Chime) -> None:
+        self._events: Any = select.epoll() if hasattr(select, "epoll") else select.kqueue()
+        self.add(chime.fileno())
+
+    def add(self, descriptor: int) -> None:
+        if hasattr(select, "epoll"):
+            self._events.register(descriptor, select.EPOLLIN)
+        else:
+            self._events.control([select.kevent(descriptor, select.KQ_FILTER_READ, select.KQ_EV_ADD)], 0)
+
+    def fileno(self) -> int:
+        return int(self._events.fileno())
+
+    def wait(self, timeout: float) -> None:
+        if hasattr(select, "epoll"):
+            self._events.poll(max(0.0, timeout), 1)
+        else:
+            self._events.control(None, 1, max(0.0, timeout))
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def _fields(record: Record, blobs: list[bytes]) -> tuple[str, str, str, int]:
+    """A record as the script reads it; its value goes to the *blobs*."""
+    blobs.append(record.value)
+    return record.key, record.state, record.writer, 0 if record.ttl is None else max(1, int(record.ttl * 1000))

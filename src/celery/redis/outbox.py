@@ -1,0 +1,180 @@
+"""Publishing: which lists a message reaches, and the one request that puts it there."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from celery.exceptions import BrokerError
+from celery.redis.envelopes import step_of, wrap
+from celery.redis.link import Link, pack
+from celery.redis.scripts import Scripts
+from celery.utils.routing import ROUTED, Binding, routes
+from celery.wire.message import Outgoing, Queue
+
+FRESH = 5.0
+"""Seconds that bindings are remembered; a message that finds none looks at once."""
+
+Addressed = tuple[str, int, int, str, int]
+"""(queue, step, due in ms or 0, task id, 1 if it must be held back even where no worker of ours listens)."""
+
+
+class Outbox:
+    """Sends for one broker. Thread-safe."""
+
+    def __init__(self, link: Link, scripts: Scripts, steps: tuple[int, ...]) -> None:
+        self._link = link
+        self._scripts = scripts
+        self._steps = steps
+        self._known: set[str] = set()
+        self._bindings: dict[str, tuple[float, list[Binding]]] = {}
+        self._keys: dict[tuple[str, int | None], bytes] = {}
+        self._lock = threading.Lock()
+
+    def declare(self, queues: Sequence[Queue]) -> None:
+        """Make the queues and their bindings known, to original Celery too."""
+        for queue in queues:
+            if queue.exchange.name and queue.exchange.type not in ROUTED:
+                raise BrokerError(
+                    f"Exchange {queue.exchange.name!r} has type {queue.exchange.type!r}, which redis:// does not "
+                    f"route: use direct, topic or fanout."
+                )
+        prefix = self._link.prefix
+        commands: list[list[str]] = [["SADD", f"{prefix}celeriac.queues", queue.name] for queue in queues]
+        for queue in queues:
+            exchange = queue.exchange
+            if exchange.name:
+                ours = json.dumps([exchange.name, exchange.type, queue.routing_key, queue.name])
+                commands.append(["SADD", f"{prefix}celeriac.bindings", ours])
+                if exchange.type != "fanout":  # which is pub/sub there
+                    commands.append(["SADD", f"{prefix}_kombu.binding.{exchange.name}", _member(queue)])
+        if commands:
+            self._link.calls(commands)
+        self._bindings.clear()
+        self._known.update(queue.name for queue in queues)
+
+    def send(self, messages: Sequence[Outgoing]) -> set[str]:
+        """Publish all of them, or none; the queues they reached."""
+        if len(messages) == 1:
+            message = messages[0]
+            if not message.exchange and message.due is None:
+                return self._send_one(message)
+        elif not messages:
+            return set()
+        plan, blobs = self.address(messages)
+        reached = {addressed[0] for addressed in plan}
+        targets = {(addressed[0], addressed[1]) for addressed in plan}
+        self._make_known(reached)
+        with self._link.lane() as lane:
+            lane.number += 1
+            mark = f"{self._link.prefix}celeriac.sent.{lane.name}"
+            if len(targets) == 1 and not any(addressed[2] for addressed in plan):
+                [(queue, step)] = targets
+                keys: Sequence[Any] = (mark, self._scripts.ready_key(queue, step))
+                self._link.run(self._scripts["push"], keys, (lane.number, *blobs), lane)
+            else:
+                args = (self._scripts.now(), lane.number, msgspec.msgpack.encode(plan), *blobs)
+                self._link.run(self._scripts["publish"], (mark,), args, lane)
+        return reached
+
+    def address(self, messages: Sequence[Outgoing]) -> tuple[list[Addressed], list[bytes]]:
+        """Where each of them goes (several times where several queues are bound) and what goes there.
+
+        Raises `BrokerError` for one that reaches no queue.
+        """
+        now = self._scripts.time()
+        plan: list[Addressed] = []
+        blobs: list[bytes] = []
+        for message in messages:
+            step = step_of(self._steps, message.priority)
+            due = int(message.due * 1000) if message.due is not None and message.due > now else 0
+            entry = wrap(message.envelope, message.task_id, now)
+            wrapped = int(entry is not message.envelope)
+            targets = (message.routing_key,) if not message.exchange else self._targets(message)
+            if not targets[0]:
+                raise _unroutable(message)
+            for queue in targets:
+                plan.append((queue, step, due, message.task_id, wrapped))
+                blobs.append(entry)
+        return plan, blobs
+
+    def _send_one(self, message: Outgoing) -> set[str]:
+        """The common case, with as few steps as it can have."""
+        queue = message.routing_key
+        key = self._keys.get((queue, message.priority))
+        if key is None:
+            if not queue:
+                raise _unroutable(message)
+            self._make_known({queue})
+            key = self._scripts.ready_key(queue, step_of(self._steps, message.priority)).encode()
+            self._keys[queue, message.priority] = key
+        entry = message.envelope
+        if not entry.startswith(b'{"body"'):
+            entry = wrap(entry, message.task_id, self._scripts.time())
+        script = self._scripts["push"]
+        link = self._link
+        lane = link.take()
+        try:
+            lane.number += 1
+            mark = f"{link.prefix}celeriac.sent.{lane.name}"
+            link.exchange(lane, pack(("EVALSHA", script.sha, 2, mark, key, lane.number, entry)), script=script)
+        finally:
+            lane.lock.release()
+        return {queue}
+
+    def _targets(self, message: Outgoing) -> tuple[str, ...]:
+        exchange = message.exchange
+        known = self._bindings.get(exchange)
+        if known is not None and time.monotonic() - known[0] < FRESH:
+            found = routes(known[1], exchange, message.routing_key)
+            if found:
+                return found
+        found = routes(self._read_bindings(exchange), exchange, message.routing_key)
+        if not found:
+            raise _unroutable(message)
+        return found
+
+    def _read_bindings(self, exchange: str) -> list[Binding]:
+        """Ours, and those that kombu's users have declared."""
+        prefix = self._link.prefix
+        ours, theirs = self._link.calls(
+            [["SMEMBERS", f"{prefix}celeriac.bindings"], ["SMEMBERS", f"{prefix}_kombu.binding.{exchange}"]]
+        )
+        found: list[Binding] = [tuple(binding) for raw in ours if (binding := json.loads(raw))[0] == exchange]
+        for raw in theirs:
+            key, pattern, queue = [*raw.decode().split("\x06\x16"), "", ""][:3]
+            if not any(binding[2] == key and binding[3] == queue for binding in found):
+                found.append((exchange, "topic" if pattern else "direct", key, queue))
+        found.sort()
+        self._bindings[exchange] = (time.monotonic(), found)
+        return found
+
+    def _make_known(self, queues: set[str]) -> None:
+        """So that `stats` lists them."""
+        new = queues - self._known
+        if new:
+            self._link.call("SADD", f"{self._link.prefix}celeriac.queues", *new)
+            with self._lock:
+                self._known |= new
+
+
+def _unroutable(message: Outgoing) -> BrokerError:
+    return BrokerError(
+        f"No queue is bound to exchange {message.exchange!r} with routing key {message.routing_key!r}: "
+        f"declare the queue, or correct the route of the task."
+    )
+
+
+def _member(queue: Queue) -> str:
+    """A member of kombu's set of bindings: routing key, pattern (a regular expression; topic only), queue."""
+    pattern = ""
+    if queue.exchange.type == "topic":
+        words = [{"*": r"[^.]+", "#": r".*"}.get(word, re.escape(word)) for word in queue.routing_key.split(".")]
+        pattern = "^" + r"\.".join(words).replace(r"\..*", r"(\..*)?") + "$"
+    return f"{queue.routing_key}\x06\x16{pattern}\x06\x16{queue.name}"

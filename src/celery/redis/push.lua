@@ -1,0 +1,9 @@
+-- Publish to one ready list. KEYS: the mark of this connection, the list. ARGV: number of this request, envelopes.
+-- The mark tells whether a request whose answer was lost was carried out.
+local last = redis.call('GET', KEYS[1])
+if last and tonumber(last) >= tonumber(ARGV[1]) then return 0 end
+for from = 2, #ARGV, 1000 do
+    redis.call('LPUSH', KEYS[2], unpack(ARGV, from, math.min(from + 999, #ARGV)))
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', 60)
+return 1

@@ -1,0 +1,8 @@
+-- A new consumer. ARGV: now, id, lease (ms), name, queues (JSON), each queue. 0 if the id is taken.
+local now, id = read_now(ARGV[1]), ARGV[2]
+local me = P .. 'celeriac.consumer.' .. id
+if redis.call('EXISTS', me) == 1 then return redis.call('HGET', me, 'name') == ARGV[4] and 1 or 0 end
+redis.call('HSET', me, 'name', ARGV[4], 'queues', ARGV[5])
+redis.call('ZADD', P .. 'celeriac.consumers', now + ARGV[3], id)
+for i = 6, #ARGV do redis.call('SADD', P .. 'celeriac.queues', ARGV[i]) end
+return 1

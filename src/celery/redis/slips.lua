@@ -1,0 +1,87 @@
+-- A slip is an envelope with what must be known of it while it is not in a ready list:
+--   step deliveries interrupted since LF envelope
+-- The step is that of its priority; `deliveries` counts executions that were started; `interrupted` is 1 when the last
+-- one ended with its worker; `since` is when it came here, in Unix milliseconds.
+-- Constants before this file: P (what stands before every key), SEP (between a queue's name and a step).
+
+local function read_now(given)
+    -- The server's clock; tests hand in their own.
+    if given ~= '' then return tonumber(given) end
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function ready_key(queue, step)
+    if step == 0 then return P .. queue end
+    return P .. queue .. SEP .. step
+end
+
+local function write_slip(step, deliveries, interrupted, since, envelope)
+    return step .. ' ' .. deliveries .. ' ' .. interrupted .. ' ' .. since .. '\n' .. envelope
+end
+
+local function read_slip(slip)
+    local ends = string.find(slip, '\n', 1, true)
+    local step, deliveries, interrupted, since =
+        string.match(string.sub(slip, 1, ends - 1), '^(%d+) (%d+) (%d+) (%d+)$')
+    return tonumber(step), tonumber(deliveries), tonumber(interrupted), tonumber(since), string.sub(slip, ends + 1)
+end
+
+local function task_of(envelope)
+    -- The id of its task. Quotes in the body of an envelope are escaped or in base64, so these are the real fields.
+    return string.match(envelope, '"id": ?"([^"\\]*)"') or string.match(envelope, '"correlation_id": ?"([^"\\]*)"') or ''
+end
+
+local function bury(name, queue, step, deliveries, interrupted, now, reason, envelope)
+    -- Into the dead set: length of the reason, LF, the reason, the slip.
+    local slip = write_slip(step, deliveries, interrupted, now, envelope)
+    redis.call('HSET', P .. 'celeriac.dead.slips.' .. queue, name, #reason .. '\n' .. reason .. slip)
+    redis.call('ZADD', P .. 'celeriac.dead.' .. queue, now, name)
+    redis.call('SADD', P .. 'celeriac.queues', queue)
+end
+
+local function make_ready(side, queue, step, deliveries, interrupted, now, envelope)
+    -- To the front (RPUSH) or the back (LPUSH) of its list. What a list cannot hold is remembered beside it.
+    local pushed = redis.pcall(side, ready_key(queue, step), envelope)
+    if type(pushed) == 'table' and pushed.err then
+        local name = redis.sha1hex(envelope)
+        bury(name, queue, step, deliveries, interrupted, now, 'It could not be put into its queue: ' .. pushed.err, envelope)
+    elseif deliveries > 0 then
+        redis.call('HSET', P .. 'celeriac.returned.' .. queue, redis.sha1hex(envelope), deliveries .. ' ' .. interrupted)
+    end
+end
+
+local function delay(queue, step, deliveries, interrupted, due, task, now, envelope)
+    local later = P .. 'celeriac.later.' .. queue
+    local slip = write_slip(step, deliveries, interrupted, now, envelope)
+    local name = task
+    if name == '' then name = redis.sha1hex(envelope) end
+    while redis.call('HSETNX', later, name, slip) == 0 do name = name .. '+' end
+    redis.call('ZADD', P .. 'celeriac.due.' .. queue, due, name)
+end
+
+local function leave(id, now)
+    -- Give back all that consumer `id` held, the oldest in front, and forget it; how many there were.
+    local me, started = P .. 'celeriac.consumer.' .. id, P .. 'celeriac.started.' .. id
+    local queues = redis.call('HGET', me, 'queues')
+    local marked = {}
+    for _, number in ipairs(redis.call('SMEMBERS', started)) do marked[number] = true end
+    redis.call('ZREM', P .. 'celeriac.consumers', id)
+    redis.call('DEL', me, started)
+    local count = 0
+    for _, queue in ipairs(queues and cjson.decode(queues) or {}) do
+        local held = P .. 'celeriac.held.' .. id .. '.' .. queue
+        local pairs_held = redis.call('HGETALL', held)
+        redis.call('DEL', held)
+        local order = {}
+        for i = 1, #pairs_held, 2 do order[#order + 1] = {tonumber(pairs_held[i]), pairs_held[i], pairs_held[i + 1]} end
+        table.sort(order, function(one, other) return one[1] > other[1] end)
+        for _, entry in ipairs(order) do
+            local step, deliveries, interrupted, _, envelope = read_slip(entry[3])
+            if marked[entry[2]] then deliveries, interrupted = deliveries + 1, 1 end
+            make_ready('RPUSH', queue, step, deliveries, interrupted, now, envelope)
+        end
+        count = count + #order
+    end
+    return count
+end

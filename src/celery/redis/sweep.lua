@@ -1,0 +1,10 @@
+-- Give back what consumers held whose lease has run out; how many messages. ARGV: now, seconds of grace.
+-- Right after a start of the server every lease may have run out while it was down: their owners get the time to renew.
+local now = read_now(ARGV[1])
+local late = redis.call('ZRANGEBYSCORE', P .. 'celeriac.consumers', '-inf', now, 'LIMIT', 0, 100)
+if #late == 0 then return 0 end
+local up = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)') or ARGV[2])
+if up < tonumber(ARGV[2]) then return 0 end
+local count = 0
+for _, id in ipairs(late) do count = count + leave(id, now) end
+return count
