@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +21,12 @@ from celery.backends.compression import compress_payload
 from celery.backends.redis import ANSWER_KEPT, RedisStore
 from celery.backends.store import TERMINAL, Store
 from celery.contrib.testing.contract import StoreContract
+from celery.exceptions import BackendError
 from celery.redis import inbox
 from celery.wire.message import Arrival, Record
 from celery.wire.serialization import dumps
 from rig.proxy import Proxy
-from rig.redis import RedisServer
+from rig.redis import RedisServer, free_port
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "golden" / "results"
 SOON = 10.0
@@ -354,55 +359,266 @@ def test_a_watch_says_what_was_written(store: RedisStore) -> None:
         assert not watch.wait(0.0)
 
 
-def test_the_connection_lost_wakes_everybody(store: RedisStore, client: redis.Redis) -> None:
+def test_the_lost_connection_wakes_everybody(store: RedisStore, client: redis.Redis) -> None:
     with store.watch(["a"]) as watch, store.watch(["b"]) as other:
         for _ in range(3):
-            (lost,) = subscribers(client)
-            client.client_kill_filter(_id=lost["id"])
+            client.client_kill_filter(_type="pubsub")
             for each in (watch, other):
                 assert each.wait(SOON)
                 assert each.written() is None, "anything may have been missed"
-            until(lambda: not watch.wait(0.0) and subscribers(client))
+            assert not watch.wait(0.0)
             store.set("a", b"1")
             assert watch.wait(SOON)
             assert watch.written() == {"a"}
 
 
-def test_a_lost_connection_wakes_threads_that_wait_in_both_roles(store: RedisStore, client: redis.Redis) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        watches = [store.watch([str(number)]) for number in range(3)]
+def test_the_lost_connection_wakes_threads_that_sleep(store: RedisStore, client: redis.Redis) -> None:
+    watches = [store.watch([str(number)]) for number in range(4)]
+    with ThreadPoolExecutor(len(watches)) as pool:
         waits = [pool.submit(watch.wait, SOON) for watch in watches]
         client.client_kill_filter(_type="pubsub")
-        assert [wait.result(SOON) for wait in waits] == [True] * 3
-        for watch in watches:
-            watch.close()
+        assert [wait.result(SOON) for wait in waits] == [True] * 4
+    for watch in watches:
+        watch.close()
 
 
 def test_waiting_goes_on_when_the_server_was_restarted(server: Callable[[str], Path], tmp_path: Path) -> None:
-    running = RedisServer(server("redis"), tmp_path / "server", appendonly="yes")
-    store = RedisStore(running.url())
-    woken = threading.Event()
+    running = RedisServer(server("redis"), tmp_path / "server")
+    store, writer = RedisStore(running.url()), RedisStore(running.url())
+    waiting = threading.Event()
     values: list[bytes | None] = []
 
     def wait() -> None:
         with store.watch(["k"]) as watch:
             while (value := store.get(["k"])[0]) is None:
-                woken.set()
+                waiting.set()
                 watch.wait(SOON)
             values.append(value)
 
     waiter = threading.Thread(target=wait)
     waiter.start()
     try:
-        assert woken.wait(SOON)
+        assert waiting.wait(SOON)
         running.stop()
         running.start()
-        writer = RedisStore(running.url())
         writer.put([Record("k", b"1")])
-        writer.close()
         waiter.join(SOON)
         assert values == [b"1"]
     finally:
+        store.close()
+        writer.close()
+        running.stop()
         waiter.join(SOON)
+
+
+def test_a_thousand_threads_wait_at_once_on_one_connection(
+    store: RedisStore, connect: Callable[..., RedisStore], client: redis.Redis
+) -> None:
+    keys = [f"k{number}" for number in range(1000)]
+    got: dict[str, bytes | None] = {}
+    ready = threading.Semaphore(0)
+
+    def wait(key: str) -> None:
+        with store.watch([key]) as watch:
+            ready.release()
+            while (value := store.get([key])[0]) is None:
+                assert watch.wait(3 * SOON), key
+            got[key] = value
+
+    threads = [threading.Thread(target=wait, args=(key,)) for key in keys]
+    for thread in threads:
+        thread.start()
+    for _ in keys:
+        assert ready.acquire(timeout=SOON)
+    assert [int(found["sub"]) for found in subscribers(client)] == [1000]
+    writer = connect()
+    for at in range(0, 1000, 10):
+        writer.put([Record(key, key.encode()) for key in keys[at : at + 10]])
+    for thread in threads:
+        thread.join(3 * SOON)
+    assert got == {key: key.encode() for key in keys}
+
+
+def test_threads_that_come_and_go_miss_nothing(store: RedisStore, connect: Callable[..., RedisStore]) -> None:
+    """The leader changes all the time, and so do the channels."""
+    writer = connect()
+
+    def rounds(name: str) -> int:
+        for number in range(150):
+            key = f"{name}-{number}"
+            with store.watch([key]) as watch:
+                pool.submit(writer.put, [Record(key, b"1")])
+                assert watch.wait(SOON)
+                assert watch.written() == {key}
+        return number
+
+    with ThreadPoolExecutor(10) as pool:
+        assert [done.result(6 * SOON) for done in [pool.submit(rounds, f"t{n}") for n in range(6)]] == [149] * 6
+
+
+def test_ten_thousand_keys_in_one_watch(store: RedisStore, connect: Callable[..., RedisStore]) -> None:
+    keys = [f"k{number}" for number in range(10_000)]
+    writer = connect()
+    with store.watch(keys) as watch:
+        heard: set[str] = set()
+        for at in range(0, 10_000, 2500):
+            writer.put([Record(key, b"1") for key in keys[at : at + 2500]])
+            while len(heard) < at + 2500:
+                assert watch.wait(SOON)
+                heard |= watch.written() or set()
+    assert heard == set(keys)
+
+
+def test_a_waiter_that_gives_up_leaves_the_others_waiting(store: RedisStore) -> None:
+    """Whoever reads for the others may be the one whose time is over, or whose watch is closed."""
+    with ThreadPoolExecutor(3) as pool:
+        for end in ("time", "close"):
+            leader, follower = store.watch(["x"]), store.watch(["k"])
+            first = pool.submit(leader.wait, 0.05 if end == "time" else SOON)
+            second = pool.submit(follower.wait, SOON)
+            if end == "close":
+                leader.close()
+            assert first.result(SOON) is False
+            store.set("k", b"1")
+            assert second.result(SOON) is True
+            leader.close()
+            follower.close()
+
+
+def test_closing_the_store_wakes_who_waits_and_the_watch_goes_on(store: RedisStore) -> None:
+    with store.watch(["k"]) as watch, ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(watch.wait, SOON)
+        store.close()
+        assert wait.result(SOON) is True
+        assert not watch.wait(0.0)
+        store.set("k", b"1")
+        assert watch.wait(SOON)
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Run *work* in a fork of this process; fails if it does."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + 3 * SOON
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child hangs")
+        time.sleep(0.005)
+
+
+def test_parent_and_child_both_go_on_after_a_fork(store: RedisStore, client: redis.Redis) -> None:
+    with store.watch(["k"]) as watch, ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(watch.wait, SOON)  # it holds locks and sleeps while the process is copied
+
+        def work() -> None:
+            assert watch.wait(SOON), "it joins again, and anything may have been missed"
+            assert watch.written() is None
+            with store.watch(["l"]) as own:
+                store.put([Record("k", b"1"), Record("l", b"1")])
+                assert own.wait(SOON)
+                assert watch.wait(SOON)
+                assert store.get(["k"]) == [b"1"]
+
+        in_child(work)
+        assert wait.result(SOON) is True
+        assert watch.written() == {"k"}
+        store.set("k", b"2")
+        assert watch.wait(SOON)
+        assert watch.written() == {"k"}
+
+
+def test_another_process_is_heard(redis_url: str, store: RedisStore) -> None:
+    script = (
+        "import sys; from celery.backends.redis import RedisStore; from celery.wire.message import Record;"
+        "RedisStore(sys.argv[1]).put([Record('k', b'from afar', 'FAILURE', 'w', 60.0)])"
+    )
+    with store.watch(["k"]) as watch:
+        subprocess.run([sys.executable, "-c", script, redis_url], check=True, timeout=3 * SOON)
+        assert watch.wait(SOON)
+        assert store.get(["k"]) == [b"from afar"]
+    assert store.put([Record("k", b"", "FAILURE", "w")]) == [False]
+
+
+# -- trouble ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ask", ["get", "put", "watch", "arrive", "delete"])
+def test_an_unreachable_server_is_one_error_in_time(ask: str) -> None:
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", options={"timeout": 0.3})
+    calls: dict[str, Callable[[], object]] = {
+        "get": lambda: store.get(["k"]),
+        "put": lambda: store.put([Record("k", b"")]),
+        "watch": lambda: store.watch(["k"]),
+        "arrive": lambda: store.arrive([Arrival("g", "0", b"", 1)]),
+        "delete": lambda: store.delete(["k"]),
+    }
+    began = time.monotonic()
+    with pytest.raises(BackendError, match="cannot be reached") as caught:
+        calls[ask]()
+    assert time.monotonic() - began < 2.0
+    assert caught.value.temporary
+    store.close()
+
+
+def test_many_who_wait_for_an_unreachable_server_are_all_told_in_time() -> None:
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", options={"timeout": 0.3})
+    began = time.monotonic()
+    with ThreadPoolExecutor(30) as pool:
+        watches = [pool.submit(store.watch, [str(number)]) for number in range(30)]
+        errors = [watch.exception(SOON) for watch in watches]
+    assert all(isinstance(error, BackendError) for error in errors)
+    assert time.monotonic() - began < 3.0
+    store.close()
+
+
+def test_a_key_of_another_type_is_named(store: RedisStore, client: redis.Redis) -> None:
+    client.rpush("celery-task-meta-a", "no result")
+    records = [Record("celery-task-meta-b", b"1"), Record("celery-task-meta-a", b"1")]
+    with pytest.raises(BackendError, match="celery-task-meta-a holds a list"):
+        store.put(records)
+    assert not client.exists("celery-task-meta-b"), "nothing of the batch is stored"
+    with pytest.raises(BackendError, match="celery-task-meta-a holds no result"):
+        store.get(["celery-task-meta-a"])
+    store.set("celery-task-meta-a", b"1")
+    assert store.put(records) == [True, True]
+
+
+def test_a_server_out_of_memory_refuses_and_nothing_is_half_done(server: Callable[[str], Path], tmp_path: Path) -> None:
+    running = RedisServer(server("redis"), tmp_path / "server", maxmemory="2mb", maxmemory_policy="noeviction")
+    store = RedisStore(running.url())
+    try:
+        with pytest.raises(BackendError, match="memory"):
+            any(store.put([Record(f"k{number}", bytes(100_000))]) == [False] for number in range(100))
+        assert store.delete([f"k{number}" for number in range(100)]) > 0
+        assert store.put([Record("k", b"1")]) == [True]
+    finally:
         store.close()
         running.stop()
+
+
+def test_nothing_is_left_behind_but_what_is_documented(
+    store: RedisStore, client: redis.Redis, pass_time: Callable[[float], None]
+) -> None:
+    for kind in KINDS:
+        for state in STATES:
+            store.put([Record(f"celery-task-meta-{kind.__name__}{state}", kind(state), state, "w", 60.0)])
+    store.arrive([Arrival("g", "0", b"", 1), Arrival("h", "0", b"", 1), Arrival("live", "0", b"", 2)])
+    store.add("token", b"1", ttl=60.0)
+    store.delete(["h"])
+    pass_time(120.0)
+    assert {key.decode() for key in client.scan_iter()} == {"celeriac.join.g", "celeriac.join.live"}
+    pass_time(DAY)
+    assert set(client.scan_iter()) == {b"celeriac.join.live"}
+    assert store.delete(["live"]) == 1
+    assert client.dbsize() == 0
