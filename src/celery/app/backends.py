@@ -29,12 +29,25 @@ def broker_url(app: Celery, url: str | Sequence[str] | None) -> str:
 
 
 def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
-    """The driver for *url*, not connected yet. Of several URLs the first; the others are for kombu's connections."""
-    address = drivers.first_url(broker_url(app, url))
+    """The driver for *url*, not connected yet.
+
+    Of several URLs the first, unless its driver fails over by itself; the others are for kombu's connections.
+    """
+    address = drivers.address(broker_url(app, url))
     conf = app.conf
     options: dict[str, Any] = {"lease": conf.worker_lease, "timeout": conf.broker_publish_timeout}
     if conf.broker_use_ssl:
         options["ssl"] = conf.broker_use_ssl
+    if drivers.scheme(address) in drivers.REDIS:
+        options.update(
+            connect_timeout=conf.broker_connection_timeout,
+            failover_strategy=conf.broker_failover_strategy,
+            limit=conf.broker_pool_limit,
+            username=conf.broker_user,
+            password=conf.broker_password,
+            port=conf.broker_port,
+            virtual_host=conf.broker_vhost,
+        )
     options.update(conf.broker_transport_options or {})
     return drivers.broker_class(address)(address, options=options)
 
@@ -57,8 +70,31 @@ def make_backend(app: Celery) -> Any:
         return given(app=app)
     cls, url = by_url(given, app.loader)
     if issubclass(cls, Store):
-        return ResultBackend(cls(url or given, options=app.conf.result_backend_transport_options or {}), app)
+        return ResultBackend(cls(url or given, options=store_options(app, url or given)), app)
     return cls(app=app, url=url)
+
+
+def store_options(app: Celery, url: str) -> dict[str, Any]:
+    """`result_backend_transport_options`, and the settings of Redis for a store of that kind."""
+    conf = app.conf
+    options: dict[str, Any] = {}
+    if drivers.scheme(url) in drivers.REDIS:
+        options.update(
+            client_name=conf.get("redis_client_name"),
+            credential_provider=conf.get("redis_backend_credential_provider"),
+            health_check_interval=conf.get("redis_backend_health_check_interval"),
+            host=conf.redis_host,
+            limit=conf.redis_max_connections,
+            password=conf.redis_password,
+            port=conf.redis_port,
+            socket_connect_timeout=conf.redis_socket_connect_timeout,
+            socket_timeout=conf.redis_socket_timeout,
+            ssl=conf.redis_backend_use_ssl,
+            username=conf.redis_username,
+            virtual_host=conf.redis_db,
+        )
+    options.update(conf.result_backend_transport_options or {})
+    return options
 
 
 def by_name(backend: str | None = None, loader: Any = None, extension_namespace: str = "celery.result_backends") -> Any:

@@ -9,7 +9,7 @@ What may follow `?` in a URL are the options below; they may also stand in *opti
 | option | meaning |
 |---|---|
 | `db`, `virtual_host` | number of the database |
-| `username`, `password` | where the URL has none |
+| `host`, `port`, `username`, `password` | where the URL has none |
 | `credential_provider` | object with `get_credentials() -> (user, password)`, or the dotted path of its class |
 | `global_keyprefix` | put before every key |
 | `timeout` | seconds for a request, reconnecting included; else `retry_policy["timeout"]` |
@@ -114,7 +114,7 @@ class Address:
             raise ImproperlyConfigured("Redis URLs are either all sentinel:// or none is.")
         queries = [_read_query(part) for part in parts]
         given = {**{name: value for name, value in options.items() if value is not None}, **queries[0]}
-        self.spots = tuple(_spot(part) for part in parts)
+        self.spots = tuple(_spot(part, given) for part in parts)
         self.db = _database(parts, queries, given)
         self.prefix = str(given.get("global_keyprefix") or "")
         self._access = Access(parts, given)
@@ -273,14 +273,14 @@ class Sentinels:
         self._access = Access((), kwargs)
         self._tls = _make_tls(kwargs.get("ssl"), {name: kwargs[name] for name in kwargs if name.startswith("ssl_")})
         self._timeout = _number("socket_timeout", kwargs.get("socket_timeout") or 0)
-        self._spots = list(spots)
+        self._spots = tuple(spots)
 
     def discover(self, deadline: float, keepalive: Mapping[int, int] | None) -> Spot:
         """Where the primary is. Raises `Refused` or one of `Broken`."""
         troubles: list[str] = []
-        unknown = 0
-        for position, spot in enumerate(list(self._spots)):
-            share = (deadline - time.monotonic()) / (len(self._spots) - position + 1)
+        unknown, count = 0, len(self._spots)
+        for position, spot in enumerate(self._spots):
+            share = (deadline - time.monotonic()) / (count - position + 1)
             until = time.monotonic() + max(0.001, min(share, self._timeout) if self._timeout else share)
             try:
                 wire = open_wire(spot, self._tls, until, keepalive)
@@ -294,10 +294,9 @@ class Sentinels:
             except Broken as error:
                 troubles.append(f"{spot}: {error}")
             else:
-                self._spots.remove(spot)
-                self._spots.insert(0, spot)
+                self._spots = (spot, *(other for other in self._spots if other != spot))
                 return found
-        if unknown == len(self._spots):
+        if unknown == count:
             raise Refused(f"no sentinel knows a primary called {self.master!r}; check the option master_name")
         raise ConnectionError(f"no sentinel tells where the primary is: {'; '.join(troubles)}")
 
@@ -365,7 +364,7 @@ def _split(url: str | Sequence[str]) -> list[SplitResult]:
     return found
 
 
-def _spot(part: SplitResult) -> Spot:
+def _spot(part: SplitResult, given: Mapping[str, Any]) -> Spot:
     kind = SCHEMES[part.scheme]
     try:
         host, port = part.hostname or "", part.port
@@ -376,7 +375,7 @@ def _spot(part: SplitResult) -> Spot:
         if not path.startswith("/"):
             raise ImproperlyConfigured("The URL of a Redis socket has its whole path: unix:///run/redis.sock.")
         return Spot(path=os.path.realpath(path))
-    return Spot(host or "localhost", port or PORTS[kind])
+    return Spot(host or str(given.get("host") or "localhost"), port or int(given.get("port") or PORTS[kind]))
 
 
 def _normalise(spot: Spot) -> Spot:

@@ -33,7 +33,7 @@ from uuid import uuid4
 
 from celery.redis.address import Address
 from celery.redis.greeting import Server, refuse_unusable
-from celery.redis.replies import LATER, STRANGER, Refused, code_of, refusal
+from celery.redis.replies import LATER, STRANGER, Refused, code_of, reason, refusal
 from celery.redis.scripts import Script
 from celery.redis.wire import Argument, Broken, ReplyError, Wire, pack
 
@@ -238,7 +238,7 @@ class Link:
                 else:
                     found = lane.exchange(packed, replies, deadline)
             except Refused as refused:
-                raise self._raised(refused) from None
+                raise self._raised(refused) from refused.__cause__
             except Broken as broken:
                 lane.close()
                 trouble: Exception = broken
@@ -315,9 +315,12 @@ class Link:
             position += 1
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._raised(
-                    Refused(f"all {self.limit} connections are in use; raise max_connections", temporary=True)
+                raised = self._error(
+                    f"All {self.limit} connections to Redis at {self.address.name} are in use: raise max_connections"
+                    " (or broker_pool_limit)."
                 )
+                raised.temporary = True  # type: ignore[attr-defined]
+                raise raised
             if lane.lock.acquire(timeout=min(left, 0.02)):
                 if lane in self._lanes:
                     lane.used = time.monotonic()
@@ -359,10 +362,10 @@ class Link:
         return min(PAUSES[1], pause * 2 or PAUSES[0])
 
     def _unreachable(self, trouble: Exception) -> Exception:
-        words = str(trouble).rstrip(". ") or type(trouble).__name__
-        raised = self._error(f"Redis at {self.address.name} cannot be reached: {words}.")
+        state = "is not ready" if isinstance(trouble, Refused) else "cannot be reached"
+        raised = self._error(f"Redis at {self.address.name} {state}: {reason(trouble)}.")
         raised.temporary = True  # type: ignore[attr-defined]
-        raised.code = ""  # type: ignore[attr-defined]
+        raised.code = trouble.code if isinstance(trouble, Refused) else ""  # type: ignore[attr-defined]
         return raised
 
     def _raised(self, refused: Refused) -> Exception:

@@ -1,8 +1,9 @@
-"""What the error replies of a Redis server mean for whoever asked."""
+"""What the error replies of a Redis server, and those of the way to it, mean for whoever asked."""
 
 from __future__ import annotations
 
 import re
+import socket
 
 LATER = frozenset({
     "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MAXCLIENTS", "NOREPLICAS", "READONLY", "TRYAGAIN", "UNBLOCKED",
@@ -56,3 +57,19 @@ def refusal(error: Exception, doing: str = "") -> Refused:
     words = str(error).rstrip(". ")
     sentence = f"{doing}{words}" + (f" ({advice})" if advice else "")
     return Refused(sentence, code, temporary=code in FULL)
+
+
+def reason(trouble: Exception) -> str:
+    """Why a server cannot be reached, and what to do about it."""
+    if isinstance(trouble, Refused):
+        return str(trouble)
+    words = (getattr(trouble, "strerror", None) or str(trouble) or type(trouble).__name__).rstrip(". ")
+    if isinstance(trouble, ConnectionRefusedError | FileNotFoundError):
+        return f"{words}; start the server there, or correct the URL"
+    if isinstance(trouble, socket.gaierror):
+        return f"{words}; correct the host in the URL"
+    if isinstance(trouble, PermissionError):
+        return f"{words}; let this user into the socket"
+    if isinstance(trouble, TimeoutError):
+        return f"{words}; see whether it hangs, is overloaded, or a firewall is in between"
+    return f"{words}; see the server's log"

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -59,6 +60,8 @@ class Wire:
         self.client_id = 0
         """This connection's number on the server; 0 if the server did not say."""
         self.socket = connected
+        # Not __del__: in a cycle the socket might be finalised first, and complain that nobody closed it.
+        self._finalize = weakref.finalize(self, connected.close)
         self.reader = hiredis.Reader()
         connected.settimeout(0.0)
         self.descriptor = connected.fileno()
@@ -150,7 +153,7 @@ class Wire:
     def close(self) -> None:
         """Only closes this process's end: after a fork the other process's connection lives on."""
         self.whole = False
-        self.socket.close()
+        self._finalize()
 
     def shutdown(self) -> None:
         """End the connection: an exchange that another thread is in raises one of `Broken`."""
