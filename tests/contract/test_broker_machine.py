@@ -408,7 +408,7 @@ TestSQLiteMachine.settings = settings(
 
 class TestRedisMachine(RedisMachine.TestCase):  # type: ignore[name-defined, misc]
     settings = settings(
-        max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
 
     @pytest.fixture(autouse=True)

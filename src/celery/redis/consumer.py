@@ -292,7 +292,6 @@ class RedisConsumer(Consumer):
             number = random.randrange(1, 2**31)
             if self._ask("register", (), number, self._lease, self.name, names, *self.queues):
                 self._id = number
-                self._next = 1
                 return
 
     # -- waiting ---------------------------------------------------------------------------------------------------
