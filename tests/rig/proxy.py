@@ -14,6 +14,7 @@ GRACE = 10.0
 
 Way = Literal["up", "down"]
 """`up`: from clients to the server; `down`: from the server to clients."""
+Mode = Literal["pass", "swallow", "hold"]
 T = TypeVar("T")
 
 
@@ -33,7 +34,7 @@ class Proxy:
         """Connections that clients have made."""
         self.cut = threading.Event()
         """Set when `cut_after` has struck."""
-        self._modes: dict[Way, Literal["pass", "swallow", "hold"]] = {"up": "pass", "down": "pass"}
+        self._modes: dict[Way, Mode] = {"up": "pass", "down": "pass"}
         self._delay = 0.0
         self._refusing = False
         self._cut: tuple[Way, int, Callable[[], None] | None] | None = None
@@ -75,6 +76,20 @@ class Proxy:
         """Reset every connection now, towards clients and server; how many there were."""
         return self._do(self._reset)
 
+    def abandon(self) -> int:
+        """A black hole for the connections that stand, whatever comes; new ones pass. How many were abandoned.
+
+        What a fail-over or a router that forgot about them makes of connections.
+        """
+        return self._do(self._abandon)
+
+    def strand(self) -> int:
+        """Hold what is sent on the connections that stand until `heal`; new ones pass. How many were stranded.
+
+        After `heal` the server is told things by connections that their clients have long given up.
+        """
+        return self._do(self._strand)
+
     def swallow_requests_with(self, needle: bytes) -> None:
         """Deliver no chunk of a client that has *needle* in it: one kind of request is lost, all others pass."""
         self._do(lambda: setattr(self, "_needle", needle))
@@ -101,6 +116,9 @@ class Proxy:
     # -- in its own thread -----------------------------------------------------------------------------------------
 
     def _do(self, call: Callable[[], T]) -> T:
+        if threading.current_thread() is self._thread:  # what `cut_after` was told to do then
+            return call()
+
         async def perform() -> T:
             return call()
 
@@ -164,7 +182,7 @@ class Proxy:
 
     async def _may_pass(self, way: Way, data: bytes, pair: _Pair) -> bool:
         """False if it is swallowed. Waits while it is held."""
-        while (mode := self._modes[way]) == "hold":
+        while (mode := pair.mode or self._modes[way]) == "hold":
             await pair.wait_for_change()
         return mode == "pass" and not (way == "up" and self._needle and self._needle in data)
 
@@ -190,9 +208,11 @@ class Proxy:
 
     def _heal(self) -> None:
         self._refusing, self._delay, self._needle, self._cut = False, 0.0, b"", None
+        for pair in self._pairs:
+            pair.mode = None if pair.mode == "hold" else pair.mode
         self._switch("pass", ())
 
-    def _switch(self, mode: Literal["pass", "swallow", "hold"], ways: tuple[Way, ...]) -> None:
+    def _switch(self, mode: Mode, ways: tuple[Way, ...]) -> None:
         for way in ways or ("up", "down"):
             self._modes[way] = mode
         for pair in self._pairs:
@@ -203,6 +223,17 @@ class Proxy:
         for pair in pairs:
             pair.abort()
         return len(pairs)
+
+    def _abandon(self) -> int:
+        for pair in self._pairs:
+            pair.mode = "swallow"
+        self._heal()
+        return len(self._pairs)
+
+    def _strand(self) -> int:
+        for pair in self._pairs:
+            pair.mode = "hold"
+        return len(self._pairs)
 
     def _arm(self, way: Way, count: int, then: Callable[[], None] | None) -> None:
         self.cut.clear()
@@ -217,6 +248,8 @@ class _Pair:
         self.server = server
         self.changed = asyncio.Event()
         self.gone = False
+        self.mode: Mode | None = None
+        """Its own, whatever the proxy's is."""
 
     async def wait_for_change(self) -> None:
         if self.gone:

@@ -117,6 +117,29 @@ def test_a_black_hole_takes_everything_without_a_word(proxy: Proxy, client: sock
     assert answer(client, b"after") == b"after"
 
 
+def test_connections_are_abandoned_and_new_ones_pass(proxy: Proxy, client: socket.socket) -> None:
+    answer(client, b"before")
+    assert proxy.abandon() == 1
+    client.sendall(b"lost")
+    assert silent(client)
+    with connected(proxy) as second:
+        assert answer(second, b"x") == b"x"
+
+
+def test_what_a_client_gave_up_comes_late(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
+    answer(client, b"before")
+    assert proxy.strand() == 1
+    client.sendall(b"late")
+    client.close()
+    with connected(proxy) as second:
+        assert answer(second, b"soon") == b"soon"
+    assert echo.got == b"beforesoon"
+    proxy.heal()
+    deadline = time.monotonic() + 5
+    while echo.got != b"beforesoonlate":
+        assert time.monotonic() < deadline
+
+
 def test_what_is_held_comes_later(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
     proxy.hold()
     client.sendall(b"late")

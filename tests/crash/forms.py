@@ -1,0 +1,28 @@
+"""How much of a fault test runs: a short form with every run of the tests, the full one with `make chaos`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+
+class Form(NamedTuple):
+    """How many tasks, under which lease (seconds), and how often the fault strikes.
+
+    `again`: seconds within which workers must consume again when the fault is over. The full form holds the promise;
+    the short one runs on machines that do other things as well.
+    """
+
+    tasks: int
+    lease: float
+    rounds: int
+    again: float = 20.0
+
+
+def forms(short: Form, full: Form, *, minutes: float = 10) -> pytest.MarkDecorator:
+    """Parametrises a test with `form`."""
+    marks = [pytest.mark.chaos, pytest.mark.timeout(minutes * 60)]
+    return pytest.mark.parametrize(
+        "form", [pytest.param(short, id="short"), pytest.param(full, id="full", marks=marks)]
+    )

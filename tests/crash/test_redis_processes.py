@@ -1,0 +1,179 @@
+"""Workers on Redis that are killed, or stand still: nothing is lost and nothing is committed twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from crash.fleet import Fleet, check_promises, children_of, go_on, is_final, slaughter, stop
+from crash.forms import Form, forms
+from rig.redis import RedisServer
+
+pytestmark = pytest.mark.crash
+MakeFleet = Callable[..., Fleet]
+
+
+@forms(Form(1_000, 2.0, 8), Form(10_000, 30.0, 60))
+def test_children_are_killed_again_and_again(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
+    """Matrix row 1."""
+    fleet = make_fleet(broker=redis_url, lease=form.lease)
+    worker = fleet.start(ready=True)
+    ids = fleet.publish(form.tasks // 2, seconds=0.001)
+    for round in range(1, form.rounds + 1):
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
+        victims = [child for child in children_of(worker.pid) if is_slot(child)]
+        with suppress(ProcessLookupError):
+            os.kill(victims[round % len(victims)], signal.SIGKILL)
+    fleet.settle(ids, 120)
+    check_promises(fleet, ids)
+    assert worker.poll() is None
+
+
+def is_slot(pid: int) -> bool:
+    """Whether a child of the worker is a process that runs tasks: the template has those below it."""
+    try:
+        above = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return b"forkserver" in Path(f"/proc/{above}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+@forms(Form(1_000, 2.0, 2), Form(10_000, 10.0, 6))
+def test_parents_are_killed_and_their_children_go(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
+    """Matrix row 2: orphans end within 5 s, and whatever they finish is committed by nobody."""
+    fleet = make_fleet(broker=redis_url, lease=form.lease)
+    ids = fleet.publish(form.tasks // 2, seconds=0.002)
+    for round in range(1, form.rounds + 1):
+        doomed = fleet.start(ready=True)
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
+        orphans = children_of(doomed.pid)
+        doomed.kill()
+        doomed.wait(10)
+        killed = time.monotonic()
+        fleet.wait(lambda orphans=orphans: not any(alive(pid) for pid in orphans), 5)
+        assert time.monotonic() - killed <= 5
+    fleet.start()
+    fleet.settle(ids, 120)
+    check_promises(fleet, ids)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("point", ["start", "settle"])
+@forms(Form(400, 1.5, 2), Form(10_000, 10.0, 10))
+def test_workers_are_killed_before_they_mark_or_settle(
+    make_fleet: MakeFleet, redis_url: str, point: str, form: Form
+) -> None:
+    """Matrix rows 3 and 4: after the claim and before the start; after the side effect and before the settlement."""
+    fleet = make_fleet(broker=redis_url, lease=form.lease)
+    ids = fleet.publish(form.tasks // 2)
+    for round in range(form.rounds):
+        doomed = fleet.start(kill=f"{point}:{2 + round}")
+        assert doomed.wait(60) == -signal.SIGKILL
+        slaughter(doomed)
+    assert fleet.begun() < form.tasks, "the tasks had run before a worker was killed: the test proves nothing"
+    fleet.start()
+    fleet.settle(ids, 120)
+    check_promises(fleet, ids)
+
+
+@forms(Form(400, 1.5, 2), Form(10_000, 10.0, 10))
+def test_workers_are_killed_between_the_result_and_its_follow_ups(
+    make_fleet: MakeFleet, redis_server: RedisServer, redis_url: str, durable: RedisServer, form: Form
+) -> None:
+    """Matrix row 5, where results are on another server: the callbacks come all the same."""
+    fleet = make_fleet(broker=redis_url, backend=durable.url(), lease=form.lease)
+    ids = fleet.publish(form.tasks // 2, early=False)
+    for round in range(form.rounds):
+        doomed = fleet.start(kill=f"sent:{2 + round}")
+        assert doomed.wait(60) == -signal.SIGKILL
+        slaughter(doomed)
+    fleet.start()
+    states = fleet.settle(ids, 120)
+    fleet.wait(lambda: len(fleet.commits()) >= len(ids))
+    fleet.wait(fleet.idle)
+    assert set(states.values()) == {"SUCCESS"}
+    assert set(fleet.commits()) == set(range(len(ids)))
+
+
+@forms(Form(1_000, 2.0, 2), Form(20_000, 10.0, 3))
+def test_everything_is_killed_again_and_again(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
+    """Rows 1 to 4 at once: whole workers, at any moment."""
+    fleet = make_fleet(broker=redis_url, lease=form.lease)
+    ids = fleet.publish(form.tasks // 2)
+    for round in range(1, form.rounds + 1):
+        pair = [fleet.start(), fleet.start()]
+        fleet.wait(lambda goal=round * form.tasks // 8: fleet.begun() >= goal, 120)
+        for worker in pair:
+            slaughter(worker)
+    assert fleet.begun() < form.tasks, "the workers finished before they were killed: the test proves nothing"
+    fleet.start()
+    fleet.start()
+    fleet.settle(ids, 300)
+    check_promises(fleet, ids)
+
+
+@forms(Form(200, 1.5, 1), Form(10_000, 10.0, 1), minutes=20)
+def test_what_a_dead_worker_held_begins_again_in_time(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
+    """Promise 2: start again within the lease and a sweep, p99 over what it had (12 s under a lease of 10 s)."""
+    fleet = make_fleet(broker=redis_url, lease=form.lease, worker_prefetch_multiplier=50)
+    doomed = fleet.start(ready=True, concurrency=2)
+    fleet.publish(form.tasks // 2, seconds=0.05)
+    fleet.wait(lambda: fleet.begun() >= 8)
+    heir = fleet.start(ready=True, concurrency=2)
+    slaughter(doomed)
+    killed = time.time()
+    held = [line for line, count in fleet.lines().items() if line.startswith("late ") and count == 1]
+    unfinished = [line for line in held if fleet.lines()[line.replace("late", "late-end")] == 0]
+    assert unfinished
+    bound = form.lease * 1.25 + 1.0
+    fleet.wait(lambda: all(fleet.lines()[line] == 2 for line in unfinished), 60 + form.lease)
+    assert time.time() - killed <= bound + 1.0
+    assert heir.poll() is None
+
+
+@forms(Form(300, 2.0, 1), Form(10_000, 30.0, 1), minutes=20)
+def test_a_worker_that_stood_still_is_refused_when_it_comes_back(
+    make_fleet: MakeFleet, redis_url: str, form: Form
+) -> None:
+    """Matrix row 7: what it held is done by another; what it then wants to commit is refused and counted."""
+    fleet = make_fleet(broker=redis_url, lease=form.lease)
+    zombie = fleet.start(ready=True, concurrency=1)
+    ids = fleet.publish(form.tasks // 2, seconds=0.02)
+    fleet.wait(lambda: fleet.begun() >= 5)
+    stop(zombie)
+    fleet.start(concurrency=2)
+    fleet.settle([id for id in ids if not is_final(id)], 300)
+    go_on(zombie)
+    fleet.wait(lambda: "were refused" in fleet.said or "was lost" in fleet.said)
+    check_promises(fleet, ids)
+    assert fleet.client("print(late.delay(0).get(timeout=30))").strip() == "0"
+    assert zombie.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("task", "pool"), [("hold_interpreter", "prefork"), ("spin", "solo"), ("spin", "threads"), ("spin", "prefork")]
+)
+def test_code_that_keeps_the_processor_keeps_the_lease(
+    make_fleet: MakeFleet, redis_url: str, task: str, pool: str
+) -> None:
+    """Matrix row 8: for longer than the lease; other workers are there to take what seems lost."""
+    fleet = make_fleet(broker=redis_url, lease=1.5)
+    fleet.start("-P", pool, concurrency=1, ready=True)
+    id = fleet.client(f"print({task}.delay(1, 4.0).id)").strip()
+    fleet.wait(lambda: fleet.lines()["late 1"] == 1)
+    fleet.start(concurrency=1)
+    assert fleet.client(f"print(app.AsyncResult({id!r}).get(timeout=30))").strip() == "1"
+    assert fleet.lines()["late 1"] == 1
+    assert "A worker is gone" not in fleet.said
