@@ -10,6 +10,7 @@ import json
 import logging
 import random
 import select
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -363,11 +364,15 @@ class _Either:
     """One descriptor for two: readable when the chime rings or the server has something to tell."""
 
     def __init__(self, chime: Chime) -> None:
-        self._events: Any = select.epoll() if hasattr(select, "epoll") else select.kqueue()
+        self._events: Any
+        if sys.platform == "linux":
+            self._events = select.epoll()
+        else:
+            self._events = select.kqueue()
         self.add(chime.fileno())
 
     def add(self, descriptor: int) -> None:
-        if hasattr(select, "epoll"):
+        if sys.platform == "linux":
             self._events.register(descriptor, select.EPOLLIN)
         else:
             self._events.control([select.kevent(descriptor, select.KQ_FILTER_READ, select.KQ_EV_ADD)], 0)
@@ -376,7 +381,7 @@ class _Either:
         return int(self._events.fileno())
 
     def wait(self, timeout: float) -> None:
-        if hasattr(select, "epoll"):
+        if sys.platform == "linux":
             self._events.poll(max(0.0, timeout), 1)
         else:
             self._events.control(None, 1, max(0.0, timeout))
