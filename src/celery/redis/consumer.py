@@ -22,9 +22,10 @@ from celery.exceptions import BrokerError
 from celery.redis.address import Address
 from celery.redis.channel import Channel
 from celery.redis.envelopes import unwrap
-from celery.redis.link import Lane, Link, pack
+from celery.redis.link import Lane, Link
 from celery.redis.outbox import Addressed, Outbox
 from celery.redis.scripts import Script, Scripts
+from celery.redis.wire import pack
 from celery.utils.bell import Chime
 from celery.wire.message import Delivery, Record, Settlement
 

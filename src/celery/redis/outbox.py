@@ -13,8 +13,9 @@ import msgspec
 
 from celery.exceptions import BrokerError
 from celery.redis.envelopes import step_of, wrap
-from celery.redis.link import Link, pack
+from celery.redis.link import Link
 from celery.redis.scripts import Scripts
+from celery.redis.wire import pack
 from celery.utils.routing import ROUTED, Binding, routes
 from celery.wire.message import Outgoing, Queue
 
