@@ -1,4 +1,4 @@
-"""Apps and workers in this process, everything in memory."""
+"""Apps and workers in this process, everything in one place: in memory, in a file, in Redis."""
 
 from __future__ import annotations
 
@@ -11,13 +11,32 @@ import pytest
 from celery import Celery
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import TestWorkController, start_worker
+from celery.utils import uuid
 
 Start = Callable[..., AbstractContextManager[TestWorkController]]
 
 
+@pytest.fixture(scope="session", params=["memory", "sqlite", "redis"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """What holds messages and results. Decided before a test begins, which the server of Redis outlives."""
+    if request.param == "redis":
+        request.getfixturevalue("redis_server")
+    return str(request.param)
+
+
 @pytest.fixture
-def app() -> Iterator[Celery]:
-    app = TestApp()
+def place(kind: str, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty broker, which is a result store too."""
+    if kind == "redis":
+        return str(request.getfixturevalue("redis_url"))
+    if kind == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('tmp_path')}/engine.db"
+    return f"memory://{uuid()}"
+
+
+@pytest.fixture
+def app(place: str) -> Iterator[Celery]:
+    app = TestApp(broker=place, backend=place)
     yield app
     app.close()
 

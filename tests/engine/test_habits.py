@@ -25,13 +25,12 @@ from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Ignore, MaxRetriesExceededError
 from celery.result import AsyncResult, EagerResult
-from celery.utils import uuid
 from celery.utils.log import get_task_logger
 
 
 @pytest.fixture
-def url() -> str:
-    return f"memory://{uuid()}"
+def url(place: str) -> str:
+    return place
 
 
 @pytest.fixture

@@ -79,10 +79,10 @@ def test_active_and_reserved(app: Celery, worker: Any) -> None:
     assert asked(app, "query_task", first.id, "other")[first.id][0] == "active"
 
 
-def test_stats(app: Celery, worker: Any) -> None:
+def test_stats(app: Celery, worker: Any, kind: str) -> None:
     stats = asked(app, "stats")
     assert stats["pool"]["max-concurrency"] == 1
-    assert stats["broker"]["transport"] == "memory"
+    assert stats["broker"]["transport"] == kind
     assert {"total", "pid", "clock", "uptime", "pool", "broker", "prefetch_count", "rusage"} == set(stats)
 
 

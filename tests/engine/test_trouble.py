@@ -22,6 +22,7 @@ from celery.worker.facts import FactsTable
 from celery.worker.prefetch import Prefetch
 
 
+@pytest.mark.parametrize("kind", ["memory"], indirect=True)
 def test_what_was_claimed_when_the_broker_went_away_still_runs(
     app: Celery, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

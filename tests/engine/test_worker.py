@@ -163,6 +163,7 @@ class FlakyConsumer(MemoryConsumer):
         return super().renew()
 
 
+@pytest.mark.parametrize("kind", ["memory"], indirect=True)
 def test_results_wait_for_a_broker_that_is_out_of_reach(
     app: Celery, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

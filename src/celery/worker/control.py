@@ -190,7 +190,7 @@ def hello(state: ControlState, from_node: str, revoked: Any = None, **kwargs: An
         return None
     logger.info("sync with %s", from_node)
     if revoked:
-        worker_state.revoked.update(revoked)
+        worker_state.revoked.update(list(revoked))  # its clock, by which it dates them, is not ours
     return {"revoked": list(worker_state.revoked), "clock": state.app.control.clock.forward()}
 
 
