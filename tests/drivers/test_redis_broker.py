@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -211,6 +213,51 @@ def test_a_settlement_whose_answer_was_lost_says_what_was_applied(
         assert store.get(["r"]) == [b"1"]
         consumer.close()
     store.close()
+
+
+# -- many and large ----------------------------------------------------------------------------------------------------
+
+
+def test_large_messages_come_a_few_at_a_time(broker: RedisBroker) -> None:
+    large = [Outgoing(envelope(str(n), argsrepr="x" * 100_000), "q") for n in range(300)]
+    broker.publish(large)
+    consumer = broker.consumer(["q"], name="c")
+    sizes, got = [], []
+    while deliveries := consumer.claim(1000):
+        sizes.append(len(deliveries))
+        got += ids(deliveries)
+        assert len(got) == 300 or consumer.due_in() == 0
+    assert got == [str(n) for n in range(300)]
+    assert max(sizes) <= 150
+    consumer.close()
+
+
+def test_idle_consumers_do_not_all_ask_for_every_message(broker: RedisBroker, redis_server: RedisServer) -> None:
+    idle = [broker.consumer(["q"], name=str(n)) for n in range(10)]
+    for consumer in idle:
+        assert consumer.claim(1) == []
+    before = redis_server.ask("INFO", "commandstats").decode()
+    for n in range(40):
+        with RedisBroker(redis_server.url()) as producer:
+            producer.publish([outgoing(str(n))])
+        taken: list[Delivery] = []
+        deadline = time.monotonic() + 5.0
+        while not taken and time.monotonic() < deadline:
+            for consumer in idle:
+                if select.select([consumer.fileno()], [], [], 0)[0] or consumer.due_in() == 0:
+                    taken += consumer.claim(1)
+        assert ids(taken) == [str(n)]
+    after = redis_server.ask("INFO", "commandstats").decode()
+    asked = calls(after, "evalsha") - calls(before, "evalsha") - 40
+    assert asked < 40 * len(idle) / 2
+    for consumer in idle:
+        consumer.close()
+
+
+def calls(stats: str, command: str) -> int:
+    """How often the server has carried out *command*."""
+    found = re.search(rf"cmdstat_{command}:calls=(\d+)", stats)
+    return int(found[1]) if found else 0
 
 
 # -- servers and keys in trouble ---------------------------------------------------------------------------------------

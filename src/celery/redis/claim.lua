@@ -1,6 +1,7 @@
 -- Move messages from the ready lists to a consumer, in one step.
 -- KEYS: the ready list of every step of every queue, step by step, then the delayed set of every queue.
 -- ARGV: now, id, limit, first number, whose turn it is (from 0), 1 for strictly in this order, the queues.
+-- MOST_BYTES: with that much in hand it stops, and says that there is more by "due now".
 -- Returns {ms until the next delayed message is due or -1, [queue, count]..., [place, deliveries, interrupted,
 -- revoked]... for those that are not fresh, the envelopes, queues whose key holds something else}; {} for a consumer
 -- that was swept.
@@ -59,6 +60,8 @@ local function promote(queue, key)
     end
 end
 
+local bytes = 0
+
 local function take(index, queue, step, key, count)
     local found = redis.call('LRANGE', key, -count, -1)
     redis.call('LTRIM', key, 0, -count - 1)
@@ -78,6 +81,7 @@ local function take(index, queue, step, key, count)
             end
         end
         envelopes[#envelopes + 1] = envelope
+        bytes = bytes + #envelope
         fields[#fields + 1] = first + #envelopes - 1
         fields[#fields + 1] = deliveries == 0 and fresh .. envelope
             or write_slip(step, deliveries, interrupted, now, envelope)
@@ -93,7 +97,7 @@ end
 
 for index = 1, queues do promote(ARGV[6 + index], KEYS[#STEPS * queues + index]) end
 
-local left, seen = limit, {}
+local left, seen, cut = limit, {}, false
 for place, step in ipairs(STEPS) do
     if left == 0 then break end
     local waiting = {}
@@ -119,14 +123,20 @@ for place, step in ipairs(STEPS) do
         end
     end
     for _, line in ipairs(waiting) do
-        if line[4] > 0 then take(line[1], ARGV[6 + line[1]], step, line[2], line[4]) end
+        -- In portions, so that large messages come a few at a time.
+        while line[4] > 0 and bytes < MOST_BYTES do
+            local portion = math.min(line[4], 50)
+            take(line[1], ARGV[6 + line[1]], step, line[2], portion)
+            line[4] = line[4] - portion
+        end
+        if line[4] > 0 then left, cut = 0, true end
     end
 end
 
 if #envelopes > 0 then
     redis.call('HSET', me, 'first', ARGV[4], 'runs', table.concat(runs, ' '))
 end
-local next_due = -1
+local next_due = cut and 0 or -1
 if left > 0 then
     for index = 1, queues do
         local soonest = redis.call('ZRANGE', KEYS[#STEPS * queues + index], 0, 0, 'WITHSCORES')

@@ -35,6 +35,8 @@ INVALIDATED = "__redis__:invalidate"
 """The channel on which the server tells that a key has changed."""
 LOOK_AGAIN = 1.0
 """Seconds after which a waiting claim looks by itself, should the server's word have been lost."""
+HOLD_OFF = 0.001
+"""Seconds within which a consumer that came once in vain comes again; doubled with every further time, up to 256."""
 LOOK_BLINDLY = 0.1
 """The same where the server does not tell."""
 _VERDICTS: dict[str, Verdict] = {"o": "ok", "l": "lost", "r": "revoked"}
@@ -76,7 +78,9 @@ class RedisConsumer(Consumer):
         self._tracked: tuple[int, int] | None = None
         self._blind = False
         self._ready = _Either(self._chime)
-        self._woken = self._more = False
+        self._woken = self._rung = False
+        self._in_vain = 0
+        self._hold_off_until = 0.0
         self._turn = self._batch = 0
         self._next = 1
         self._due_at: float | None = None
@@ -91,11 +95,11 @@ class RedisConsumer(Consumer):
             raise BrokerError(f"Consumer {self.name!r} is closed: ask the broker for a new one.")
         end = time.monotonic() + timeout
         while True:
-            self._forget_bells()
-            claimed = self._claim(limit)
-            self._more = len(claimed) >= limit
-            if self._more:
-                self._chime.ring()
+            told = self._forget_bells()
+            claimed = [] if told and self._holds_off() else self._claim(limit)
+            if len(claimed) >= limit:
+                self._ring()
+            self._learn(told, found=bool(claimed))
             left = end - time.monotonic()
             if claimed or left <= 0 or self._woken or self._chime.closed:
                 self._woken = False
@@ -189,7 +193,7 @@ class RedisConsumer(Consumer):
         for place, letter in zip(ends[1], applied_ends, strict=True):
             applied[place] = letter == "1"
         if not reached.isdisjoint(self.queues):
-            self._chime.ring()
+            self._ring()
         return applied, self._verdicts(deliveries, letters)
 
     def _plan_ends(
@@ -267,7 +271,7 @@ class RedisConsumer(Consumer):
     def release(self, deliveries: Sequence[Delivery]) -> None:
         groups = list(self._numbers(deliveries).items())
         if groups and self._ask("release", (), self._id, _encode(groups)):
-            self._chime.ring()
+            self._ring()
 
     # -- the lease -------------------------------------------------------------------------------------------------
 
@@ -300,28 +304,52 @@ class RedisConsumer(Consumer):
 
     def wake(self) -> None:
         self._woken = True
-        self._chime.ring()
+        self._ring()
 
     def notice(self, reached: Iterable[str] | None) -> None:
         """Somebody in this process, whose connection may be ours, put messages into these queues (None: into some)."""
         if reached is None or not set(reached).isdisjoint(self.queues):
-            self._chime.ring()
+            self._ring()
 
     def fileno(self) -> int:
         return self._ready.fileno()
 
     def due_in(self) -> float | None:
-        due = self._due_at
-        if due is None:
-            return LOOK_BLINDLY if self._blind else None
-        wait = max(0.0, due - self._scripts.monotonic())
-        return min(wait, LOOK_BLINDLY) if self._blind else wait
+        now = self._scripts.monotonic()
+        waits = [] if self._due_at is None else [max(0.0, self._due_at - now)]
+        if self._blind:
+            waits.append(LOOK_BLINDLY)
+        if now < self._hold_off_until:
+            waits.append(self._hold_off_until - now)
+        return min(waits, default=None)
 
-    def _forget_bells(self) -> None:
+    def _ring(self) -> None:
+        self._rung = True
+        self._chime.ring()
+
+    def _forget_bells(self) -> bool:
+        """Whether the server, and nobody here, has told of a change."""
         self._chime.clear()
-        if self._channel is not None:
-            while self._channel.get(0) is not None:
-                pass
+        here, self._rung, told = self._rung, False, False
+        while self._channel is not None and self._channel.get(0) is not None:
+            told = True
+        return told and not here
+
+    def _holds_off(self) -> bool:
+        return self._scripts.monotonic() < self._hold_off_until
+
+    def _learn(self, told: bool, *, found: bool) -> None:
+        """The server tells every idle consumer of a message that one of them gets.
+
+        Those who often come in vain wait a little before they come again, each for a time of its own, so that a
+        thousand idle workers do not ask a thousand times for one message: whoever waits least takes it.
+        """
+        now = self._scripts.monotonic()
+        if found:
+            self._in_vain, self._hold_off_until = 0, 0.0
+        elif told and now >= self._hold_off_until:
+            self._in_vain = min(self._in_vain + 1, 8)
+            self._hold_off_until = now + random.uniform(0.0, HOLD_OFF * 2**self._in_vain)
 
     def _connections(self) -> tuple[int, int] | None:
         """Which connections there are now: tracking ends with either of the two."""

@@ -9,6 +9,9 @@ from pathlib import Path
 from celery.redis.address import Address
 from celery.utils.clock import SYSTEM, Clock
 
+MOST_BYTES = 8_000_000
+"""Bytes of messages after which a claim takes no more."""
+
 _FOLDER = Path(__file__).parent
 
 
@@ -45,7 +48,7 @@ class Scripts:
         self._clock = clock
         self._head = (
             f"local P, SEP, STEPS, DB = {lua_text(address.prefix)}, {lua_text(sep)}, "
-            f"{{{', '.join(map(str, steps))}}}, {address.db}"
+            f"{{{', '.join(map(str, steps))}}}, {address.db}\nlocal MOST_BYTES = {MOST_BYTES}"
         )
         self._made: dict[str, Script] = {}
 

@@ -3,8 +3,9 @@
 local now = read_now(ARGV[1])
 local late = redis.call('ZRANGEBYSCORE', P .. 'celeriac.consumers', '-inf', now, 'LIMIT', 0, 100)
 if #late == 0 then return 0 end
-local up = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)') or ARGV[2])
-if up < tonumber(ARGV[2]) then return 0 end
+local info = redis.pcall('INFO', 'server')
+local up = type(info) == 'string' and tonumber(string.match(info, 'uptime_in_seconds:(%d+)'))
+if up and up < tonumber(ARGV[2]) then return 0 end
 local count = 0
 for _, id in ipairs(late) do count = count + leave(id, now) end
 return count
