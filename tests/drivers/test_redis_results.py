@@ -367,6 +367,26 @@ def test_coroutines_are_told_that_the_server_is_gone(make_app: MakeApp) -> None:
     assert all(isinstance(error, BackendError) for error in asyncio.run(main()))
 
 
+def test_the_rights_that_the_manual_names_are_enough(
+    make_app: MakeApp, server: Callable[[str], Path], tmp_path: Path
+) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    line = next(line for line in manual.splitlines() if line.startswith("ACL SETUSER results"))
+    running = RedisServer(server("redis"), tmp_path / "server", user=[line.removeprefix("ACL SETUSER ")])
+    app = make_app(
+        backend=f"redis://results:password@127.0.0.1:{running.port}/0",
+        result_backend_transport_options={"global_keyprefix": "site:"},
+    )
+    try:
+        with work(app):
+            result = task(app, "fail").delay("x")
+            assert isinstance(result.get(timeout=SOON, propagate=False), KeyError)
+            result.forget()
+    finally:
+        app.close()
+        running.stop()
+
+
 # -- trouble ----------------------------------------------------------------------------------------------------------
 
 
