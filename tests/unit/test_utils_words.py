@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid as stdlib_uuid
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ from celery.utils.nodenames import (
     worker_direct,
 )
 from celery.utils.objects import Bunch, FallbackContext, getitem_property, mro_lookup
-from celery.utils.saferepr import saferepr
+from celery.utils.saferepr import _Writer, saferepr
 from celery.utils.text import (
     WhateverIO,
     abbr,
@@ -73,6 +74,7 @@ from celery.utils.text import (
     truncate,
 )
 from celery.utils.threads import Local, LocalStack, bgThread
+from celery.utils.uuids import uuid7
 
 # --- Text -------------------------------------------------------------------------------------------------------------
 
@@ -113,6 +115,21 @@ VALUES = st.recursive(
 def test_saferepr_of_shallow_values_is_repr(value: list[Any]) -> None:
     assert saferepr(value) == repr(value)
     assert saferepr(tuple(value)) == repr(tuple(value))
+
+
+SMALL = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    | st.tuples(inner, inner),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(st.lists(SMALL, max_size=3), st.integers(1, 80), st.integers(0, 5))
+def test_saferepr_of_small_values_takes_no_other_way_than_of_all(value: list[Any], limit: int, levels: int) -> None:
+    long_way = _Writer(limit, levels, set())
+    long_way.write(value, 0)
+    assert saferepr(value, limit, levels) == "".join(long_way.parts)
 
 
 @given(VALUES, st.integers(10, 60))
@@ -358,6 +375,21 @@ def test_identifiers_are_random_uuids() -> None:
     for text in made[:300]:
         value = stdlib_uuid.UUID(text)
         assert (value.version, value.variant, str(value)) == (4, stdlib_uuid.RFC_4122, text)
+    for place in (*range(14), *range(15, 36)):  # every digit is made of random bits, but for the one of the version
+        assert len({text[place] for text in made}) == (1 if made[0][place] == "-" else 4 if place == 19 else 16)
+
+
+def test_identifiers_that_say_when_they_were_made() -> None:
+    before = time.time_ns() // 1_000_000
+    made = [uuid7() for _ in range(2000)]
+    after = time.time_ns() // 1_000_000
+    assert len(set(made)) == 2000
+    for text in made[:300]:
+        value = stdlib_uuid.UUID(text)
+        assert (value.version, value.variant, str(value)) == (7, stdlib_uuid.RFC_4122, text)
+        assert before <= value.int >> 80 <= after
+    moments = [text[:13] for text in made]
+    assert moments == sorted(moments)
 
 
 def test_a_forked_child_makes_other_identifiers() -> None:

@@ -13,6 +13,8 @@ set_t = (frozenset, set)
 
 _ATOMS = frozenset({int, float, bool, type(None), str})
 _FAST_ITEMS = 32
+_FAST_INNER = 8
+_FAST_LEVELS = 2
 _DEFAULT = 1 << 20
 
 
@@ -20,12 +22,14 @@ def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[in
     """Text for *o* in about *maxlen* characters, cut text marked by `...`.
 
     Containers are opened *maxlevels* deep; one that contains itself, and an object whose `__repr__` raises, are named
-    instead. Small flat arguments, the usual case, cost one call of the interpreter's own `repr`.
+    instead. Small plain arguments, the usual case, cost one call of the interpreter's own `repr`.
     """
     limit = maxlen or _DEFAULT
     kind = type(o)
     if (kind is tuple or kind is list or kind is dict) and len(o) <= _FAST_ITEMS and not seen:
-        text = _repr_flat(o.values() if kind is dict else o, o, limit)
+        if not o:
+            return repr(o)
+        text = _repr_small(o, kind, limit, maxlevels)
         if text is not None:
             return text
     writer = _Writer(limit, maxlevels, set(seen or ()))
@@ -33,17 +37,33 @@ def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[in
     return "".join(writer.parts)
 
 
-def _repr_flat(items: Any, o: Any, limit: int) -> str | None:
-    if not {*map(type, items)} <= _ATOMS or (type(o) is dict and not {*map(type, o)} <= _ATOMS):
-        return None
-    for item in items:
-        if type(item) is str and len(item) > limit:
-            return None
+def _repr_small(o: Any, kind: type, limit: int, maxlevels: int) -> str | None:
+    """What `repr` says of a container with little in it; None where that could be long, or is not ours to call."""
+    levels = min(maxlevels, _FAST_LEVELS)
     try:
+        if not _is_small(o, limit, levels) or (kind is dict and not _is_small(o.values(), limit, levels)):
+            return None
         text = repr(o)
-    except ValueError:  # an int with more digits than the interpreter writes
+    except (RuntimeError, ValueError):  # changed by another thread; an int of more digits than the interpreter writes
         return None
     return text if len(text) <= limit else None
+
+
+def _is_small(items: Any, limit: int, levels: int) -> bool:
+    """Whether *items* are atoms, or containers of few atoms, not deeper than *levels*."""
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            if len(item) > limit:
+                return False
+        elif kind not in _ATOMS:
+            if not (kind is list or kind is dict or kind is tuple) or not levels or len(item) > _FAST_INNER:
+                return False
+            if not _is_small(item, limit, levels - 1):
+                return False
+            if kind is dict and not _is_small(item.values(), limit, levels - 1):
+                return False
+    return True
 
 
 class _Writer:

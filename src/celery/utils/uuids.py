@@ -1,23 +1,30 @@
-"""Random identifiers, made cheaply."""
+"""Identifiers, made cheaply: random ones, and ones that say when they were made."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from time import time_ns
 
-_BLOCK = 128
-_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_BLOCK = 256
+_WIDTH = 37  # an identifier and the line break behind it
+_FORM = b"00000000-0000-4000-8000-000000000000\n" * _BLOCK
+_PLACES = [place for place in range(36) if place not in {8, 13, 18, 23}]
+_VERSION, _VARIANT = 12, 16
+"""Which of the 32 digits say the version and the variant (RFC 9562, version 4)."""
+_VARIANTS = bytes.maketrans(b"0123456789abcdef", b"89ab" * 4)
 _ready: list[str] = []
+_stamp = (0, "")
 
 
 def _refill() -> list[str]:
-    """One system call for many identifiers; the layout is RFC 9562's version 4."""
-    digits, variant = os.urandom(16 * _BLOCK).hex(), _VARIANT
-    return [
-        f"{digits[i : i + 8]}-{digits[i + 8 : i + 12]}-4{digits[i + 13 : i + 16]}"
-        f"-{variant[digits[i + 16]]}{digits[i + 17 : i + 20]}-{digits[i + 20 : i + 32]}"
-        for i in range(0, 32 * _BLOCK, 32)
-    ]
+    """One system call for many identifiers, which are written column by column."""
+    digits, form = os.urandom(16 * _BLOCK).hex().encode(), bytearray(_FORM)
+    for digit, place in enumerate(_PLACES):
+        if digit != _VERSION:
+            column = digits[digit::32]
+            form[place::_WIDTH] = column.translate(_VARIANTS) if digit == _VARIANT else column
+    return form.decode().split()
 
 
 def uuid(_make: Callable[[], object] | None = None) -> str:
@@ -31,7 +38,20 @@ def uuid(_make: Callable[[], object] | None = None) -> str:
             _ready.extend(_refill())
 
 
+def uuid7() -> str:
+    """A UUID of version 7 as text: the first 48 bits are Unix milliseconds, the rest is random. As `uuid` otherwise."""
+    global _stamp
+    now, stamp = time_ns() // 1_000_000, _stamp
+    if stamp[0] != now:
+        digits = f"{now:012x}"
+        stamp = _stamp = now, f"{digits[:8]}-{digits[8:]}-7"
+    try:
+        return stamp[1] + _ready.pop()[15:]
+    except IndexError:
+        return stamp[1] + uuid()[15:]
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ready.clear)
 
-__all__ = ["uuid"]
+__all__ = ["uuid", "uuid7"]

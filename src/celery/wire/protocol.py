@@ -16,7 +16,7 @@ import msgspec
 
 from celery.exceptions import DecodeError
 from celery.utils.saferepr import saferepr
-from celery.utils.uuids import uuid
+from celery.utils.uuids import uuid7
 from celery.wire import compression, serialization
 from celery.wire.serialization import decode_json, encode_json
 
@@ -102,7 +102,8 @@ class _Envelope(msgspec.Struct):
 
 _decode_top = msgspec.json.Decoder(_Top).decode
 _decode_parts = msgspec.json.Decoder(_Envelope).decode
-_encode_plain = msgspec.json.Encoder().encode
+encode_plain = msgspec.json.Encoder().encode
+"""JSON of plain values, quickly; see `is_plain`."""
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
@@ -293,7 +294,7 @@ def split_body(
     if isinstance(body, list | tuple) and len(body) == 3:
         args, kwargs, embed = body
     elif isinstance(body, dict) and "task" in body:
-        args, kwargs, embed = body.get("args"), body.get("kwargs"), {key: body.get(key) for key in _EMBED}
+        args, kwargs, embed = body.get("args"), body.get("kwargs"), {key: body.get(key) for key in EMBED}
     else:
         raise DecodeError(f"The body of the message is {_kind(body)}, not arguments, keyword arguments and the rest.")
     args = [] if args is None else args
@@ -309,16 +310,17 @@ def split_body(
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
-_EMBED = ("callbacks", "errbacks", "chain", "chord")
+EMBED = ("callbacks", "errbacks", "chain", "chord")
+"""What is in the body beside the arguments."""
 _PLAIN = frozenset({str, int, bool, type(None)})
 _CONTAINERS = frozenset({list, dict})
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether both JSON writers agree on a map or list; floats are left out (NaN), and so is everything unusual."""
     for part in value.values() if type(value) is dict else value:
         kind = type(part)
-        if kind not in _PLAIN and (kind not in _CONTAINERS or (part and not _is_plain(part))):
+        if kind not in _PLAIN and (kind not in _CONTAINERS or (part and not is_plain(part))):
             return False
     return True
 
@@ -328,7 +330,7 @@ def encode_envelope(message: Message) -> bytes:
     properties = message.properties
     properties["body_encoding"] = "base64"
     if "delivery_tag" not in properties:
-        properties["delivery_tag"] = uuid()
+        properties["delivery_tag"] = uuid7()  # a store that keeps no times reads from it when the message was sent
     envelope = {
         "body": b2a_base64(message.body, newline=False).decode("ascii"),
         "content-encoding": message.content_encoding,
@@ -336,9 +338,9 @@ def encode_envelope(message: Message) -> bytes:
         "headers": message.headers,
         "properties": properties,
     }
-    if _is_plain(message.headers) and _is_plain(properties):
+    if is_plain(message.headers) and is_plain(properties):
         try:
-            return _encode_plain(envelope)
+            return encode_plain(envelope)
         except (TypeError, ValueError, OverflowError, RecursionError):
             pass  # huge numbers, lone surrogates, odd keys: the slower writer takes them or says what is wrong
     return encode_json(envelope)
@@ -475,7 +477,7 @@ def _build_properties(id: str, get: Get) -> dict[str, Any]:
         "delivery_info": {"exchange": get("exchange") or "", "routing_key": get("routing_key") or ""},
         "priority": get("priority") or 0,
         "body_encoding": "base64",
-        "delivery_tag": uuid(),
+        "delivery_tag": uuid7(),
     }
     expiration, extra = get("expiration"), get("properties")
     if expiration is not None:

@@ -189,6 +189,8 @@ def _encode_raw(value: Any) -> bytes | str:
     raise TypeError(f"raw content is bytes or text, not {type(value).__name__}")
 
 
+_judged: dict[str, tuple[Any, bool]] = {}
+"""What kombu was last seen to have for a name, and whether that is a serializer of the program's own."""
 _codecs: dict[str, Codec] = {}
 _by_type: dict[str, Codec] = {}
 
@@ -226,6 +228,13 @@ def is_replaced(name: str) -> bool:
     kombu = sys.modules.get("kombu.serialization")
     registry = getattr(kombu, "registry", None)  # while kombu is being imported it has none
     known = registry._encoders.get(name) if registry is not None else None
+    judged = _judged.get(name)
+    if judged is None or judged[0] is not known:
+        judged = _judged[name] = known, _is_foreign(known)
+    return judged[1]
+
+
+def _is_foreign(known: Any) -> bool:
     home = getattr(known.encoder, "__module__", None) if known is not None else "kombu"
     return str(home).partition(".")[0] not in {"kombu", "yaml"}
 
