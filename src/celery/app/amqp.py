@@ -86,6 +86,8 @@ class AMQP:
         self._router: TaskRouter | None = None
         self._routes: tuple[Any, ...] | None = None
         self._addresses: dict[str, Address] = {}
+        self.epoch = object()
+        """Another object after every change of routes or queues; see `plans`."""
         app.conf.bind_to(self._follow_settings)
 
     # -- messages ----------------------------------------------------------------------------------------------------
@@ -177,9 +179,8 @@ class AMQP:
                 body, headers["compression"] = compress(body, draft.compression)
         except EncodeError as error:
             raise import_module("kombu.exceptions").EncodeError(str(error)) from error
-        properties["delivery_info"] = {"exchange": address.exchange, "routing_key": address.routing_key}
         return Outgoing(
-            encode_envelope(Message(headers, properties, body, content_type, content_encoding)),
+            encode_envelope(self.as_message(draft, content_type, content_encoding, body)),
             address.routing_key,
             address.exchange,
             properties.get("priority"),
@@ -187,6 +188,12 @@ class AMQP:
             draft.expires,
             properties["correlation_id"],
         )
+
+    def as_message(self, draft: Draft, content_type: str, content_encoding: str, body: bytes) -> Message:
+        """The message of a draft whose body was encoded."""
+        address, properties = draft.address, draft.properties
+        properties["delivery_info"] = {"exchange": address.exchange, "routing_key": address.routing_key}
+        return Message(draft.headers, properties, body, content_type, content_encoding)
 
     def as_task_v2(self, task_id: str, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> task_message:
         """The message of protocol 2 for options as `Task.apply_async` has them (`callbacks` and `errbacks` too)."""
@@ -299,6 +306,7 @@ class AMQP:
     def queues(self, queues: Any) -> None:
         self._queues = queues if isinstance(queues, QueueTable) else self.Queues(queues)
         self._addresses.clear()
+        self.epoch = object()
 
     @property
     def routes(self) -> tuple[Any, ...]:
@@ -312,6 +320,7 @@ class AMQP:
         """Read `task_routes` again."""
         self._routes = tuple(prepare(self.app.conf.task_routes))
         self._router = None
+        self.epoch = object()
 
     @property
     def router(self) -> TaskRouter:
@@ -323,6 +332,7 @@ class AMQP:
     @router.setter
     def router(self, router: TaskRouter) -> None:
         self._router = router
+        self.epoch = object()
 
     def Router(self, queues: Any = None, create_missing: bool | None = None) -> TaskRouter:  # noqa: N802 - the public name
         """A router over `task_routes` and these queues."""
@@ -352,6 +362,7 @@ class AMQP:
         if changed & {"task_queues", "task_default_queue", "task_default_exchange", "task_create_missing_queues"}:
             self._queues = None
         self._addresses.clear()
+        self.epoch = object()
 
     def _zone(self) -> tzinfo:
         return self.app.timezone

@@ -96,6 +96,10 @@ class AsyncResult(ResultBase, Generic[R]):
 
     app: Celery | None = None
     TimeoutError: ClassVar[type[TimeoutError]] = TimeoutError
+    ignored: bool = False
+    """Whether the task was sent to store no result."""
+    _backend: Any = None
+    _cache: Meta | None = None
 
     def __init__(
         self,
@@ -107,12 +111,14 @@ class AsyncResult(ResultBase, Generic[R]):
     ) -> None:
         if id is None:
             raise ValueError("AsyncResult needs the id of a task; got None.")
-        self.app = app_or_default(app or self.app)
+        # One is made for every task that is sent: what the class says already is not written again.
         self.id: str = id
-        self._backend = backend
-        self.parent = parent
-        self.ignored = False
-        self._cache: Meta | None = None
+        if app is not None or self.app is None:
+            self.app = app_or_default(app)
+        if backend is not None:
+            self._backend = backend
+        if parent is not None:
+            self.parent = parent
 
     @property
     def backend(self) -> Any:

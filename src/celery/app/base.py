@@ -436,6 +436,9 @@ class Celery(Parts):
             producer=producer or publisher or connection,
         )  # fmt: skip
 
+    _send_task = send_task
+    """What `send_task` is unless a subclass, or a package that traces, put its own in the place of it."""
+
     def publish(self, outgoings: Iterable[Outgoing]) -> None:
         """Hand messages to the broker; raises kombu's `OperationalError` when it cannot."""
         self.publisher.publish(list(outgoings))

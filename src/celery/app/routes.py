@@ -60,8 +60,8 @@ class Router:
         self.queues = {} if queues is None else queues
         self.routes = [] if routes is None else list(routes)
         self.create_missing = create_missing
-        # Routes that depend on the name alone are looked up once for each name.
-        self._by_name_only = all(isinstance(router, MapRoute) for router in self.routes)
+        self.by_name_only = all(isinstance(router, MapRoute) for router in self.routes)
+        """Whether routes depend on the name alone: then they are looked up once for each name."""
         self._remembered: dict[str, dict[str, Any]] = {}
 
     def route(
@@ -140,7 +140,7 @@ class Router:
         if remembered is None:
             answer = self.lookup_route(name, args, kwargs or {}, options, task_type) or {}
             remembered = {key: value for key, value in answer.items() if value is not None}
-            if self._by_name_only:
+            if self.by_name_only:
                 if len(self._remembered) >= MAX_REMEMBERED:
                     self._remembered.clear()
                 self._remembered[name] = remembered

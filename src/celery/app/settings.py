@@ -52,6 +52,7 @@ class Settings(MutableMapping[str, Any]):
         "_observers",
         "_prefix",
         "_source",
+        "_state",
         "_used_old_names",
     )
 
@@ -60,6 +61,8 @@ class Settings(MutableMapping[str, Any]):
     _observers: list[Observer]
     _prefix: str
     _source: Mapping[str, Any]
+    _state: object
+    """Another object after every change: whoever has worked something out from the settings sees when it is stale."""
     _used_old_names: set[str]
     key_t = None
 
@@ -363,6 +366,7 @@ class Settings(MutableMapping[str, Any]):
         mine.update(values)
         for name in stale:
             del mine[name]
+        object.__setattr__(self, "_state", object())
 
     def _derive(self, values: dict[str, Any]) -> None:
         """Values that follow from the environment and from other settings."""

@@ -11,6 +11,8 @@ from celery._state import _task_stack, get_current_app
 from celery.app.annotations import resolve_all as resolve_all_annotations
 from celery.app.context import Context, get_actual_ignore_result
 from celery.app.eager import apply_eagerly, through_serializer
+from celery.app.plans import Plan, Shape
+from celery.app.plans import send as send_as_planned
 from celery.app.retry import retry_task, signature_from_request
 from celery.canvas.signature import Signature, signature
 from celery.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError
@@ -119,6 +121,7 @@ class Task(Generic[P, R_co]):
     __header__: Callable[..., Any] | None = None
     _backend: Any = None
     _exec_options: dict[str, Any] | None = None
+    _plans: dict[Shape, Plan] | None = None
     _default_request: Context | None = None
     _dump_pydantic_arguments: Callable[..., tuple[Any, Any]] | None = None
 
@@ -301,6 +304,10 @@ class Task(Generic[P, R_co]):
             args, kwargs = self._dump_pydantic_arguments(args, kwargs)
         if type(self).shadow_name is not Task.shadow_name:
             shadow = shadow or self.shadow_name(args, kwargs, options)
+        if producer is None and link is None and link_error is None and shadow is None:
+            result = send_as_planned(self, app, args, kwargs, task_id, options)
+            if result is not None:
+                return result
         preset = self._exec_options or self._get_exec_options()
         if options:
             preset = {**preset, **options}
@@ -473,6 +480,8 @@ class Task(Generic[P, R_co]):
         assert app is not None
         result: AsyncResult[R_co] = app.AsyncResult(task_id, task_name=self.name, **kwargs)
         return result
+
+    _plain_result = AsyncResult
 
     # -- what subclasses may handle ----------------------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ class _Space:
         self.subscriptions: list[MemorySubscription] = []
 
     def targets(self, message: Outgoing) -> tuple[str, ...]:
+        if not message.exchange and message.routing_key:
+            return (message.routing_key,)
         found = routes(self.bindings, message.exchange, message.routing_key)
         if not found or not found[0]:
             raise BrokerError(
@@ -84,12 +86,18 @@ class _Space:
         return found
 
     def push(self, message: Outgoing, targets: Iterable[str], now: float) -> None:
-        rank = URGENCIES - 1 - min(max(message.priority or 0, 0), URGENCIES - 1)
+        rank = URGENCIES - 1
+        if message.priority:
+            rank -= min(max(message.priority, 0), URGENCIES - 1)
         for target in targets:
             tag = next(self.numbers)
             new = _Message(tag, target, message.envelope, message.task_id, rank, tag, now, message.due)
             self.messages[tag] = new
-            self.place(new, now)
+            queue = self.queues.get(target)
+            if queue is None or new.due is not None or queue.listeners:
+                self.place(new, now)
+            else:
+                heappush(queue.ready, (rank, tag, tag))
 
     def place(self, message: _Message, now: float) -> None:
         """Put *message* among the ready or the delayed ones of its queue, and wake those who wait there."""
@@ -205,6 +213,9 @@ class MemoryBroker(Broker):
         now = self.clock.time()
         space = self._space
         with space.lock:
+            if len(messages) == 1:
+                space.push(messages[0], space.targets(messages[0]), now)
+                return
             targets = [space.targets(message) for message in messages]
             for message, names in zip(messages, targets, strict=True):
                 space.push(message, names, now)
