@@ -47,16 +47,17 @@ class Outbox:
                     f"route: use direct, topic or fanout."
                 )
         prefix = self._link.prefix
-        commands: list[list[str]] = [["SADD", f"{prefix}celeriac.queues", queue.name] for queue in queues]
+        added: list[str] = []
         for queue in queues:
+            added += f"{prefix}celeriac.queues", queue.name
             exchange = queue.exchange
             if exchange.name:
                 ours = json.dumps([exchange.name, exchange.type, queue.routing_key, queue.name])
-                commands.append(["SADD", f"{prefix}celeriac.bindings", ours])
+                added += f"{prefix}celeriac.bindings", ours
                 if exchange.type != "fanout":  # which is pub/sub there
-                    commands.append(["SADD", f"{prefix}_kombu.binding.{exchange.name}", _member(queue)])
-        if commands:
-            self._link.calls(commands)
+                    added += f"{prefix}_kombu.binding.{exchange.name}", _member(queue)
+        if added:
+            self._link.run(self._scripts["declare"], (), added)
         self._bindings.clear()
         self._known.update(queue.name for queue in queues)
 
