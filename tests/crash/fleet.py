@@ -65,7 +65,8 @@ class Fleet:
             process = subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
         self.workers.append(process)
         if ready:
-            self.wait((self.folder / f"ready{index}").exists)
+            self.wait(lambda: process.poll() is not None or (self.folder / f"ready{index}").exists())
+            assert process.poll() is None, f"the worker ended with {process.returncode}:\n{self.said[-4000:]}"
         return process
 
     def client(self, code: str, timeout: float = 120, **settings: Any) -> str:

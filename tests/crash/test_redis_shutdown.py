@@ -47,7 +47,7 @@ def test_a_grace_that_is_too_short_gives_back_what_runs(make_fleet: MakeFleet, r
     assert fleet.counts() == "10 0 0 0"
     deliveries = fleet.client("print(*sorted(entry.deliveries for entry in app.broker.entries('ready')))").split()
     assert deliveries[:8] == ["0"] * 8
-    assert fleet.states(more) == dict.fromkeys(more, "PENDING ")
+    assert fleet.states(more) == dict.fromkeys(more, "PENDING")
 
 
 @pytest.mark.parametrize("signals", [("SIGTERM", "SIGTERM"), ("SIGQUIT",)], ids="-".join)
