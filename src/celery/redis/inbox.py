@@ -43,7 +43,7 @@ class Listener:
     def __init__(self, inbox: Inbox, names: Iterable[str]) -> None:
         self.names = [name.encode() for name in dict.fromkeys(names)]
         self.inbox = inbox
-        self.era = inbox.era
+        self.era = -1
         self.joined = False
         self.error: Exception | None = None
         self.closed = False
@@ -174,13 +174,14 @@ class Inbox:
 
     def _join(self, listener: Listener) -> None:
         """Returns when the server has confirmed its channels: together with those of all who came meanwhile."""
-        listener.era, listener.joined = self.era, False
+        listener.joined, listener.error = False, None
         self._joining.append(listener)
         with self._lock:
             if not listener.joined and listener.error is None:
                 self._admit(listener)
         if listener.error is not None:
             raise listener.error
+        listener.era = self.era
 
     def _admit(self, first: Listener) -> None:
         """Let in *first* and all who wait behind it. One command for all of them: each may bring thousands of names."""

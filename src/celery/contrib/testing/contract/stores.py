@@ -176,6 +176,22 @@ class StoreContract:
         assert ended.wait(10.0)
         waiter.join()
 
+    def test_ringing_a_watch_ends_its_wait(self, store: Store) -> None:
+        watch = store.watch(["k"])
+        waiter = threading.Thread(target=watch.wait, args=(30.0,))
+        waiter.start()
+        watch.ring()
+        waiter.join(10.0)
+        assert not waiter.is_alive()
+        watch.close()
+
+    def test_a_watch_tells_what_was_written_if_it_can(self, store: Store) -> None:
+        with store.watch(["a", "b"]) as watch:
+            store.put([Record("a", b"1"), Record("c", b"1")])
+            assert watch.wait(10.0)
+            written = watch.written()
+            assert written is None or "a" in written
+
     def test_join_is_completed_once_by_its_last_part(self, store: Store) -> None:
         assert store.arrive([Arrival("g", "0", b"a", 3)]) == [False]
         assert store.arrive([Arrival("g", "0", b"x", 3)]) == [False], "a part counts once"
