@@ -78,23 +78,38 @@ def greet(
     for step in ("AUTH", "HELLO", "SELECT"):
         _examine(step, said.get(step), db, bool(credentials))
     hello = said["HELLO"]
-    facts = dict(zip(hello[::2], hello[1::2], strict=False)) if isinstance(hello, list) else {}
+    facts = _pairs(hello)
+    if not facts and thorough:
+        facts = _ask_otherwise(wire, deadline, patience)
     server = Server(
         place,
-        tuple(int(part) for part in facts.get(b"version", b"").decode().split(".") if part.isdigit()),
-        {b"master": "primary"}.get(facts.get(b"role", b""), "replica") if b"role" in facts else "",
-        facts.get(b"mode", b"").decode(),
+        tuple(int(part) for part in facts.get("version", "").split(".") if part.isdigit()),
+        {"": "", "master": "primary"}.get(facts.get("role", ""), "replica"),
+        facts.get("mode", ""),
         known.maxmemory_policy if known is not None else "",
         known.maxmemory if known is not None else 0,
     )
     if thorough:
-        memory = _memory(said["INFO"])
+        memory = _lines(said["INFO"])
         server = msgspec.structs.replace(
             server,
             maxmemory_policy=memory.get("maxmemory_policy", ""),
             maxmemory=int(memory.get("maxmemory", 0)),
         )
-    return int(facts.get(b"id", 0)), server
+    return int(facts.get("id", 0)), server
+
+
+def _ask_otherwise(wire: Wire, deadline: float, patience: float) -> dict[str, str]:
+    """What HELLO would have said, from a server or proxy that does not know it or does not let us."""
+    packed = pack(("INFO", "server")) + pack(("INFO", "replication"))
+    found: dict[str, str] = {}
+    for info in wire.exchange(packed, 2, deadline, patience):
+        found |= _lines(info)
+    return {
+        "version": found.get("redis_version", ""),
+        "role": found.get("role", ""),
+        "mode": found.get("redis_mode", ""),
+    }
 
 
 def _examine(step: str, reply: Any, db: int, introduced: bool) -> None:
@@ -115,7 +130,16 @@ def _examine(step: str, reply: Any, db: int, introduced: bool) -> None:
     raise refusal(reply)
 
 
-def _memory(info: Any) -> dict[str, str]:
+def _pairs(hello: Any) -> dict[str, str]:
+    """What HELLO said; nothing if it was refused."""
+    if not isinstance(hello, list):
+        return {}
+    words = [word.decode() if isinstance(word, bytes) else str(word) for word in hello]
+    return dict(zip(words[::2], words[1::2], strict=False))
+
+
+def _lines(info: Any) -> dict[str, str]:
+    """A section of INFO; nothing if it was refused."""
     if not isinstance(info, bytes):
         return {}
     lines = [line.partition(":") for line in info.decode(errors="replace").splitlines()]

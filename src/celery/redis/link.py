@@ -22,6 +22,7 @@ then after pauses that grow from 0.05 to 1 s, each with a jitter.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -41,6 +42,8 @@ TIMEOUT = 5.0
 """Seconds for one request, reconnecting included, unless the option `timeout` says otherwise."""
 SURPLUS = 5.0
 """Seconds that a lane beyond the first stays unused before it is closed."""
+SLICE = 0.02
+"""Seconds that are waited for one lane before the others are looked at."""
 PAUSES = 0.05, 1.0
 """Seconds before the second attempt to connect, and the most before any."""
 
@@ -49,7 +52,7 @@ class Lane:
     """One connection and the lock that whoever uses it holds. Remade in place when it breaks."""
 
     def __init__(self, link: Link, *, kept: bool = False) -> None:
-        self.lock = threading.Lock()
+        self.lock: Any = threading.RLock()  # which knows its owner; nobody takes a lane that is its own already
         self.name = uuid4().hex
         self.number = 0
         """For requests that must not be carried out twice: counts them."""
@@ -137,7 +140,7 @@ class Link:
         self._epoch = forks.epoch
         self._trim_at = 0.0
         self._server: Server | None = None
-        self._budget = self.address.patience or self.timeout
+        self._budget = self.address.patience or float("inf")
 
     @property
     def prefix(self) -> str:
@@ -190,11 +193,19 @@ class Link:
             self._forget()
         now = time.monotonic()
         for lane in self._lanes:
-            if lane.lock.acquire(blocking=False):
-                lane.used = now
-                if now >= self._trim_at:
-                    self._trim(now)
-                return lane
+            lock = lane.lock
+            if lock._is_owned():
+                continue
+            try:
+                if lock.acquire(False):
+                    lane.used = now
+                    if now >= self._trim_at:
+                        self._trim(now)
+                    return lane
+            except BaseException:  # a signal raised in here: who asked does not get the lane, so it is let go of
+                if lock._is_owned():
+                    lock.release()
+                raise
         return self._take_more(deadline or now + self.timeout)
 
     def open_lane(self) -> Lane:
@@ -301,40 +312,58 @@ class Link:
 
     def _take_more(self, deadline: float) -> Lane:
         """A new lane, or, where there may be no more, the first one that somebody lets go of."""
-        position = 0
-        while True:
-            with self._mutex:
-                if not self.limit or len(self._lanes) < self.limit:
-                    lane = Lane(self)
-                    lane.used = time.monotonic()
-                    lane.lock.acquire()
-                    self._lanes = (*self._lanes, lane)
-                    return lane
-                lanes = self._lanes
-            lane = lanes[position % len(lanes)]
-            position += 1
+        for position in itertools.count():
             left = deadline - time.monotonic()
+            lane = Lane(self)
+            try:
+                with self._mutex:
+                    lanes = self._lanes
+                    if not self.limit or len(lanes) < self.limit:
+                        lane.lock.acquire()
+                        lane.used = time.monotonic()
+                        self._lanes = (*lanes, lane)
+                        return lane
+            except BaseException:  # as in `take`
+                if lane.lock._is_owned():
+                    lane.lock.release()
+                raise
             if left <= 0:
-                raised = self._error(
-                    f"All {self.limit} connections to Redis at {self.address.name} are in use: raise max_connections"
-                    " (or broker_pool_limit)."
-                )
-                raised.temporary = True  # type: ignore[attr-defined]
-                raise raised
-            if lane.lock.acquire(timeout=min(left, 0.02)):
+                break
+            lane = lanes[position % len(lanes)]
+            if lane.lock._is_owned():
+                time.sleep(min(left, SLICE))
+            elif self._seize(lane, min(left, SLICE)):
+                return lane
+        raised = self._error(
+            f"All {self.limit} connections to Redis at {self.address.name} are in use: raise max_connections (or"
+            " broker_pool_limit)."
+        )
+        raised.temporary = True  # type: ignore[attr-defined]
+        raise raised
+
+    def _seize(self, lane: Lane, timeout: float) -> bool:
+        """Whether this thread has the lane, which was another's, within *timeout* seconds."""
+        now = time.monotonic()
+        try:
+            if lane.lock.acquire(timeout=timeout):
                 if lane in self._lanes:
-                    lane.used = time.monotonic()
-                    return lane
+                    lane.used = now
+                    return True
                 lane.lock.release()
+        except BaseException:
+            if lane.lock._is_owned():
+                lane.lock.release()
+            raise
+        return False
 
     def _trim(self, now: float) -> None:
         """Close the lanes that nobody has used for a while, all but the first."""
-        self._trim_at = now + 1.0
+        self._trim_at = now + SURPLUS / 5
         if len(self._lanes) < 2:
             return
         with self._mutex:
             for lane in self._lanes[1:]:
-                if now - lane.used < SURPLUS or (lane.kept and lane.connected):
+                if now - lane.used < SURPLUS or (lane.kept and lane.connected) or lane.lock._is_owned():
                     continue
                 if lane.lock.acquire(blocking=False):  # and kept: whoever still sees this lane must not get it
                     lane.close()
@@ -348,7 +377,7 @@ class Link:
         self._mutex = threading.Lock()
         self._epoch = forks.epoch
         for lane in lanes:
-            lane.lock = threading.Lock()
+            lane.lock = threading.RLock()
             lane.close()
             if lane.kept:
                 self._lanes = (*self._lanes, lane)

@@ -11,6 +11,7 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -35,9 +36,20 @@ HALF_OPEN = 10.0
 """Seconds after which a connection that the other side does not know any more is noticed by TCP itself."""
 
 Argument = bytes | str | int | float | memoryview
-pack: Callable[[Sequence[Argument]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub wants one
+_pack: Callable[[Sequence[Argument]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub wants one
 ReplyError = hiredis.ReplyError
 Broken = (OSError, hiredis.ProtocolError)
+
+
+def pack(command: Sequence[Argument]) -> bytes:
+    """A command and its arguments, as they are sent."""
+    # Numbers become text here: hiredis (3.5) does that itself, but dies if a signal raises meanwhile, as a soft time
+    # limit does.
+    return _pack(tuple([word if word.__class__ is bytes or word.__class__ is str else _text(word) for word in command]))
+
+
+def _text(word: Argument) -> Argument:
+    return str(word) if isinstance(word, int | float) else word
 
 
 def processors() -> int:
@@ -67,7 +79,7 @@ class Wire:
         self.descriptor = connected.fileno()
         self._poll = select.poll()
         self._poll.register(self.descriptor, select.POLLIN)
-        self._most = self._spins = SPINS if processors() > 1 else 0
+        self._most = self.spins = SPINS if processors() > 1 else 0
         self._misses = 0
         self._rest = REST
 
@@ -77,29 +89,26 @@ class Wire:
         Raises one of `Broken` when *deadline* (of `time.monotonic`) passes, or *patience* seconds without one byte.
         """
         self.whole = False
-        descriptor, reader = self.descriptor, self.reader
-        try:
-            sent = os.write(descriptor, packed)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(packed):
-            self._send_rest(memoryview(packed)[sent:], deadline, patience)
-        self.look()
+        reader = self.reader
         found: list[Any] = []
-        size = CHUNK
-        while True:
-            reply = reader.gets()
-            while reply is not False:
-                found.append(reply)
-                if len(found) == replies:
-                    if reader.has_data():
-                        raise ConnectionError("the server sent more than it was asked for")
-                    self.whole = True
-                    return found
+        try:
+            self.send(packed, deadline, patience)
+            self.look()
+            size = CHUNK
+            while True:
                 reply = reader.gets()
-            self.wait(deadline, patience)
-            self._feed(size)
-            size = CHUNK << 4
+                while reply is not False:
+                    found.append(reply)
+                    if len(found) == replies:
+                        if reader.has_data():
+                            raise ConnectionError("the server sent more than it was asked for")
+                        self.whole = True
+                        return found
+                    reply = reader.gets()
+                self._receive(size, deadline, patience)
+                size = CHUNK << 4
+        except ConnectionError as error:
+            raise self._last_words(found) or error from error
 
     def send(self, packed: bytes, deadline: float, patience: float) -> None:
         """Send *packed*; whatever arrives meanwhile is kept for `replies`."""
@@ -112,13 +121,13 @@ class Wire:
 
     def look(self) -> None:
         """Look for an answer a few times without sleeping, where that has been worth it; what came is kept."""
-        if not self._spins:
+        if not self.spins:
             self._rest -= 1
             if self._rest == 0:
-                self._spins = self._most
+                self.spins = self._most
             return
         read, descriptor = os.read, self.descriptor
-        for _ in range(self._spins):
+        for _ in range(self.spins):
             try:
                 data = read(descriptor, CHUNK)
             except BlockingIOError:
@@ -130,7 +139,7 @@ class Wire:
             return
         self._misses += 1
         if self._misses >= MISSES:
-            self._spins, self._misses, self._rest = 0, MISSES - 1, REST
+            self.spins, self._misses, self._rest = 0, MISSES - 1, REST
 
     def wait(self, deadline: float, patience: float) -> None:
         """Sleep until there is something to read that `arrived` has not read. Raises TimeoutError."""
@@ -140,11 +149,9 @@ class Wire:
 
     def arrived(self) -> list[Any]:
         """What the server sent so far, without waiting."""
-        try:
+        with suppress(BlockingIOError):
             while self._feed(CHUNK) == CHUNK:
                 pass
-        except BlockingIOError:
-            pass
         found = []
         while (reply := self.reader.gets()) is not False:
             found.append(reply)
@@ -161,6 +168,18 @@ class Wire:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # it is not connected any more
+
+    def _last_words(self, found: list[Any]) -> ConnectionError | None:
+        """Why the server closed the connection, if it said so."""
+        with suppress(*Broken):
+            found += self.arrived()
+        return next((ConnectionError(str(reply)) for reply in found if reply.__class__ is ReplyError), None)
+
+    def _receive(self, size: int, deadline: float, patience: float) -> None:
+        """Sleep until there is something to read, and read it."""
+        self.wait(deadline, patience)
+        with suppress(BlockingIOError):
+            self._feed(size)
 
     def _feed(self, size: int) -> int:
         """Read once what is there; how many bytes. Raises BlockingIOError if there is nothing."""
@@ -179,37 +198,15 @@ class Wire:
             events = poll.poll(left * 1000.0) if left > 0 else []
             if not events:
                 raise TimeoutError("the server does not read")
-            if events[0][1] & select.POLLIN:
-                self._feed(CHUNK)
-            if events[0][1] & ~select.POLLIN:
-                try:
+            with suppress(BlockingIOError):
+                if events[0][1] & select.POLLIN:
+                    self._feed(CHUNK)
+                if events[0][1] & ~select.POLLIN:
                     rest = rest[os.write(self.descriptor, rest) :]
-                except BlockingIOError:
-                    continue
 
 
 class TlsWire(Wire):
     """The same over TLS, where the descriptor says little about what there is to read."""
-
-    def exchange(self, packed: bytes, replies: int, deadline: float, patience: float) -> list[Any]:
-        self.whole = False
-        self.send(packed, deadline, patience)
-        found: list[Any] = []
-        while True:
-            reply = self.reader.gets()
-            while reply is not False:
-                found.append(reply)
-                if len(found) == replies:
-                    if self.reader.has_data():
-                        raise ConnectionError("the server sent more than it was asked for")
-                    self.whole = True
-                    return found
-                reply = self.reader.gets()
-            self._set_timeout(deadline, patience)
-            data = self.socket.recv(CHUNK)
-            if not data:
-                raise ConnectionResetError(CLOSED)
-            self.reader.feed(data)
 
     def look(self) -> None:
         """Nothing: whoever encrypts has other costs."""
@@ -219,6 +216,13 @@ class TlsWire(Wire):
         while rest:
             self._set_timeout(deadline, patience)
             rest = rest[self.socket.send(rest[: CHUNK << 4]) :]
+
+    def _receive(self, size: int, deadline: float, patience: float) -> None:
+        self._set_timeout(deadline, patience)
+        data = self.socket.recv(size)
+        if not data:
+            raise ConnectionResetError(CLOSED)
+        self.reader.feed(data)
 
     def _feed(self, size: int) -> int:
         self.socket.settimeout(0.0)
