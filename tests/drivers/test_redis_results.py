@@ -203,6 +203,22 @@ def test_the_database_is_that_of_the_url(make_app: MakeApp, redis_url: str, clie
     assert client.dbsize() == 1
 
 
+@pytest.mark.parametrize("scheme", ["unix", "socket", "redis+socket"])
+def test_the_server_may_be_behind_a_socket_file(
+    make_app: MakeApp, server: Callable[[str], Path], tmp_path: Path, scheme: str
+) -> None:
+    running = RedisServer(server("redis"), tmp_path / "server", unixsocket=tmp_path / "s")
+    app = make_app(backend=f"{scheme}://{tmp_path}/s?virtual_host=2")
+    try:
+        with work(app):
+            assert task(app, "echo").delay(1).get(timeout=SOON) == 1
+        with redis.Redis.from_url(running.url(2)) as client:
+            assert client.dbsize() == 1
+    finally:
+        app.close()
+        running.stop()
+
+
 # -- what the original stored -----------------------------------------------------------------------------------------
 
 
