@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUBBISH := build dist .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check chaos soak bench docs clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ check: $(VENV)/dev  ## the static gates only: format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+chaos: $(VENV)/dev  ## every fault in full: 10,000 tasks and more each, under the real leases; the better part of an hour
+	$(BIN)/pytest tests/crash -m chaos
+
+soak: $(VENV)/dev  ## 500,000 tasks through Redis (or TASKS=...): no process grows, no key is left behind
+	SOAK_TASKS=$(or $(TASKS),500000) $(BIN)/pytest -s tests/crash/test_soak.py
 
 bench: $(VENV)/dev  ## measure enqueue, drain, latency and memory
 	$(BIN)/python benchmarks/bench.py

@@ -51,6 +51,34 @@ def early(number: int, seconds: float = 0.0) -> int:
     return number
 
 
+def tick() -> None:
+    """One byte in the log, where only their number counts."""
+    os.write(LOG, b".")
+
+
+@app.task
+def tick_early() -> None:
+    tick()
+
+
+@app.task(acks_late=True)
+def tick_late() -> None:
+    tick()
+
+
+@app.task
+def tick_and_fail() -> None:
+    tick()
+    raise ValueError("as it should")
+
+
+@app.task(bind=True, max_retries=1)
+def tick_twice(self: Any) -> None:
+    tick()
+    if not self.request.retries:
+        raise self.retry(countdown=0.2)
+
+
 @app.task(bind=True, ignore_result=True, acks_late=True, reject_on_worker_lost=True)
 def committed(self: Any, number: int) -> None:
     """The callback of `late`: every commit of a result of it sends a message of this one, with a tag of its own."""
