@@ -24,7 +24,7 @@ FLOORS: list[tuple[str, list[str]]] = [
                "backends.disabled", "backends.arrivals", "backends.results", "backends.base",
                "app.coerce", "app.defaults", "app.names", "app.source", "loaders*", "app.settings",
                "app.routes", "app.annotations", "app.registry", "app.queues", "app.utils", "app.backends",
-               "canvas.signature", "canvas", "canvas.*", "app.autoretry", "app.amqp", "app.typing", "app.retry",
+               "canvas.*", "canvas", "app.autoretry", "app.amqp", "app.typing", "app.retry",
                "app.task", "app.coroutines", "app.trace", "app.runner", "events*", "app.control", "app.builtins",
                "app.log", "app.*", "app", "execute", "log", "messaging", "registry"]),
     ("3 drivers", ["brokers.*", "backends.*", "concurrency.*"]),
