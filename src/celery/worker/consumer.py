@@ -10,6 +10,7 @@ the loop tries to settle them again.  Nothing that was claimed is forgotten.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import math
@@ -118,8 +119,9 @@ class Consumer:
         self._calls.append(call)
         try:
             os.write(self._outbox, b"x")
-        except BlockingIOError:
-            return  # the pipe is full of wake-ups already
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EBADF}:  # full of wake-ups already; the loop has ended
+                raise
 
     def ask(self, call: Callable[[], T], timeout: float = 1.0) -> T:
         """What *call* returns when the loop calls it; raises TimeoutError if the loop is busy for *timeout* seconds."""
@@ -205,8 +207,10 @@ class Consumer:
             self.source.close()
         except BrokerError as error:
             logger.warning("Could not take leave of the broker; its lease will end by itself: %s", error)
-        os.close(self._inbox)
-        os.close(self._outbox)
+        inbox, outbox = self._inbox, self._outbox
+        self._inbox = self._outbox = -1  # before other files get their numbers
+        os.close(inbox)
+        os.close(outbox)
 
     def on_lease_lost(self) -> None:
         """Others have what this worker had claimed: forget what has not started, begin anew. Loop thread."""

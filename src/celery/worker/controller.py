@@ -282,6 +282,8 @@ class WorkController:
 
     def _request(self, event: str) -> None:
         self._asked_to_stop.set()
+        if self._stopped.is_set():
+            return
         if self._shutdown is None:
             self._early = event
         elif event == "QUIT" or self._shutdown.stage == "run":

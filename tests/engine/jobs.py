@@ -1,0 +1,80 @@
+"""Tasks that any process can import: what prefork children run. They note in a file what they did."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from celery import Task, shared_task
+from celery.exceptions import Reject
+
+
+def note(log: str, line: object) -> None:
+    """Append a line, whole, whoever else does so."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
+
+
+def noted(log: Path) -> Counter[str]:
+    """The lines of *log*, each with the number of times it is there."""
+    return Counter(log.read_text().splitlines() if log.exists() else ())
+
+
+@shared_task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@shared_task
+def mark(log: str, line: str, seconds: float = 0.0) -> str:
+    note(log, line)
+    if seconds:
+        time.sleep(seconds)
+    return line
+
+
+@shared_task(ignore_result=True)
+def mark_only(log: str, line: str) -> None:
+    note(log, line)
+
+
+@shared_task
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+@shared_task(bind=True, max_retries=5)
+def flaky(self: Task[Any, Any], log: str, failures: int, countdown: float) -> int:
+    note(log, f"{time.time()}")
+    if self.request.retries < failures:
+        raise self.retry(countdown=countdown)
+    return int(self.request.retries)
+
+
+@shared_task(bind=True, acks_late=True)
+def refuse_once(self: Task[Any, Any], log: str) -> bool:
+    """Refuses its first delivery; whether the second one says that it is one."""
+    note(log, "tried")
+    if noted(Path(log))["tried"] == 1:
+        raise Reject("not yet", requeue=True)
+    return bool(self.request.delivery_info["redelivered"])
+
+
+@shared_task(acks_late=True)
+def late(log: str, line: str) -> str:
+    note(log, line)
+    return line
+
+
+@shared_task
+def whoami() -> int:
+    return os.getpid()
+
+
+@shared_task
+def large(size: int) -> str:
+    return "x" * size

@@ -1,0 +1,349 @@
+"""A worker over Redis, on every pool: the life of a task, both ledgers, revocations, remote control, the end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery import Celery
+from celery.contrib.testing.worker import TestWorkController, start_worker
+from celery.exceptions import TaskRevokedError
+from celery.worker import WorkController
+from engine import jobs
+from rig.redis import RedisServer
+
+NODE = "w1@here"
+Start = Callable[..., AbstractContextManager[TestWorkController]]
+
+
+@pytest.fixture(params=["solo", "threads", "prefork"])
+def pool(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Celery]]:
+    made: list[Celery] = []
+
+    def make(broker: str, backend: str | None = None, **settings: Any) -> Celery:
+        app = Celery("jobs", broker=broker, backend=backend or broker, include=["engine.jobs"])
+        app.conf.update(settings)
+        app.set_default()
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.close()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celery], redis_server: RedisServer, redis_url: str) -> Celery:
+    """Messages in database 0, results in database 1."""
+    return make_app(redis_url, redis_server.url(1))
+
+
+@pytest.fixture
+def start(app: Celery, pool: str) -> Start:
+    def start(**options: Any) -> AbstractContextManager[TestWorkController]:
+        given = {"app": app, "pool": pool, "concurrency": 2, "perform_ping_check": False, "hostname": NODE, **options}
+        return start_worker(**given)
+
+    return start
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.005)
+
+
+def counts(app: Celery, queue: str = "celery") -> tuple[int, int, int, int]:
+    [stats] = app.broker.stats([queue])
+    return stats.ready, stats.leased, stats.delayed, stats.dead
+
+
+# -- life of a task ----------------------------------------------------------------------------------------------------
+
+
+def test_results_and_errors_come_back(app: Celery, start: Start) -> None:
+    with start() as worker:
+        assert worker.consumer is not None
+        assert worker.consumer.ledger.fused
+        assert jobs.add.delay(2, 3).get(timeout=10) == 5
+        with pytest.raises(ValueError, match="no luck"):
+            jobs.fail.delay("no luck").get(timeout=10)
+        with app.bulk():
+            results = [jobs.add.delay(number, 1) for number in range(300)]
+        assert [result.get(timeout=20) for result in results] == list(range(1, 301))
+    assert counts(app) == (0, 0, 0, 0)
+
+
+def test_nothing_is_stored_for_ignored_results(app: Celery, start: Start, log: Path, redis_server: RedisServer) -> None:
+    with start():
+        jobs.mark_only.delay(str(log), "ran")
+        wait_until(lambda: jobs.noted(log)["ran"] == 1)
+        wait_until(lambda: counts(app) == (0, 0, 0, 0))
+    assert redis_server.keys(db=1) == set()
+
+
+def test_retries_wait_in_redis_for_their_time(app: Celery, start: Start, log: Path) -> None:
+    with start():
+        assert jobs.flaky.delay(str(log), 2, 0.3).get(timeout=10) == 2
+    moments = [float(line) for line in log.read_text().splitlines()]
+    assert [later - earlier >= 0.3 for earlier, later in itertools.pairwise(moments)] == [True, True]
+
+
+def test_what_is_due_soon_and_what_is_due_next_year(app: Celery, start: Start, log: Path) -> None:
+    with start() as worker:
+        far = jobs.mark.apply_async((str(log), "far"), eta=datetime.now(UTC) + timedelta(days=365))
+        due = time.time() + 0.5
+        soon = jobs.mark.apply_async((str(log), "soon"), countdown=0.5)
+        assert soon.get(timeout=10) == "soon"
+        assert 0 <= time.time() - due < 1.0
+        assert worker.consumer is not None
+        assert worker.consumer.requests() == []
+        assert counts(app) == (0, 0, 1, 0)
+        assert far.state == "PENDING"
+    [entry] = app.broker.entries("delayed")
+    assert entry.task_id == far.id
+    assert jobs.noted(log) == {"soon": 1}
+
+
+def test_what_was_sent_for_later_before_there_was_a_worker_is_put_aside(app: Celery, start: Start, log: Path) -> None:
+    """As original producers send it: into the ready list, with its time in a header."""
+    result = jobs.mark.apply_async((str(log), "later"), countdown=0.6)
+    assert counts(app) == (1, 0, 0, 0)
+    with start():
+        wait_until(lambda: counts(app)[2] == 1 or jobs.noted(log))
+        assert result.get(timeout=10) == "later"
+    assert jobs.noted(log) == {"later": 1}
+
+
+def test_what_has_expired_is_not_run(app: Celery, start: Start, log: Path) -> None:
+    stale = jobs.mark.apply_async((str(log), "stale"), expires=datetime.now(UTC) - timedelta(seconds=1))
+    with start():
+        with pytest.raises(TaskRevokedError, match="expired"):
+            stale.get(timeout=10)
+        waiting = jobs.mark.apply_async((str(log), "waiting"), countdown=0.4, expires=0.1)
+        with pytest.raises(TaskRevokedError, match="expired"):
+            waiting.get(timeout=10)
+    assert jobs.noted(log) == {}
+
+
+def test_urgent_ones_come_first(app: Celery, start: Start, log: Path) -> None:
+    with app.bulk():
+        results = [jobs.mark.apply_async((str(log), f"{place}"), priority=place) for place in (9, 6, 3, 0)]
+    with start(concurrency=1):
+        for result in results:
+            result.get(timeout=10)
+    assert log.read_text().split() == ["0", "3", "6", "9"]
+
+
+def test_links_are_followed(app: Celery, start: Start, log: Path) -> None:
+    with start():
+        link = jobs.mark.si(str(log), "linked").set(task_id="linked")
+        jobs.add.apply_async((1, 2), link=link)
+        assert app.AsyncResult("linked").get(timeout=10) == "linked"
+        jobs.fail.apply_async(("on purpose",), link_error=jobs.mark.si(str(log), "failed"))
+        wait_until(lambda: jobs.noted(log)["failed"])
+
+
+def test_a_refused_one_comes_again_and_says_so(app: Celery, start: Start, log: Path) -> None:
+    with start():
+        assert jobs.refuse_once.delay(str(log)).get(timeout=10) is True
+    assert jobs.noted(log) == {"tried": 2}
+    assert counts(app) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("task", [jobs.mark, jobs.late], ids=["early", "late"])
+def test_both_kinds_of_acks_leave_nothing(
+    app: Celery, start: Start, log: Path, redis_server: RedisServer, task: Any
+) -> None:
+    with start():
+        assert [task.delay(str(log), str(n)).get(timeout=10) for n in range(5)] == ["0", "1", "2", "3", "4"]
+        wait_until(lambda: counts(app) == (0, 0, 0, 0))
+    assert set(jobs.noted(log).values()) == {1}
+    left = {key.split(".")[1] for key in redis_server.keys("celeriac.*")}
+    assert left <= {"queues", "bindings", "sent", "consumers"}
+
+
+# -- revocation --------------------------------------------------------------------------------------------------------
+
+
+def test_revoked_before_it_is_claimed(app: Celery, start: Start, log: Path) -> None:
+    result = jobs.mark.delay(str(log), "unwanted")
+    app.control.revoke(result.id)
+    with start(), pytest.raises(TaskRevokedError):
+        result.get(timeout=10)
+    assert jobs.noted(log) == {}
+
+
+def test_revoked_while_it_waits_for_its_time(app: Celery, start: Start, log: Path) -> None:
+    with start():
+        result = jobs.mark.apply_async((str(log), "unwanted"), countdown=0.5)
+        wait_until(lambda: counts(app)[2] == 1)
+        app.control.revoke(result.id)
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=10)
+    assert jobs.noted(log) == {}
+
+
+@pytest.mark.parametrize("pool", ["prefork"])
+def test_terminated_while_it_runs(app: Celery, log: Path, start: Start) -> None:
+    with start():
+        result = jobs.mark.delay(str(log), "running", 60)
+        wait_until(lambda: jobs.noted(log)["running"])
+        app.control.revoke(result.id, terminate=True, signal="SIGKILL")
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=10)
+        assert jobs.add.delay(1, 1).get(timeout=10) == 2
+    assert counts(app) == (0, 0, 0, 0)
+
+
+# -- ledgers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("results", ["another server", "sqlite"])
+def test_a_split_ledger(
+    make_app: Callable[..., Celery],
+    redis_url: str,
+    pool: str,
+    results: str,
+    server: Callable[[str], Path],
+    tmp_path: Path,
+    log: Path,
+) -> None:
+    other = RedisServer(server("redis"), tmp_path / "other") if results == "another server" else None
+    try:
+        app = make_app(redis_url, other.url() if other else f"sqlite:///{tmp_path}/results.db")
+        with start_worker(app, pool=pool, concurrency=2, perform_ping_check=False) as worker:
+            assert worker.consumer is not None
+            assert not worker.consumer.ledger.fused
+            assert jobs.flaky.delay(str(log), 2, 0.05).get(timeout=10) == 2
+            link = jobs.add.s(10).set(task_id="linked")
+            jobs.add.apply_async((1, 2), link=link)
+            assert app.AsyncResult("linked").get(timeout=10) == 13
+            wait_until(lambda: counts(app) == (0, 0, 0, 0))
+        app.close()
+    finally:
+        if other is not None:
+            assert len(other.keys("celery-task-meta-*")) == 3
+            other.stop()
+
+
+# -- the end of a worker -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(app: Celery, pool: str) -> Iterator[Callable[..., tuple[WorkController, threading.Thread]]]:
+    """`run()`: a worker that the test stops itself, and its thread."""
+    running: list[tuple[WorkController, threading.Thread]] = []
+
+    def run(**options: Any) -> tuple[WorkController, threading.Thread]:
+        worker = WorkController(app, pool=pool, hostname=NODE, **{"concurrency": 1, **options})
+        thread = threading.Thread(target=worker.start)
+        thread.start()
+        assert worker.ready.wait(10)
+        running.append((worker, thread))
+        return running[-1]
+
+    yield run
+    for worker, thread in running:
+        worker.terminate()
+        thread.join(10)
+
+
+def test_a_warm_shutdown_gives_back_what_has_not_begun(app: Celery, run: Any, log: Path) -> None:
+    worker, thread = run()
+    results = [jobs.mark.delay(str(log), str(number), 0.5) for number in range(4)]
+    wait_until(lambda: jobs.noted(log))
+    worker.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert worker.exitcode == 0
+    ran = sum(jobs.noted(log).values())
+    assert [result.state for result in results] == ["SUCCESS"] * ran + ["PENDING"] * (4 - ran)
+    assert ran < 4
+    assert counts(app) == (4 - ran, 0, 0, 0)
+    assert app.broker.stats(["celery"])[0].consumers == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork"])
+def test_a_cold_shutdown_kills_and_late_tasks_come_again(app: Celery, run: Any, log: Path) -> None:
+    app.conf.task_acks_late = True
+    worker, thread = run(concurrency=2)
+    running = jobs.mark.delay(str(log), "running", 60)
+    wait_until(lambda: jobs.noted(log)["running"])
+    worker.terminate()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert counts(app)[:2] == (1, 0)
+    assert running.state == "PENDING"
+
+
+def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str, log: Path) -> None:
+    with start():
+        inspect = app.control.inspect(timeout=5, limit=1)
+        assert inspect.ping() == {NODE: {"ok": "pong"}}
+        assert "engine.jobs.add" in inspect.registered()[NODE]
+        assert [queue["name"] for queue in inspect.active_queues()[NODE]] == ["celery"]
+        stats = inspect.stats()[NODE]
+        assert stats["pool"]["max-concurrency"] == (1 if pool == "solo" else 2)
+        assert stats["broker"]["transport"] == "redis"
+        assert app.control.add_consumer("extra", reply=True, timeout=5, limit=1)
+        assert jobs.add.apply_async((1, 1), queue="extra").get(timeout=10) == 2
+        assert app.control.cancel_consumer("extra", reply=True, timeout=5, limit=1)
+        jobs.add.apply_async((1, 1), queue="extra")
+        assert jobs.add.delay(1, 2).get(timeout=10) == 3
+        assert counts(app, "extra") == (1, 0, 0, 0)
+        if pool != "solo":
+            jobs.mark.delay(str(log), "held", 1.0)
+            wait_until(lambda: jobs.noted(log)["held"])
+            [active] = inspect.active()[NODE]
+            assert (active["name"], active["args"]) == ("engine.jobs.mark", [str(log), "held", 1.0])
+
+
+def test_a_worker_can_be_told_to_stop(app: Celery, run: Any) -> None:
+    worker, thread = run()
+    app.control.shutdown(destination=[NODE])
+    thread.join(10)
+    assert not thread.is_alive()
+    assert worker.exitcode == 0
+    worker.stop()  # once more: it has ended, and takes no harm
+    worker.terminate()
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_pools_grow_and_shrink(app: Celery, start: Start) -> None:
+    with start():
+        inspect = app.control.inspect(timeout=5, limit=1)
+        app.control.pool_grow(2, reply=True, timeout=5, limit=1)
+        assert inspect.stats()[NODE]["pool"]["max-concurrency"] == 4
+        app.control.pool_shrink(3, reply=True, timeout=5, limit=1)
+        assert inspect.stats()[NODE]["pool"]["max-concurrency"] == 1
+        assert jobs.add.delay(1, 2).get(timeout=10) == 3
+
+
+@pytest.mark.parametrize("pool", ["prefork"])
+def test_a_child_that_is_killed_is_replaced(app: Celery, start: Start) -> None:
+    with start(concurrency=1):
+        pid = jobs.whoami.delay().get(timeout=10)
+        os.kill(pid, signal.SIGKILL)
+        assert jobs.whoami.delay().get(timeout=10) != pid
