@@ -11,6 +11,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,7 +179,8 @@ def test_read_only_file() -> None:
     assert "writable for this user" in done.stdout, done.stderr
 
 
-def test_full_disk_changes_nothing_and_heals(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_full_disk_changes_nothing_and_heals(tmp_path: Path, at_once: int) -> None:
     path = tmp_path / "q.db"
     broker = SQLiteBroker(url(path), options={"max_pages": 60})
     published = 0
@@ -186,8 +188,8 @@ def test_full_disk_changes_nothing_and_heals(tmp_path: Path) -> None:
     def fill() -> None:
         nonlocal published
         while True:
-            broker.publish([Outgoing(b"x" * 1500, "q")] * 5)
-            published += 5
+            broker.publish([Outgoing(b"x" * 1500, "q")] * at_once)
+            published += at_once
 
     with pytest.raises(BrokerError, match=r"cannot grow because the disk .* is full: nothing was changed; free some"):
         fill()
@@ -202,26 +204,38 @@ def test_full_disk_changes_nothing_and_heals(tmp_path: Path) -> None:
     broker.close()
 
 
-def test_locked_for_longer_than_the_timeout(tmp_path: Path) -> None:
+BEFORE = pytest.mark.parametrize("before", [0, 3])
+"""Messages sent before: a queue that is known for sure is published to in one statement."""
+
+
+@BEFORE
+def test_locked_for_longer_than_the_timeout(tmp_path: Path, before: int) -> None:
     path = tmp_path / "q.db"
     broker = SQLiteBroker(url(path), options={"timeout": 0.1})
     broker.connect()
+    for _ in range(before):
+        broker.publish([Outgoing(b"", "q")])
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(BrokerError, match=r"was kept locked by another process for 0.1 seconds: nothing was changed"):
         broker.publish([Outgoing(b"", "q")])
-    assert broker.stats(["q"])[0].ready == 0, "readers are not kept out"
+    if not before:  # else reading files the new messages first, which writes
+        assert broker.stats(["q"])[0].ready == 0, "readers are not kept out"
     other.execute("COMMIT")
     other.close()
+    assert sum(queue.ready for queue in broker.stats()) == before
     broker.publish([Outgoing(b"", "q")])
-    assert broker.stats(["q"])[0].ready == 1
+    assert broker.stats(["q"])[0].ready == before + 1
     broker.close()
 
 
-def test_waits_while_another_process_writes(tmp_path: Path) -> None:
+@BEFORE
+def test_waits_while_another_process_writes(tmp_path: Path, before: int) -> None:
     path = tmp_path / "q.db"
     broker = SQLiteBroker(url(path))
     broker.connect()
+    for _ in range(before):
+        broker.publish([Outgoing(b"", "q")])
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(0.1, lambda: other.execute("COMMIT"))
@@ -229,7 +243,33 @@ def test_waits_while_another_process_writes(tmp_path: Path) -> None:
     broker.publish([Outgoing(b"", "q")])
     timer.join()
     other.close()
-    assert broker.stats(["q"])[0].ready == 1
+    assert broker.stats(["q"])[0].ready == before + 1
+    broker.close()
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_processes_that_publish_at_once_get_tags_of_their_own(tmp_path: Path, at_once: int) -> None:
+    path, each = tmp_path / "q.db", 150
+    program = f"""
+        import sys
+        from celery.brokers.sqlite import SQLiteBroker
+        from celery.wire.message import Outgoing
+
+        broker = SQLiteBroker(sys.argv[1])
+        for number in range({each} // {at_once}):
+            broker.publish([Outgoing(sys.argv[2].encode(), "q", task_id=f"{{number}}-{{n}}") for n in range({at_once})])
+        """
+    processes = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), url(path), str(number)])
+        for number in range(3)
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    broker = SQLiteBroker(url(path))
+    entries = broker.entries("ready", limit=10_000)
+    assert sorted(int(entry.tag) for entry in entries) == list(range(1, 3 * each + 1))
+    for number in range(3):
+        own = [entry.task_id for entry in entries if entry.envelope == str(number).encode()]
+        assert own == [f"{step}-{n}" for step in range(each // at_once) for n in range(at_once)]
     broker.close()
 
 
@@ -262,8 +302,14 @@ def test_deleted_underneath(tmp_path: Path) -> None:
     broker.publish([Outgoing(b"", "q")])
     for file in tmp_path.glob("q.db*"):
         file.unlink()
+
+    def publish_for_a_while() -> None:
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            broker.publish([Outgoing(b"", "q")])
+
     with pytest.raises(BrokerError, match=r"was deleted or replaced while it was in use"):
-        broker.publish([Outgoing(b"", "q")])
+        publish_for_a_while()
     broker.publish([Outgoing(b"new", "q")])
     assert store.put([Record("k", b"v")]) == [True]
     assert [entry.envelope for entry in broker.entries("ready")] == [b"new"]

@@ -71,10 +71,17 @@ class SQLiteBroker(Broker):
             connection.executemany(_SQL["bind"], bound)
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        if messages:
-            with self._database.write() as connection:
-                reached = self._outbox.send(connection, messages)
-            self._belfry.ring("messages", reached)
+        if not messages:
+            return
+        outbox, database = self._outbox, self._database
+        with database.step() as connection:
+            if len(messages) == 1 and outbox.knows(messages[0]):
+                reached = {messages[0].routing_key}
+                database.execute(connection, _SQL["insert"], outbox.row(messages[0]))
+            else:
+                database.begin(connection)
+                reached = outbox.send(connection, messages)
+        self._belfry.ring("messages", reached)
 
     def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> SQLiteConsumer:
         fused = store if isinstance(store, TransactionalStore) and self.fuses(store) else None
@@ -212,9 +219,23 @@ class _Outbox:
                 f"No queue is bound to exchange {exchange!r} with routing key {key!r}: declare the queue, or correct "
                 f"the route of the task."
             )
-        rank = LEAST_URGENT - min(max(message.priority or 0, 0), LEAST_URGENT)
+        rank = _rank(message)
         later = due if due is not None and due > now else None
         return [(queue, rank, later, now, message.task_id, message.envelope) for queue in targets]
+
+    def knows(self, message: Outgoing) -> bool:
+        """Whether it goes to one queue, which has been noted: then its row is all there is to be written."""
+        return (
+            not message.exchange
+            and message.routing_key in self._known
+            and self._generation == self._database.generation
+        )
+
+    def row(self, message: Outgoing) -> tuple[Any, ...]:
+        """What `send` inserts for a message that it knows."""
+        now, due = self._clock.time(), message.due
+        later = due if due is not None and due > now else None
+        return message.routing_key, _rank(message), later, now, message.task_id, message.envelope
 
     def _declare(self, connection: sqlite3.Connection, queues: set[str]) -> None:
         """Note queues that are used for the first time. What is remembered of it holds for one opening of the file."""
@@ -459,6 +480,12 @@ class SQLiteConsumer(Consumer):
             connection.execute(_SQL["count_execution"], (started, started, now, delivery.tag))
             connection.execute(_SQL["bury"], (delivery.tag, now, settlement.reason))
         return True
+
+
+def _rank(message: Outgoing) -> int:
+    """The most urgent is 0."""
+    priority = message.priority
+    return LEAST_URGENT - min(max(priority, 0), LEAST_URGENT) if priority else LEAST_URGENT
 
 
 def _take(connection: sqlite3.Connection, queue: str, limit: int, now: float, fence: int) -> list[Delivery]:

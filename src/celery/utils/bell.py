@@ -116,6 +116,7 @@ class Belfry:
         self._lock = threading.Lock()
         self._seen = -1
         self._sure = False
+        self._found = False
         self._pipes: dict[str, tuple[str, frozenset[str], int]] = {}
         self._by_kind: dict[str, list[tuple[str, frozenset[str], int]]] = {}
         self._warned = False
@@ -143,10 +144,14 @@ class Belfry:
 
     def ring(self, kind: str, names: Iterable[str] = ()) -> None:
         """Ring everyone who listens to *kind* and to one of *names* (none: everyone who listens to *kind*)."""
+        if not self._found and not os.access(self._place, os.F_OK):
+            return  # nobody ever listened
         try:
             changed = os.stat(self._place).st_mtime_ns  # noqa: PTH116 - on the way of every publish
+            self._found = True
         except FileNotFoundError:
-            return  # nobody ever listened
+            self._found = False
+            return
         except OSError as error:
             self._warn(error)
             return

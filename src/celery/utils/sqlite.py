@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,8 @@ SQLite's own way of waiting sleeps for 1 to 100 ms, so that whoever waits long i
 _CHECKPOINT = 250
 """Pages in the write-ahead log before they are moved to the main file: 1 MB. A longer log is written to new blocks of
 the disk for longer, which takes half as long again as writing over old ones: every publish waits for that."""
+_LOOK_AGAIN = 0.05
+"""Seconds between two looks at whether the file was deleted or replaced."""
 _BATCH_CHECKPOINT = 1000
 """The same for a process that writes in batches, whose pages are worth collecting before they are moved."""
 
@@ -89,6 +91,8 @@ class Database:
         self.error = error
         self.timeout = timeout
         self.max_pages = max_pages
+        self.joined = -1
+        """The opening of the file since which the connection counts us among its users."""
         self._file = _file(path)
 
     @property
@@ -102,6 +106,21 @@ class Database:
         Without *durable* a power cut (not the end of a process) may undo it, unless a durable one came after it.
         """
         return Session(self, self._file, "BEGIN IMMEDIATE", durable=durable)
+
+    def step(self) -> Session:
+        """`with db.step() as connection:` for one statement by `execute`, which is a transaction of its own.
+
+        Or for several after `begin`, where that is found out late.
+        """
+        return Session(self, self._file, "", durable=True)
+
+    def execute(self, connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> None:
+        """Execute a statement that writes, in a `step`; waits while another process writes."""
+        _get_in(connection, statement, values, self.timeout)
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Go on with a `step` as with `write`."""
+        _get_in(connection, "BEGIN IMMEDIATE", (), self.timeout)
 
     def read(self) -> Session:
         """`with db.read() as connection:` sees one moment of the file."""
@@ -178,8 +197,10 @@ class Session:
                 )
             if not file.inside:
                 connection = file.connect(database)
-                file.set_durable(durable=self._durable)
-                _begin(connection, self._begin, database.timeout)
+                if file.durable is not self._durable:
+                    file.set_durable(durable=self._durable)
+                if self._begin:
+                    _get_in(connection, self._begin, (), database.timeout)
                 file.inside = True
                 return connection
         except sqlite3.Error as error:
@@ -200,7 +221,7 @@ class Session:
     ) -> None:
         connection = self._file.connection
         try:
-            if kind is None and connection is not None:
+            if kind is None and connection is not None and connection.in_transaction:
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._database.explain(error) from error
@@ -220,8 +241,9 @@ class _File:
         self.generation = 0
         self.inside = False
         """Whether a transaction is under way: changed by whoever holds the lock."""
+        self.durable = True
         self._identity = (0, 0)
-        self._durable = True
+        self._looked = 0.0
         self._checkpoint = _CHECKPOINT
         self._users: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -230,7 +252,8 @@ class _File:
         connection = self.connection
         if connection is not None:
             if self._is_there():
-                self._users.add(database)
+                if database.joined != self.generation:
+                    self._join(database)
                 return connection
             self.drop()
             raise database.trouble(
@@ -240,17 +263,22 @@ class _File:
         connection = _open(self.path, database, self._checkpoint)
         status = Path(self.path).stat()
         self._identity = (status.st_dev, status.st_ino)
-        self._durable = True
+        self._looked = time.monotonic()
+        self.durable = True
         self.connection = connection
         self.generation += 1
-        self._users.add(database)
+        self._join(database)
         return connection
+
+    def _join(self, database: Database) -> None:
+        self._users.add(database)
+        database.joined = self.generation
 
     def set_durable(self, *, durable: bool) -> None:
         """Wait for the disk at the next commits, or do not."""
-        if durable is not self._durable and self.connection is not None:
+        if durable is not self.durable and self.connection is not None:
             self.connection.execute("PRAGMA synchronous=FULL" if durable else "PRAGMA synchronous=NORMAL")
-            self._durable = durable
+            self.durable = durable
 
     def expect_batches(self) -> None:
         with self.lock:
@@ -272,6 +300,7 @@ class _File:
     def leave(self, database: Database) -> None:
         with self.lock:
             self._users.discard(database)
+            database.joined = -1
             if not self._users:
                 self.drop()
 
@@ -282,6 +311,11 @@ class _File:
             connection.close()
 
     def _is_there(self) -> bool:
+        """Whether the file is still the one that is open, at the last look."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_AGAIN:
+            return True
+        self._looked = now
         try:
             status = os.stat(self.path)  # noqa: PTH116 - on the way of every publish
         except OSError:  # missing, or its folder is, or the disk went away
@@ -333,12 +367,12 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
-def _begin(connection: sqlite3.Connection, statement: str, timeout: float) -> None:
-    """Begin, trying again at short intervals while another process is in."""
+def _get_in(connection: sqlite3.Connection, statement: str, values: Sequence[Any], timeout: float) -> None:
+    """Begin, or execute what is a transaction, trying again at short intervals while another process is in."""
     end, nap = None, _NAPS[0]
     while True:
         try:
-            connection.execute(statement)
+            connection.execute(statement, values)
             if statement == "BEGIN":
                 connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         except sqlite3.OperationalError as error:
@@ -399,7 +433,7 @@ def _prepare(connection: sqlite3.Connection, database: Database, checkpoint: int
 def _migrate(connection: sqlite3.Connection, database: Database) -> None:
     if _versions(connection) == (APPLICATION, VERSION):
         return
-    _begin(connection, "BEGIN IMMEDIATE", database.timeout)
+    _get_in(connection, "BEGIN IMMEDIATE", (), database.timeout)
     application, version = _versions(connection)
     try:
         if application == APPLICATION and version > VERSION:
