@@ -20,6 +20,7 @@ from celery.bin.base import (
     locate,
 )
 from celery.drivers import known
+from celery.exceptions import BackendError, BrokerError
 from celery.platforms import EX_OK, maybe_drop_privileges
 from celery.utils.nodenames import default_nodename, host_format, node_format
 
@@ -284,7 +285,12 @@ def worker(
         )
     except (ImportError, SyntaxError) as error:
         raise CommandError(f"A module of tasks could not be imported: {locate(error)}") from error
-    made.start()
+    try:
+        made.start()
+    except (BackendError, BrokerError) as error:
+        if error.temporary:
+            raise
+        raise CommandError(str(error)) from error
     ctx.exit(made.exitcode or EX_OK)
 
 

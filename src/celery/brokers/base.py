@@ -95,6 +95,9 @@ class Broker(ABC):
         self.clock = clock
         self.lease = float(self.options.get("lease", LEASE))
 
+    def introduce(self, who: str) -> None:  # noqa: B027 - most stores have nobody to tell
+        """Call the connections that are made from now on those of *who*, where the store lists connections."""
+
     @abstractmethod
     def connect(self) -> None:
         """Reach the store now rather than at the first use."""

@@ -63,6 +63,9 @@ class RedisBroker(Broker):
         self._strict_order = self.options.get("queue_order_strategy") == "priority"
         self._warned = False
 
+    def introduce(self, who: str) -> None:
+        self.link.address.introduce(who)
+
     def connect(self) -> None:
         self.link.call("PING")
         policy = self.link.server.maxmemory_policy

@@ -17,7 +17,7 @@ What may follow `?` in a URL are the options below; they may also stand in *opti
 | `socket_connect_timeout` | seconds for one attempt to connect |
 | `socket_keepalive`, `socket_keepalive_options` | TCP's keeping alive: on, unless it is said to be off |
 | `health_check_interval` | seconds of silence after which a listening connection is checked, if less than 5 |
-| `client_name` | shown by CLIENT LIST; else `celery:<process>@<host>` |
+| `client_name` | shown by CLIENT LIST; else `celery:<process>@<host>`, of a worker `celery:<process>:<its name>` |
 | `max_connections` | connections at once |
 | `ssl`, `ssl_*` | TLS and its options; certificates are verified unless `ssl_cert_reqs=none` |
 | `master_name`, `sentinel_kwargs`, `min_other_sentinels` | for `sentinel://` |
@@ -121,6 +121,7 @@ class Address:
         self._read_times(given)
         self.limit = int(_number("max_connections", given.get("max_connections", given.get("limit") or 0)))
         self._client_name = _read_client_name(given.get("client_name"))
+        self._who = ""
         self._keepalive = _read_keepalive(given)
         self._tls = [_read_tls(part, given, query) for part, query in zip(parts, queries, strict=True)]
         self._failover = Failover(self.spots, given.get("failover_strategy"))
@@ -147,6 +148,10 @@ class Address:
             return
         self.name = ";".join(f"{start}{spot}" for spot in self.spots)
         self.place = f"{start}{places[0]}" if len(places) == 1 else f"{self.name}#{next(_serials)}"
+
+    def introduce(self, who: str) -> None:
+        """Have connections that are made from now on say that they are those of *who*, unless they have a name."""
+        self._who = who
 
     def connect(self, deadline: float, patience: float, known: Server | None = None) -> tuple[Wire, Server]:
         """A new connection to the primary, logged in and on its database, and what its server says of itself.
@@ -186,9 +191,8 @@ class Address:
         wire = open_wire(spot, tls, deadline, self._keepalive)
         try:
             credentials = self._access.credentials()
-            wire.client_id, server = greet(
-                wire, credentials, self._client_name or client_name(), self.db, str(spot), known, deadline, patience
-            )
+            name = self._client_name or client_name(self._who)
+            wire.client_id, server = greet(wire, credentials, name, self.db, str(spot), known, deadline, patience)
             if primary and server.role == "replica":
                 raise ConnectionError(f"{spot} is a replica")
         except BaseException:
@@ -337,9 +341,9 @@ def open_wire(spot: Spot, tls: Tls | None, deadline: float, keepalive: Mapping[i
     return Wire(connected) if tls is None else TlsWire(tls.wrap(connected, spot.host, deadline))
 
 
-def client_name() -> str:
+def client_name(who: str) -> str:
     """What this process is called in CLIENT LIST."""
-    return f"celery:{os.getpid()}@" + re.sub(r"[^!-~]", "-", socket.gethostname())
+    return f"celery:{os.getpid()}" + re.sub(r"[^!-~]", "-", f":{who}" if who else f"@{socket.gethostname()}")
 
 
 def _split(url: str | Sequence[str]) -> list[SplitResult]:

@@ -6,8 +6,8 @@ import platform
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
+from celery.app.hidden import sanitize_url
 from celery.utils.version import our_version
 
 if TYPE_CHECKING:
@@ -30,14 +30,8 @@ LOGO = (
 
 
 def masked(url: str | None) -> str:
-    """*url* without its password."""
-    if not url:
-        return "disabled://"
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:**@{host}"))
+    """*url*, or several in one, without passwords."""
+    return sanitize_url(url, "**") if url else "disabled://"
 
 
 def banner(

@@ -6,6 +6,7 @@ The services and the order in which they start and stop stand in `start` and `_s
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import resource
 import threading
@@ -17,9 +18,10 @@ from urllib.parse import urlsplit
 
 from celery import signals
 from celery._state import app_or_default
+from celery.app.hidden import mask_settings
 from celery.concurrency.base import Boot, Pool
 from celery.drivers import pool_class, scheme
-from celery.exceptions import BrokerError, ImproperlyConfigured, WorkerShutdown, WorkerTerminate
+from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured, WorkerShutdown, WorkerTerminate
 from celery.platforms import Pidfile, create_pidlock
 from celery.utils import worker_direct
 from celery.utils.log import get_logger, mlevel
@@ -30,6 +32,7 @@ from celery.worker.banner import masked
 from celery.worker.child import ChildOptions, app_reference, boot_here, child_boot
 from celery.worker.consumer import Consumer
 from celery.worker.control import ControlState, Panel
+from celery.worker.endings import NO_KEY
 from celery.worker.facts import FactsTable
 from celery.worker.leases import LeaseKeeper
 from celery.worker.mailbox import Mailbox
@@ -196,20 +199,34 @@ class WorkController:
             self._mailbox.start()
 
     def _connect(self) -> None:
-        """Reach the broker; with `broker_connection_retry_on_startup` try for as long as the settings say."""
+        """Reach the broker and the result store; try again for as often as the settings say, if that may help."""
         conf = self.app.conf
-        most = conf.broker_connection_max_retries if conf.broker_connection_retry_on_startup else 0
+        self.broker.introduce(self.hostname)
+        retry = conf.broker_connection_retry_on_startup
+        if retry is None:
+            retry = conf.broker_connection_retry
+        most = (conf.broker_connection_max_retries or math.inf) if retry else 0
         for tries in itertools.count(1):
             try:
-                self.broker.connect()
+                self._reach()
                 return
-            except BrokerError as error:
-                if most is not None and tries > most:
+            except (BrokerError, BackendError) as error:
+                if tries > most or not error.temporary:
                     raise
                 pause = min(2.0 * tries, 32.0)
-                logger.error("Cannot connect to %s: %s Trying again in %g s.", masked(self.broker.url), error, pause)  # noqa: TRY400 - the sentence says it
+                logger.error("Cannot connect: %s Trying again in %g s (%s/%s).", error, pause, tries, most)  # noqa: TRY400 - the sentence says it
                 if self._asked_to_stop.wait(pause):
                     raise
+
+    def _reach(self) -> None:
+        """Raise what keeps the broker or the result store from being used."""
+        self.broker.connect()
+        store = self.app.store
+        if store is None:
+            return
+        store.get([NO_KEY])
+        if self.broker.fuses(store):
+            store.close()  # the broker's connections do for both
 
     def _stop_services(self) -> None:
         """In this order, each whether or not the one before it went well."""
@@ -372,19 +389,25 @@ class WorkController:
         return self.consumer.prefetch.target(self.consumer.pool.size) if self.consumer is not None else 0
 
     def _broker_info(self) -> dict[str, Any]:
-        url = self.broker.url
+        """Where the broker is, without passwords."""
+        conf = self.app.conf
+        url, *others = self.broker.url.split(";")
         parts = urlsplit(url)
         return {
             "hostname": parts.hostname,
             "userid": parts.username,
-            "virtual_host": parts.path,
+            "virtual_host": parts.path.removeprefix("/") or "/",
             "port": parts.port,
-            "ssl": False,
+            "insist": False,
+            "ssl": bool(conf.broker_use_ssl) or parts.scheme == "rediss",
             "transport": scheme(url),
-            "connect_timeout": self.app.conf.broker_connection_timeout,
-            "transport_options": dict(self.app.conf.broker_transport_options or {}),
-            "heartbeat": self.app.conf.broker_heartbeat,
-            "alternates": [],
+            "connect_timeout": conf.broker_connection_timeout,
+            "transport_options": mask_settings(conf.broker_transport_options or {}),
+            "login_method": conf.broker_login_method,
+            "uri_prefix": None,
+            "heartbeat": conf.broker_heartbeat,
+            "failover_strategy": str(conf.broker_failover_strategy or "round-robin"),
+            "alternates": [masked(other) for other in others],
         }
 
     def _warn_of_rate_limits(self) -> None:
