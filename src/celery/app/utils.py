@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,15 +24,12 @@ settings -> transport:{transport} results:{results}
 {human_settings}
 """
 
-# Drivers worth naming in a report: the scheme of the broker's URL, and the distribution behind it.
-_DRIVERS = {
-    "amqp": "amqp",
-    "amqps": "amqp",
-    "pyamqp": "amqp",
-    "redis": "redis",
-    "rediss": "redis",
-    "sentinel": "redis",
-    "sqs": "boto3",
+# Drivers worth naming in a report: the scheme of the broker's URL, and the distributions behind it.
+_REDIS = ("redis", "hiredis")
+_DRIVERS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("amqp", "amqps", "pyamqp"), ("amqp",)),
+    **dict.fromkeys(drivers.REDIS, _REDIS),
+    "sqs": ("boto3",),
 }
 
 filter_hidden_settings: Callable[[Mapping[str, Any]], dict[str, Any]] = mask_settings
@@ -100,7 +97,7 @@ def bugreport(app: Any) -> str:
         py_v=platform.python_version(),
         celery_v=VERSION_BANNER,
         kombu_v=_version("kombu"),
-        driver_v=f"{_DRIVERS[scheme]}:{_version(_DRIVERS[scheme])}" if scheme in _DRIVERS else "driver: built in",
+        driver_v=" ".join(f"{name}:{_version(name)}" for name in _DRIVERS.get(scheme, ())) or "driver: built in",
         transport=scheme,
         results=sanitize_url(str(app.conf.result_backend or ("disabled" if url else "embedded"))),
         human_settings=app.conf.humanize(),

@@ -23,7 +23,7 @@ from celery.bin.base import (
     locate,
     user_errors,
 )
-from celery.exceptions import ImproperlyConfigured
+from celery.exceptions import CeleryError, ImproperlyConfigured
 
 COMMANDS = {
     "call": "call",
@@ -202,7 +202,14 @@ def _add_user_options(ctx: click.Context) -> None:
 @click.pass_context
 def report(ctx: click.Context) -> None:
     """Show what belongs into a bug report."""
-    ctx.obj.echo(ctx.obj.app.bugreport())
+    app = ctx.obj.app
+    ctx.obj.echo(app.bugreport().rstrip())
+    try:
+        server = app.broker.describe()
+    except CeleryError as error:
+        server = str(error)
+    if server:
+        ctx.obj.echo(f"\nserver   -> {server}")
 
 
 def main(argv: Sequence[str] | None = None, app: Any = None) -> int:

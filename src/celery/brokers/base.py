@@ -98,6 +98,10 @@ class Broker(ABC):
     def introduce(self, who: str) -> None:  # noqa: B027 - most stores have nobody to tell
         """Call the connections that are made from now on those of *who*, where the store lists connections."""
 
+    def describe(self) -> str:
+        """Product and version of the server, for reports; empty where there is none. Connects."""
+        return ""
+
     @abstractmethod
     def connect(self) -> None:
         """Reach the store now rather than at the first use."""

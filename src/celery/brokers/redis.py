@@ -66,6 +66,11 @@ class RedisBroker(Broker):
     def introduce(self, who: str) -> None:
         self.link.address.introduce(who)
 
+    def describe(self) -> str:
+        server = self.link.server
+        facts = (".".join(map(str, server.version)), server.mode, server.role, server.maxmemory_policy)
+        return " ".join(["Redis", *filter(None, facts)])
+
     def connect(self) -> None:
         self.link.call("PING")
         policy = self.link.server.maxmemory_policy
