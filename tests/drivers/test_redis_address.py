@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celery import drivers
+from celery import Celery, drivers
 from celery.exceptions import ImproperlyConfigured
 from celery.redis.address import SCHEMES, Address, Spot
 
@@ -266,3 +266,80 @@ def test_the_schemes_are_those_that_the_drivers_are_found_by() -> None:
 )
 def test_drivers_that_fail_over_by_themselves_get_all_urls(urls: Any, given: str) -> None:
     assert drivers.address(urls) == given
+
+
+# -- from the settings of an application -------------------------------------------------------------------------------
+
+
+def test_the_settings_of_the_broker() -> None:
+    app = Celery(
+        "app",
+        broker=["redis://a/1", "redis://b/1"],
+        broker_user="ann",
+        broker_password="pw",
+        broker_pool_limit=3,
+        broker_failover_strategy="shuffle",
+        broker_connection_timeout=2,
+        broker_publish_timeout=7,
+        broker_transport_options={"global_keyprefix": "app:", "client_name": "mine"},
+        set_as_current=False,
+    )
+    found = app.broker.link  # type: ignore[attr-defined]
+    assert found.address.spots == (Spot("a", 6379), Spot("b", 6379))
+    assert found.address._access.credentials() == ("ann", "pw")
+    assert (found.address.db, found.prefix, found.limit, found.timeout) == (1, "app:", 3, 7.0)
+    assert found.address._connect_timeout == 2.0
+    assert found.address._client_name == "mine"
+
+
+def test_the_option_for_connections_wins_over_the_limit_of_the_pool() -> None:
+    options = {"max_connections": 20}
+    app = Celery("app", broker="redis://a", broker_transport_options=options, set_as_current=False)
+    assert app.broker.link.limit == 20  # type: ignore[attr-defined]
+    assert Celery("app", broker="redis://a", set_as_current=False).broker.link.limit == 10  # type: ignore[attr-defined]
+
+
+def test_tls_of_the_broker() -> None:
+    ssl_options = {"ssl_cert_reqs": ssl.CERT_NONE}
+    app = Celery("app", broker="rediss://a", broker_use_ssl=ssl_options, set_as_current=False)
+    assert app.broker.link.address._tls[0]._require == "CERT_NONE"  # type: ignore[attr-defined]
+
+
+def test_the_settings_of_redis_as_a_result_backend() -> None:
+    app = Celery(
+        "app",
+        backend="redis",
+        redis_host="h",
+        redis_port=7000,
+        redis_db=4,
+        redis_username="ann",
+        redis_password="pw",
+        redis_max_connections=5,
+        redis_socket_timeout=1.5,
+        redis_socket_connect_timeout=2.5,
+        redis_client_name="results",
+        redis_backend_health_check_interval=3,
+        redis_backend_use_ssl={"ssl_cert_reqs": "required"},
+        result_backend_transport_options={"global_keyprefix": "app:", "retry_policy": {"timeout": 6.0}},
+        set_as_current=False,
+    )
+    link = app.store.link  # type: ignore[union-attr]
+    address = link.address
+    assert address.spots == (Spot("h", 7000),)
+    assert address._access.credentials() == ("ann", "pw")
+    assert (address.db, link.limit, link.timeout, link.prefix.rstrip("_")) == (4, 5, 6.0, "app:")
+    assert (address.patience, address._connect_timeout, address.health) == (1.5, 2.5, 3.0)
+    assert address._client_name == "results"
+    assert address._tls[0]._require == "CERT_REQUIRED"
+
+
+def test_the_credential_provider_of_the_result_backend() -> None:
+    app = Celery("app", backend="redis://h", redis_backend_credential_provider=Provider(), set_as_current=False)
+    assert app.store.link.address._access.credentials() == ("ann", "token")  # type: ignore[union-attr]
+
+
+def test_sentinels_for_results() -> None:
+    urls = "sentinel://a:1;sentinel://b:2/3"
+    app = Celery("app", backend=urls, result_backend_transport_options={"master_name": "m"}, set_as_current=False)
+    address = app.store.link.address  # type: ignore[union-attr]
+    assert (address.name, address.db) == ("sentinel://a:1,b:2/m", 3)

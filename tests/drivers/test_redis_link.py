@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +25,9 @@ from celery.redis.greeting import Server, refuse_unusable
 from celery.redis.link import Lane, Link
 from celery.redis.replies import LATER, code_of
 from celery.redis.scripts import Script
-from celery.redis.wire import CHUNK, MISSES, REST, SPINS, Wire, pack
+from celery.redis.wire import CHUNK, MISSES, REST, SPINS, StreamWire, Wire, pack
 from rig.proxy import Proxy
-from rig.redis import RedisServer, replica
+from rig.redis import RedisServer, free_port, replica
 
 MakeServer = Callable[..., RedisServer]
 MakeLink = Callable[..., Link]
@@ -219,7 +220,7 @@ def test_servers_that_cannot_be_used(server: Server, words: str | None) -> None:
 
 def test_a_server_of_a_cluster_is_refused(make_server: MakeServer, make_link: MakeLink) -> None:
     with pytest.raises(BrokerError, match="part of a Redis Cluster"):
-        make_link(make_server(cluster_enabled="yes").url()).call("PING")
+        make_link(make_server(cluster_enabled="yes", cluster_port=str(free_port())).url()).call("PING")
 
 
 @contextmanager
@@ -275,9 +276,13 @@ USERS = [
 ]
 
 
-@pytest.fixture
-def guarded(make_server: MakeServer) -> RedisServer:
-    return make_server(requirepass="s3cret", user=USERS)
+@pytest.fixture(scope="module")
+def guarded(server: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that knows its users."""
+    folder = tmp_path_factory.mktemp("guarded")
+    running = RedisServer(server("redis"), folder, requirepass="s3cret", user=USERS)
+    yield running
+    running.stop()
 
 
 @pytest.mark.parametrize(
@@ -378,8 +383,10 @@ def test_codes_are_found_where_older_servers_put_them() -> None:
     assert code_of(Exception("ERR Error running script (call to f_1): @user_script:3: oh")) == "ERR"
 
 
-def test_a_password_that_changes_is_asked_for_again(guarded: RedisServer, make_link: MakeLink) -> None:
+def test_a_password_that_changes_is_asked_for_again(make_server: MakeServer, make_link: MakeLink) -> None:
     # GIVEN a user whom a credential provider names
+    guarded = make_server(user=USERS)
+
     class Provider:
         password = "s3cret"
 
@@ -478,8 +485,11 @@ def test_a_server_that_stands_still_costs_the_timeout(make_server: MakeServer, m
     server.pause()
 
     # THEN a request on the connection that stands, and one on a new link, end in time
-    for other in (link, make_link(server.url(), timeout=1)):
-        with lasting(0.8, 1.5), pytest.raises(BrokerError, match="see whether it hangs, is overloaded") as caught:
+    for other, timeout in ((link, 1.0), (make_link(server.url(), timeout=0.4), 0.4)):
+        with (
+            lasting(timeout * 0.8, timeout + 0.6),
+            pytest.raises(BrokerError, match="see whether it hangs, is overloaded") as caught,
+        ):
             other.call("GET", "a")
         assert caught.value.temporary is True  # type: ignore[attr-defined]
 
@@ -490,10 +500,10 @@ def test_a_server_that_stands_still_costs_the_timeout(make_server: MakeServer, m
 
 def test_a_server_that_stands_still_for_a_moment_is_waited_for(make_server: MakeServer, make_link: MakeLink) -> None:
     server = make_server()
-    link = make_link(server.url(), timeout=3)
+    link = make_link(server.url(), timeout=2)
     link.call("SET", "a", 1)
     server.pause()
-    later = threading.Timer(1.9, server.resume)
+    later = threading.Timer(1.1, server.resume)  # more than half of the timeout: on a second connection
     later.start()
     assert link.call("GET", "a") == b"1"
     later.join()
@@ -776,19 +786,21 @@ def test_a_unix_socket(make_server: MakeServer, make_link: MakeLink) -> None:
 # -- looking for an answer instead of sleeping -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def ends() -> Iterator[tuple[Wire, socket.socket]]:
+@pytest.fixture(params=[Wire, StreamWire])
+def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Wire, socket.socket]]:
+    """A wire of either kind, and what is at its other end."""
     ours, theirs = socket.socketpair()
-    wire = Wire(ours)
+    wire = request.param(ours)
     yield wire, theirs
     wire.close()
     theirs.close()
 
 
 @pytest.mark.skipif(wire_module.processors() < 2, reason="capability: more than one processor")
-def test_looking_is_given_up_where_answers_take_long_and_tried_again(ends: tuple[Wire, socket.socket]) -> None:
+def test_looking_is_given_up_where_answers_take_long_and_tried_again() -> None:
     # GIVEN a wire on which answers have come at once
-    wire, theirs = ends
+    ours, theirs = socket.socketpair()
+    wire = Wire(ours)
     for _ in range(MISSES * 2):
         theirs.sendall(b"+OK\r\n")
         assert wire.exchange(b"x", 1, time.monotonic() + GRACE, GRACE) == [b"OK"]
@@ -806,6 +818,8 @@ def test_looking_is_given_up_where_answers_take_long_and_tried_again(ends: tuple
     theirs.sendall(b"+OK\r\n")
     assert wire.exchange(b"x", 1, time.monotonic() + GRACE, GRACE) == [b"OK"]
     assert wire.spins == SPINS
+    wire.close()
+    theirs.close()
 
 
 def test_nobody_looks_where_there_is_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -845,6 +859,44 @@ def test_an_answer_in_pieces_and_a_request_in_pieces(ends: tuple[Wire, socket.so
         seen = pool.submit(answer)
         assert wire.exchange(request, 1, time.monotonic() + GRACE, GRACE) == [[b"abc", 7]]
         assert seen.result(GRACE) == request
+
+
+def test_what_arrives_by_itself(ends: tuple[Wire, socket.socket]) -> None:
+    wire, theirs = ends
+    assert wire.arrived() == []
+    with pytest.raises(TimeoutError):
+        wire.wait(time.monotonic() + 0.05, GRACE)
+    theirs.sendall(b"+one\r\n+two\r\n+thr")
+    wire.wait(time.monotonic() + GRACE, GRACE)
+    assert wire.arrived() == [b"one", b"two"]
+    theirs.sendall(b"ee\r\n")
+    wire.wait(time.monotonic() + GRACE, GRACE)
+    assert wire.arrived() == [b"three"]
+    theirs.close()
+    with pytest.raises(ConnectionResetError, match="the server closed the connection"):
+        wire.arrived()
+
+
+def test_the_last_words_of_a_server_say_why(ends: tuple[Wire, socket.socket]) -> None:
+    wire, theirs = ends
+    theirs.sendall(b"+OK\r\n-ERR max number of clients reached\r\n")
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnectionError, match=r"^ERR max number of clients reached$"):
+        wire.exchange(b"x", 3, time.monotonic() + GRACE, GRACE)
+
+
+def test_arguments_are_bytes_text_and_numbers(redis_url: str, make_link: MakeLink) -> None:
+    link = make_link(redis_url)
+    for given, found in [
+        (b"\xff\0", b"\xff\0"),
+        ("é", "é".encode()),
+        (7, b"7"),
+        (1.5, b"1.5"),
+        (memoryview(b"v"), b"v"),
+    ]:
+        assert link.call("ECHO", given) == found
+    with pytest.raises(TypeError):
+        link.call("ECHO", None)  # type: ignore[arg-type]
 
 
 def test_a_lane_that_is_not_connected_says_so(redis_url: str, make_link: MakeLink) -> None:

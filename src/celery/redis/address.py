@@ -21,7 +21,7 @@ What may follow `?` in a URL are the options below; they may also stand in *opti
 | `max_connections` | connections at once |
 | `ssl`, `ssl_*` | TLS and its options; certificates are verified unless `ssl_cert_reqs=none` |
 | `master_name`, `sentinel_kwargs`, `min_other_sentinels` | for `sentinel://` |
-| `failover_strategy` | `round-robin`, `shuffle`, or a callable that makes an iterator of the URLs |
+| `failover_strategy` | `round-robin`, `shuffle`, or a callable that makes of the list of URLs an iterator |
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ from celery.redis.replies import Refused, code_of
 from celery.redis.tls import NAMES as TLS_NAMES
 from celery.redis.tls import UNSUPPORTED, Tls, read_flag
 from celery.redis.wire import (
+    POLLS,
     Broken,
     ReplyError,
-    TlsWire,
+    StreamWire,
     Wire,
     connect_tcp,
     connect_unix,
@@ -124,7 +125,7 @@ class Address:
         self._who = ""
         self._keepalive = _read_keepalive(given)
         self._tls = [_read_tls(part, given, query) for part, query in zip(parts, queries, strict=True)]
-        self._failover = Failover(self.spots, given.get("failover_strategy"))
+        self._failover = Failover([part.geturl() for part in parts], given.get("failover_strategy"))
         self._sentinels = Sentinels(self.spots, given) if self.kind == "sentinel" else None
         self._describe()
 
@@ -237,8 +238,8 @@ class Access:
 class Failover:
     """In which order several servers are tried. The one that worked last comes first."""
 
-    def __init__(self, spots: Sequence[Spot], strategy: str | Callable[[list[int]], Iterator[int]] | None) -> None:
-        self._count = len(spots)
+    def __init__(self, urls: Sequence[str], strategy: str | Callable[[list[str]], Iterator[str]] | None) -> None:
+        self._urls = list(urls)
         self._first = 0
         if strategy not in {None, "", "round-robin", "shuffle"} and not callable(strategy):
             raise ImproperlyConfigured(
@@ -247,11 +248,11 @@ class Failover:
         self._strategy = strategy
 
     def order(self) -> list[int]:
-        if self._count == 1:
-            return [0]
-        if callable(self._strategy):
-            return list(itertools.islice(self._strategy(list(range(self._count))), self._count))
-        others = [(self._first + step) % self._count for step in range(1, self._count)]
+        """The numbers of the URLs."""
+        count = len(self._urls)
+        if callable(self._strategy) and count > 1:
+            return [self._urls.index(url) for url in itertools.islice(self._strategy(list(self._urls)), count)]
+        others = [(self._first + step) % count for step in range(1, count)]
         if self._strategy == "shuffle":
             random.shuffle(others)
         return [self._first, *others]
@@ -338,7 +339,9 @@ def open_wire(spot: Spot, tls: Tls | None, deadline: float, keepalive: Mapping[i
     if spot.path:
         return Wire(connect_unix(spot.path, deadline))
     connected = connect_tcp(spot.host, spot.port, deadline, keepalive)
-    return Wire(connected) if tls is None else TlsWire(tls.wrap(connected, spot.host, deadline))
+    if tls is not None:
+        return StreamWire(tls.wrap(connected, spot.host, deadline))
+    return Wire(connected) if POLLS else StreamWire(connected)
 
 
 def client_name(who: str) -> str:

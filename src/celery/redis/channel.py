@@ -124,6 +124,8 @@ class Channel:
         except BaseException:
             with self._locked():
                 self._wanted[begin] -= new
+                if new and self._wire is not None:
+                    self._say(_ENDS[begin], sorted(new), time.monotonic() + SLICE)
             raise
 
     def _unsubscribe(self, begin: bytes, given: Iterable[str | bytes]) -> None:
@@ -439,7 +441,7 @@ class Channel:
             self._say(b"PING", [], now + allowed)
         elif now - self._pinged_at >= allowed:
             self._lose(TimeoutError("the server does not answer"))
-        return allowed if self._pinged_at is None else max(SLICE, self._pinged_at + allowed - now)
+        return min(self._link.address.health, allowed, 1.0)
 
     def _report(self, error: Exception) -> None:
         """Say once why the connection does not come back, if nobody has said so."""

@@ -74,6 +74,8 @@ def greet(
         raise Refused(
             "it does not speak the protocol of Redis; check host and port, and write rediss:// if it expects TLS"
         ) from error
+    except (ConnectionResetError, BrokenPipeError) as error:
+        raise ConnectionResetError("it closes the connection at once; write rediss:// if it expects TLS") from error
     said = dict(zip([str(command[0]) for command in commands], replies, strict=True))
     for step in ("AUTH", "HELLO", "SELECT"):
         _examine(step, said.get(step), db, bool(credentials))

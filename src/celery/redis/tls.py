@@ -71,6 +71,8 @@ class Tls:
                 ) from error
             if isinstance(error, ssl.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
                 raise Refused("it does not speak TLS on this port; write redis:// instead of rediss://") from error
+            if isinstance(error, TimeoutError):
+                raise TimeoutError("it does not answer as TLS does (write redis:// if this port does not)") from error
             raise
         return wrapped
 

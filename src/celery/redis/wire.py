@@ -35,6 +35,9 @@ CLOSED = "the server closed the connection"
 HALF_OPEN = 10.0
 """Seconds after which a connection that the other side does not know any more is noticed by TCP itself."""
 
+POLLS = hasattr(select, "poll") and os.name == "posix"
+"""Whether descriptors of sockets can be read and polled here."""
+
 Argument = bytes | str | int | float | memoryview
 _pack: Callable[[Sequence[Argument]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub wants one
 ReplyError = hiredis.ReplyError
@@ -77,8 +80,9 @@ class Wire:
         self.reader = hiredis.Reader()
         connected.settimeout(0.0)
         self.descriptor = connected.fileno()
-        self._poll = select.poll()
-        self._poll.register(self.descriptor, select.POLLIN)
+        if POLLS:
+            self._poll = select.poll()
+            self._poll.register(self.descriptor, select.POLLIN)
         self._most = self.spins = SPINS if processors() > 1 else 0
         self._misses = 0
         self._rest = REST
@@ -205,17 +209,28 @@ class Wire:
                     rest = rest[os.write(self.descriptor, rest) :]
 
 
-class TlsWire(Wire):
-    """The same over TLS, where the descriptor says little about what there is to read."""
+class StreamWire(Wire):
+    """The same through the socket's own methods.
+
+    For TLS, where the descriptor says little about what there is to read, and where descriptors cannot be polled.
+    """
 
     def look(self) -> None:
-        """Nothing: whoever encrypts has other costs."""
+        """Nothing: what is done here takes longer than to fall asleep."""
 
     def send(self, packed: bytes, deadline: float, patience: float) -> None:
         rest = memoryview(packed)
         while rest:
             self._set_timeout(deadline, patience)
             rest = rest[self.socket.send(rest[: CHUNK << 4]) :]
+
+    def wait(self, deadline: float, patience: float) -> None:
+        if POLLS:
+            super().wait(deadline, patience)
+            return
+        left = min(deadline - time.monotonic(), patience)
+        if left <= 0 or not select.select([self.descriptor], [], [], left)[0]:
+            raise TimeoutError("the server does not answer")
 
     def _receive(self, size: int, deadline: float, patience: float) -> None:
         self._set_timeout(deadline, patience)
