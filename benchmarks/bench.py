@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Measure the embedded broker end to end and, with --original, original Celery on Redis in the same run.
+"""Measure the embedded broker and Redis end to end and, with --original, original Celery on Redis in the same run.
 
-    bench.py [--tasks 20000] [--original] [--json FILE]
+    bench.py [--tasks 20000] [--only embedded|redis] [--original] [--json FILE]
 
 Every drain is preceded by a full enqueue and followed by an exact count: a lost or doubled execution fails the run.
 Absolute figures drift with the machine; the ratios of one run are what to read.  --original installs
-`celery[redis]==5.7.0` into an environment of its own (kept in the system's temporary folder) and needs redis-server.
+`celery[redis]==5.7.0` into an environment of its own (kept in the system's temporary folder).  Redis is a server of
+the run's own, without persistence; where none is installed it is left out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 APP = Path(__file__).resolve().parent / "app"
 WORKER = ["-m", "celery", "-A", "bench_app", "worker", "-c", "2", "-l", "ERROR", "--without-gossip", "--without-mingle"]
 ORIGINAL = ["celery[redis]==5.7.0", "hiredis"]
+PEER = "original on redis"
 Figures = dict[str, float]
 
 
@@ -151,7 +153,7 @@ def original_python(cache: Path) -> str:
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
     if not shutil.which("redis-server"):
-        raise SystemExit("--original needs redis-server on PATH (Debian: apt-get install redis-server)")
+        raise SystemExit("This needs redis-server on PATH (Debian: apt-get install redis-server)")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -171,36 +173,50 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 
 def show(table: dict[str, Figures]) -> None:
+    """A column for each subject; where the original was measured, how many times its figure ours are."""
     columns = list(next(iter(table.values())))
     width = max(map(len, columns)) + 2
-    print(f"{'':{width}}" + "".join(f"{name:>18}" for name in table) + ("       ratio" if len(table) > 1 else ""))
+    base = table.get(PEER)
+    print(f"{'':{width}}" + "".join(f"{name:>20}{'ratio' if base and name != PEER else '':>9}" for name in table))
     for column in columns:
-        cells = [figures.get(column) for figures in table.values()]
-        line = f"{column:{width}}" + "".join(f"{cell:>18,.2f}" if cell is not None else f"{'':>18}" for cell in cells)
-        if len(cells) > 1 and cells[0] is not None and cells[1]:
-            line += f"{cells[0] / cells[1]:>11.2f}x"
-        print(line)
+        line = f"{column:{width}}"
+        for name, figures in table.items():
+            cell = figures.get(column)
+            line += f"{cell:>20,.2f}" if cell is not None else f"{'':>20}"
+            if base and name != PEER:
+                compared = cell is not None and base.get(column)
+                line += f"{cell / base[column]:>8.2f}x" if cell is not None and compared else f"{'':>9}"
+            else:
+                line += f"{'':>9}"
+        print(line.rstrip())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=20000)
+    parser.add_argument("--only", choices=["embedded", "redis"], help="leave the other one out")
     parser.add_argument("--original", action="store_true", help="measure original Celery on Redis beside us")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "bench-original-celery")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     table: dict[str, Figures] = {}
+    subjects = [("embedded", sys.executable, True)] if options.only != "redis" else []
+    if options.only != "embedded" and (shutil.which("redis-server") or options.original):
+        subjects.append(("redis", sys.executable, True))
+    if options.original:
+        subjects.append((PEER, original_python(options.cache), False))
     with tempfile.TemporaryDirectory() as scratch:
-        ours = Subject("embedded", sys.executable, Path(scratch) / "ours", bulk=True)
-        ours.folder.mkdir()
-        table[ours.name] = measure(ours, options.tasks)
-        if options.original:
-            folder = Path(scratch) / "original"
+        for name, python, bulk in subjects:
+            folder = Path(scratch) / name.split()[0]
             folder.mkdir()
+            subject = Subject(name, python, folder, bulk=bulk)
+            tasks = min(options.tasks, 5000) if name == PEER else options.tasks
+            if name == "embedded":
+                table[name] = measure(subject, tasks)
+                continue
             with redis_server(folder) as url:
-                env = {"BENCH_BROKER": f"{url}/0", "BENCH_BACKEND": f"{url}/0"}
-                peer = Subject("original on Redis", original_python(options.cache), folder, bulk=False, env=env)
-                table[peer.name] = measure(peer, min(options.tasks, 5000))
+                subject.env = {"BENCH_BROKER": f"{url}/0", "BENCH_BACKEND": f"{url}/0"}
+                table[name] = measure(subject, tasks)
     show(table)
     if options.json:
         options.json.write_text(json.dumps(table, indent=2))
