@@ -48,8 +48,13 @@ def wrap(payload: bytes, task_id: str, now: float) -> bytes:
 
 
 def unwrap(entry: bytes) -> bytes:
-    """What was published."""
-    return a2b_base64(_decode(entry).body) if entry.startswith(_WRAPPED) else entry
+    """What was published; an entry that only looks like one of ours is handed on as it is."""
+    if not entry.startswith(_WRAPPED):
+        return entry
+    try:
+        return a2b_base64(_decode(entry).body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+        return entry
 
 
 def sent_at(entry: bytes) -> float | None:
