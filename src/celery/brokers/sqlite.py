@@ -198,7 +198,12 @@ class _Outbox:
     def send(self, connection: sqlite3.Connection, messages: Sequence[Outgoing]) -> set[str]:
         """Insert *messages*; the queues they reached."""
         now = self._clock.time()
-        rows = [row for message in messages for row in self._rows(connection, message, now)]
+        rows = []
+        for message in messages:
+            if message.routing_key and not message.exchange:
+                rows.append(_row(message.routing_key, message, now))
+            else:
+                rows += [_row(queue, message, now) for queue in self._targets(connection, message)]
         if len(rows) == 1:
             connection.execute(_SQL["insert"], rows[0])
         else:
@@ -208,20 +213,16 @@ class _Outbox:
         self._declare(connection, reached)
         return reached
 
-    def _rows(self, connection: sqlite3.Connection, message: Outgoing, now: float) -> list[tuple[Any, ...]]:
-        """(queue, rank, due, since, task id, envelope) for every queue that *message* reaches."""
-        exchange, key, due = message.exchange, message.routing_key, message.due
-        targets: Iterable[str] = (key,)
-        if exchange:
-            targets = routes(connection.execute(_SQL["bindings"], (exchange,)).fetchall(), exchange, key)
-        if not key or not targets:
+    def _targets(self, connection: sqlite3.Connection, message: Outgoing) -> Iterable[str]:
+        """The queues that a message for an exchange reaches."""
+        exchange, key = message.exchange, message.routing_key
+        found = routes(connection.execute(_SQL["bindings"], (exchange,)).fetchall(), exchange, key) if exchange else ()
+        if not key or not found:
             raise BrokerError(
                 f"No queue is bound to exchange {exchange!r} with routing key {key!r}: declare the queue, or correct "
                 f"the route of the task."
             )
-        rank = _rank(message)
-        later = due if due is not None and due > now else None
-        return [(queue, rank, later, now, message.task_id, message.envelope) for queue in targets]
+        return found
 
     def knows(self, message: Outgoing) -> bool:
         """Whether it goes to one queue, which has been noted: then its row is all there is to be written."""
@@ -233,9 +234,7 @@ class _Outbox:
 
     def row(self, message: Outgoing) -> tuple[Any, ...]:
         """What `send` inserts for a message that it knows."""
-        now, due = self._clock.time(), message.due
-        later = due if due is not None and due > now else None
-        return message.routing_key, _rank(message), later, now, message.task_id, message.envelope
+        return _row(message.routing_key, message, self._clock.time())
 
     def _declare(self, connection: sqlite3.Connection, queues: set[str]) -> None:
         """Note queues that are used for the first time. What is remembered of it holds for one opening of the file."""
@@ -482,10 +481,12 @@ class SQLiteConsumer(Consumer):
         return True
 
 
-def _rank(message: Outgoing) -> int:
-    """The most urgent is 0."""
-    priority = message.priority
-    return LEAST_URGENT - min(max(priority, 0), LEAST_URGENT) if priority else LEAST_URGENT
+def _row(queue: str, message: Outgoing, now: float) -> tuple[Any, ...]:
+    """(queue, rank, due, since, task id, envelope) of *message* in *queue*."""
+    rank, priority, due = LEAST_URGENT, message.priority, message.due
+    if priority:
+        rank -= min(max(priority, 0), LEAST_URGENT)
+    return queue, rank, due if due is not None and due > now else None, now, message.task_id, message.envelope
 
 
 def _take(connection: sqlite3.Connection, queue: str, limit: int, now: float, fence: int) -> list[Delivery]:
