@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -433,6 +434,27 @@ def test_backends_of_others_are_told(app: Celery) -> None:
     result = job.delay()
     job.apply_async(ignore_result=True)
     assert told_of == [(None, result.id)]
+
+
+def test_a_promise_of_a_task_can_be_patched(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    @app.task(shared=False)
+    def job() -> None: ...
+
+    job.delay()
+    with mock.patch.object(job, "delay", return_value="patched"):
+        assert job.delay() == "patched"
+    with mock.patch.object(job, "apply_async", return_value="patched"):
+        assert job.delay() == job.apply_async() == "patched"
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "delay", lambda self: ("of the class", self.name))
+        assert job.delay() == ("of the class", job.name)
+    assert job.delay().id
+
+    @app.task(shared=False)
+    def other() -> None: ...
+
+    with mock.patch.object(other, "apply_async", return_value="patched before it was made"):
+        assert other.delay() == "patched before it was made"
 
 
 def test_a_serializer_that_kombu_is_given(app: Celery) -> None:

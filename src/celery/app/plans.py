@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from operator import attrgetter
-from threading import get_ident
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -167,7 +167,9 @@ class Plan:
     address: Address
     content: tuple[str, str]
     priority: int
+    result_cls: type[AsyncResult[Any]] | None
     serializer: str
+    stored: bool
 
     def __init__(self, task: Any, app: Celery, options: dict[str, Any]) -> None:
         # First what it depends on: what changes while it is made shows afterwards.
@@ -186,18 +188,21 @@ class Plan:
         self.expires = merged["expires"]
         self.ignored = bool(merged.get("ignore_result"))
         self.inherits = self.conf.task_inherit_parent_priority and merged.get("priority") is None
-        self.backend = None if self.ignored else app.backend
-        self.stored = self.ignored or app.store is not None
-        self.result_cls = _ordinary_result(task, app)
         self.replies: dict[int, str] = {}
-        self.stencil: Stencil | None = None
         expires = options.get("expires", self.expires) is not None
         self.varies = expires or any(name in VARYING for name in options)
-        if _is_ordinary(self.amqp, app):
-            try:
-                self._cut(task.name, task, merged, expires=expires)
-            except (EncodeError, ImproperlyConfigured, QueueNotFound, TypeError, ValueError):
-                self.stencil = None  # the long way says what is wrong
+        self.backend: Any = None
+        self.stencil: Stencil | None = None
+        if not _is_ordinary(self.amqp, app):
+            return
+        try:
+            self._cut(task.name, task, merged, expires=expires)
+        except (EncodeError, ImproperlyConfigured, QueueNotFound, TypeError, ValueError):
+            return  # the long way says what is wrong
+        self.result_cls = _ordinary_result(task, app)
+        self.stored = self.ignored or app.store is not None
+        if not self.ignored:
+            self.backend = app.backend
 
     def _cut(self, name: str, task: Any, options: dict[str, Any], *, expires: bool) -> None:
         """Have a message drafted that has holes, and cut the stencil from it."""
@@ -249,7 +254,7 @@ class Plan:
             if (content_type, content_encoding) != self.content:
                 return None
             argsrepr, kwargsrepr = stencil.show(args, kwargs)
-        reply = self.replies.get(get_ident()) or self._reply(app)
+        reply = self.replies.get(threading.get_ident()) or self._reply(app)
         if parent is None and not self.varies:
             id = task_id.encode()
             return Outgoing(
@@ -287,7 +292,7 @@ class Plan:
         """Where replies to this thread go, noted: threads with one identifier have one address."""
         if len(self.replies) >= MOST_THREADS:
             self.replies.clear()
-        reply = self.replies[get_ident()] = app.thread_oid
+        reply = self.replies[threading.get_ident()] = app.thread_oid
         return reply
 
 
