@@ -122,11 +122,12 @@ class RedisBroker(Broker):
         prefix = self.link.prefix
         ready = [self._scripts.ready_key(queue, step) for step in self._scripts.steps]
         due, later = f"{prefix}celeriac.due.{queue}", f"{prefix}celeriac.later.{queue}"
+        count = [*(["LLEN", key] for key in ready), ["ZCARD", due]]
+        self.link.calls(count)  # raises for a key that is somebody else's: that one stays
         counted = self.link.calls(
             [
                 ["MULTI"],
-                *(["LLEN", key] for key in ready),
-                ["ZCARD", due],
+                *count,
                 ["DEL", *ready, due, later, f"{prefix}celeriac.returned.{queue}"],
                 ["EXEC"],
             ]

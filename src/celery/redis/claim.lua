@@ -73,8 +73,8 @@ local function take(index, queue, step, key, count)
         local envelope, deliveries, interrupted = found[i], 0, 0
         if known then
             local digest = redis.sha1hex(envelope)
-            local counted = redis.call('HGET', returned, digest)
-            if counted then
+            local counted = redis.pcall('HGET', returned, digest)
+            if type(counted) == 'string' then
                 redis.call('HDEL', returned, digest)
                 local executions, cut = string.match(counted, '(%d+) (%d+)')
                 deliveries, interrupted = tonumber(executions), tonumber(cut)

@@ -3,7 +3,12 @@
 local last = redis.call('GET', KEYS[1])
 if last and tonumber(last) >= tonumber(ARGV[1]) then return 0 end
 for from = 2, #ARGV, 1000 do
-    redis.call('LPUSH', KEYS[2], unpack(ARGV, from, math.min(from + 999, #ARGV)))
+    local pushed = redis.pcall('LPUSH', KEYS[2], unpack(ARGV, from, math.min(from + 999, #ARGV)))
+    if type(pushed) == 'table' and pushed.err then
+        -- The key is what its owner looks for.
+        pushed.err = string.gsub(pushed.err, '^WRONGTYPE.*', 'WRONGTYPE the key ' .. KEYS[2] .. ' holds no list of messages')
+        return pushed
+    end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', 60)
 return 1

@@ -20,11 +20,13 @@ ADVICE = {
     "NOPERM": "give the user of the URL all commands, keys and channels that Celery needs (ACL SETUSER)",
     "OOM": "maxmemory is reached; raise it, consume or purge its queues, or let results expire sooner (result_expires)",
     "READONLY": "it is a replica; give the URL of the primary, or use sentinel:// so that the primary is found",
+    "WRONGTYPE": "somebody else uses that key: delete or rename it, or choose another name or global_keyprefix",
     "WRONGPASS": "check user and password in the URL, and whether the user is enabled",
 }
 """What to do, by the code that the error begins with."""
 
 _INSIDE = re.compile(r"@user_script: ?\d+: -?([A-Z]+) ")
+_PLACE = re.compile(r",? script: [0-9a-f]{40}, on @user_script:\d+$")
 _WORDS = {"ERR max number of clients reached": "MAXCLIENTS", "ERR DB index is out of range": "DB"}
 
 
@@ -54,7 +56,7 @@ def refusal(error: Exception, doing: str = "") -> Refused:
     """*error*, a reply, as what is raised: with the server's words and, where we know it, what to do."""
     code = code_of(error)
     advice = ADVICE.get(code)
-    words = str(error).rstrip(". ")
+    words = _PLACE.sub("", str(error).rstrip(". ")).rstrip(". ")
     sentence = f"{doing}{words}" + (f" ({advice})" if advice else "")
     return Refused(sentence, code, temporary=code in FULL)
 

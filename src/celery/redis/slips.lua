@@ -47,7 +47,7 @@ local function make_ready(side, queue, step, deliveries, interrupted, now, envel
         local name = redis.sha1hex(envelope)
         bury(name, queue, step, deliveries, interrupted, now, 'It could not be put into its queue: ' .. pushed.err, envelope)
     elseif deliveries > 0 then
-        redis.call('HSET', P .. 'celeriac.returned.' .. queue, redis.sha1hex(envelope), deliveries .. ' ' .. interrupted)
+        redis.pcall('HSET', P .. 'celeriac.returned.' .. queue, redis.sha1hex(envelope), deliveries .. ' ' .. interrupted)
     end
 end
 
