@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -164,15 +165,15 @@ class RedisBroker(Broker):
             if isinstance(tag, str) and "\n" in tag:
                 queue, _, name = tag.partition("\n")
                 removed += self._remove_delayed(queue, name) or self._remove_ready(queue, name)
-            elif str(tag).isdecimal():
-                removed += self._remove_dead(_dead_name(int(tag)))
-        return removed
+        return removed + self._remove_dead(_dead_names(tags))
 
     def replay(self, tags: Sequence[int | str]) -> int:
-        names = [_dead_name(int(tag)) for tag in tags if str(tag).isdecimal()]
-        if not names:
-            return 0
-        replayed = sum(int(self._run("replay", self._scripts.now(), queue, *names)) for queue in self._queues())
+        names = _dead_names(tags)
+        replayed = 0
+        for queue in self._queues() if names else ():
+            for start in range(0, len(names), PAGE):
+                some = names[start : start + PAGE]
+                replayed += int(self._run("replay", self._scripts.now(), queue, *some))
         if replayed:
             self._ring(None)
         return replayed
@@ -325,18 +326,19 @@ class RedisBroker(Broker):
                 end -= PAGE
         return 0
 
-    def _remove_dead(self, name: str) -> int:
-        prefix = self.link.prefix
-        gone = 0
-        for queue in self._queues():
-            gone += self.link.calls(
-                [
-                    ["MULTI"],
-                    ["ZREM", f"{prefix}celeriac.dead.{queue}", name],
-                    ["HDEL", f"{prefix}celeriac.dead.slips.{queue}", name],
-                    ["EXEC"],
-                ]
-            )[-1][0]
+    def _remove_dead(self, names: Sequence[str]) -> int:
+        prefix, gone = self.link.prefix, 0
+        for queue in self._queues() if names else ():
+            for start in range(0, len(names), PAGE):
+                some = names[start : start + PAGE]
+                gone += self.link.calls(
+                    [
+                        ["MULTI"],
+                        ["ZREM", f"{prefix}celeriac.dead.{queue}", *some],
+                        ["HDEL", f"{prefix}celeriac.dead.slips.{queue}", *some],
+                        ["EXEC"],
+                    ]
+                )[-1][0]
         return gone
 
 
@@ -355,8 +357,15 @@ def _digest(entry: bytes) -> str:
     return hashlib.sha1(entry, usedforsecurity=False).hexdigest()
 
 
-def _dead_name(tag: int) -> str:
-    return f"{tag >> 32}-{tag & 0xFFFFFFFF}"
+def _dead_names(tags: Iterable[int | str]) -> list[str]:
+    """The names in the dead set of those tags that are of dead messages."""
+    found = []
+    for tag in map(str, tags):
+        if tag.isdecimal():
+            found.append(f"{int(tag) >> 32}-{int(tag) & 0xFFFFFFFF}")
+        elif re.fullmatch(r"[0-9a-f]{40}", tag):
+            found.append(tag)
+    return found
 
 
 def _dead_tag(name: str) -> int | str:

@@ -168,7 +168,6 @@ class WorkController:
             self.pidlock = create_pidlock(self.options.pidfile)
         # An unreachable broker is said before there are processes to clean up.
         self._connect()
-        broker.declare(self.app.amqp.queues.consuming())
         if self.options.purge:
             logger.warning("purge: removed %s messages", sum(broker.purge(name) for name in self.queue_names))
         # The pool before any thread: its processes come from a template, but a template may still be made by a fork.
@@ -219,8 +218,9 @@ class WorkController:
                     raise
 
     def _reach(self) -> None:
-        """Raise what keeps the broker or the result store from being used."""
+        """Declare the queues. Raises what keeps the broker or the result store from being used."""
         self.broker.connect()
+        self.broker.declare(self.app.amqp.queues.consuming())
         store = self.app.store
         if store is None:
             return
