@@ -181,6 +181,19 @@ def test_attributes_of_the_task_and_options_together(attributes: dict[str, Any],
         assert_same(app, task, (1,), None, **given_options)
 
 
+@given(few_of(PLANNED, OTHERS), few_of(PLANNED), few_of(PLANNED))
+@settings(max_examples=150)
+def test_routes_and_attributes_and_options_together(
+    route: dict[str, Any], attributes: dict[str, Any], options: dict[str, Any]
+) -> None:
+    app = Celery("plans", broker="memory://plans-own", set_as_current=False)
+    app.conf.task_routes = {"job": route}
+    app.broker.clock = FakeClock(NOW)
+    task = job_of(app, **attributes)
+    for given_options in ({}, options, options):
+        assert_same(app, task, (1,), None, task_id="an-id", **given_options)
+
+
 @pytest.mark.parametrize(
     "conf",
     [
@@ -193,6 +206,11 @@ def test_attributes_of_the_task_and_options_together(attributes: dict[str, Any],
         {"task_routes": {"job": {"headers": {"by": "route"}, "custom": 1}}},
         {"task_routes": {"job": {"exchange": "topics", "routing_key": "a.b"}}},
         {"task_routes": {"job": {"retry": False}}},
+        {"task_routes": {"job": {"root_id": "of the route", "reply_to": "x", "group_index": 3}}},
+        {"task_routes": {"job": {"argsrepr": "hidden", "shadow": "of the route", "countdown": 3}}},
+        {"task_routes": {"job": {"shadow": "of the route", "retries": 1, "replaced_task_nesting": 2, "time_limit": 3}}},
+        {"task_routes": {"job": {"expiration": 3}}},
+        {"task_routes": {"job": {"compression": "gzip", "link": {"task": "next", "args": [], "kwargs": {}}}}},
         {"task_routes": [lambda name, args, kwargs, options, **_: {"queue": f"q{len(args)}"}]},
         {"task_ignore_result": True},
         {"task_soft_time_limit": 1.5},
@@ -206,8 +224,21 @@ def test_settings_of_all_kinds(conf: dict[str, Any]) -> None:
     app.conf.update(conf)
     app.broker.clock = FakeClock(NOW)
     task = job_of(app)
-    for options in ({}, {"queue": "mail"}, {"countdown": 5}, {"expires": 7}, {"priority": 2, "expires": None}):
+    for options in ({}, {"queue": "mail"}, {"countdown": 5}, {"expires": 7}, {"priority": 2, "expires": None},
+                    {"root_id": "r", "countdown": None, "group_id": "g"}):  # fmt: skip
         assert_same(app, task, (1, 2), {"é": "é"}, **options, task_id="an-id")
+
+
+def test_a_route_that_says_to_store_no_result() -> None:
+    app = Celery("plans", broker="memory://plans-conf", backend="memory://plans-conf", set_as_current=False)
+    app.conf.task_routes = {"job": {"ignore_result": True}}
+    job = job_of(app)
+    type(job).ignore_result = None
+    assert is_planned(job)
+    assert job.delay().ignored
+    assert_same(app, job)
+    with the_long_way():
+        assert job.delay().ignored
 
 
 def test_which_options_are_planned(app: Celery) -> None:

@@ -49,6 +49,11 @@ VARYING: Final[Mapping[str, frozenset[type] | None]] = {
     "group_index": NUMBER,
 }  # fmt: skip
 """Options that are put into holes, with the types they may have; times may be whatever `AMQP.draft` takes."""
+REFUSED: Final = (
+    *VARYING, "task_id", "reply_to", "argsrepr", "kwargsrepr", "exchange", "routing_key", "retry", "retry_policy",
+    "expiration",
+)  # fmt: skip
+"""Options that no plan is made for when a route (or an attribute of the task) adds them."""
 MOST_PLANS = 200
 """For one task. A program that makes options up (a queue for every customer) sends the rest the long way."""
 MOST_THREADS = 1000
@@ -166,6 +171,7 @@ class Plan:
 
     address: Address
     content: tuple[str, str]
+    ignored: bool
     priority: int
     result_cls: type[AsyncResult[Any]] | None
     serializer: str
@@ -185,8 +191,9 @@ class Plan:
             merged["ignore_result"] = task.ignore_result
         for name in ("expires", "time_limit", "soft_time_limit"):
             merged.setdefault(name, getattr(task, name))
-        self.expires = merged["expires"]
-        self.ignored = bool(merged.get("ignore_result"))
+        for name in ("retries", "replaced_task_nesting"):
+            merged.setdefault(name, 0)
+        self.expires = merged.pop("expires")
         self.inherits = self.conf.task_inherit_parent_priority and merged.get("priority") is None
         self.replies: dict[int, str] = {}
         expires = options.get("expires", self.expires) is not None
@@ -196,48 +203,44 @@ class Plan:
         if not _is_ordinary(self.amqp, app):
             return
         try:
-            self._cut(task.name, task, merged, expires=expires)
+            stencil = self._cut(task, merged, expires=expires)
         except (EncodeError, ImproperlyConfigured, QueueNotFound, TypeError, ValueError):
             return  # the long way says what is wrong
+        if stencil is None:
+            return
         self.result_cls = _ordinary_result(task, app)
         self.stored = self.ignored or app.store is not None
         if not self.ignored:
             self.backend = app.backend
+        self.stencil = stencil
 
-    def _cut(self, name: str, task: Any, options: dict[str, Any], *, expires: bool) -> None:
-        """Have a message drafted that has holes, and cut the stencil from it."""
-        amqp = self.amqp
-        options.update(
-            {key: hole(key) for key in ("root_id", "parent_id", "group_id", "group_index", "reply_to")},
-            task_id=hole("id"), argsrepr=hole("argsrepr"), kwargsrepr=hole("kwargsrepr"),
-            expires=3600 if expires else None,
-        )  # fmt: skip
-        routed = amqp.route(options, name, (), {}, task)
-        if any(
-            routed.get(key) != options.get(key) for key in (*VARYING, "task_id", "argsrepr", "kwargsrepr", "reply_to")
-        ):
-            return
-        if any(routed.get(key) is not None for key in ("exchange", "routing_key", "retry", "retry_policy")):
-            return
-        if not isinstance(routed.get("queue"), str | None):
-            return
+    def _cut(self, task: Any, options: dict[str, Any], *, expires: bool) -> Stencil | None:
+        """Have a message drafted that has holes, and cut the stencil from it; None where that would not do."""
+        amqp, name = self.amqp, task.name
+        routed = {**amqp.route(options, name, (), {}, task)}
+        if any(routed.get(key) is not None for key in REFUSED) or not isinstance(routed.get("queue"), str | None):
+            return None
+        holes = {key: hole(key) for key in ("root_id", "parent_id", "group_id", "group_index", "reply_to")}
+        routed |= {**holes, "task_id": hole("id"), "argsrepr": hole("argsrepr"), "kwargsrepr": hole("kwargsrepr")}
+        if expires:
+            routed["expires"] = 3600
         draft = amqp.draft(name, (), {}, routed)
         if draft.compression or draft.body[2] != dict.fromkeys(EMBED):
-            return
+            return None
         if draft.serializer == "json" and is_replaced("json"):
-            return
+            return None
         headers, properties = draft.headers, draft.properties
         headers["eta"], headers["expires"] = hole("eta"), hole("expires")
         properties["correlation_id"] = hole("correlation_id")
-        more = ["eta", "expires", "group_id", "group_index", "parent_id"]
         if expires:
             properties["expiration"] = hole("expiration")
-            more.append("expiration")
         content_type, content_encoding, body = dumps(draft.body, draft.serializer)
+        self.address, self.priority = draft.address, properties["priority"]
+        self.ignored = bool(routed.get("ignore_result"))
+        self.serializer, self.content = draft.serializer, (content_type, content_encoding)
         stencil = Stencil(amqp.as_message(draft, content_type, content_encoding, body))
-        if stencil.fits(*more):
-            self.address, self.priority = draft.address, properties["priority"]
-            self.serializer, self.content, self.stencil = draft.serializer, (content_type, content_encoding), stencil
+        more = ("eta", "expires", "group_id", "group_index", "parent_id", *(("expiration",) if expires else ()))
+        return stencil if stencil.fits(*more) else None
 
     def fill(
         self, app: Celery, args: Any, kwargs: dict[str, Any], task_id: str, parent: Any, options: dict[str, Any]
