@@ -6,17 +6,22 @@ the entry's name is the URL scheme (or the pool's name), its object the class.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from celery.backends.store import Store
 from celery.brokers.base import Broker
 from celery.concurrency.base import Pool
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.deferred import deferred
+from celery.utils.plugins import entry_points
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = deferred("difflib")
 
 BROKERS: Mapping[str, str] = {
     "memory": "celery.brokers.memory:MemoryBroker",
@@ -134,7 +139,7 @@ def known(kind: str) -> list[str]:
 
 @cache
 def _plugins(group: str) -> dict[str, Any]:
-    return {entry.name: entry for entry in entry_points(group=group)}
+    return {entry.name: entry for entry in entry_points(group)}
 
 
 def _find(kind: str, name: str, table: Mapping[str, str], group: str) -> type:

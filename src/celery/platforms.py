@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import errno
 import math
-import multiprocessing
 import os
 import platform as _platform
 import signal as _signal
@@ -18,10 +16,18 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from celery.exceptions import SecurityError, SecurityWarning
 from celery.local import try_import
+from celery.utils.deferred import deferred
+
+if TYPE_CHECKING:
+    import ctypes
+    import multiprocessing
+else:
+    ctypes = deferred("ctypes")
+    multiprocessing = deferred("multiprocessing")
 
 resource = try_import("resource")
 pwd = try_import("pwd")

@@ -39,6 +39,51 @@ def test_an_app_needs_neither_kombu_nor_click(statement: str) -> None:
     assert [name for name in modules if name.partition(".")[0] in unwanted] == []
 
 
+CHILD = """
+from celery import Celery
+app = Celery('x', broker='memory://', backend='cache+memory://')
+task = app.task(lambda x: x, name='x')
+from celery.concurrency import child
+from celery.worker.child import boot_here
+from celery.wire.message import Job
+runner = boot_here(app, 'w@x')
+envelope = app.amqp.outgoing('x', (1,), {}).envelope
+assert runner(Job(1, envelope)).state == 'SUCCESS'
+"""
+
+
+def test_what_runs_tasks_needs_little() -> None:
+    modules = loaded_by(f"exec({CHILD!r})")
+    unwanted = {
+        "asyncio", "bz2", "calendar", "click", "concurrent", "ctypes", "email", "hashlib", "http", "kombu", "lzma",
+        "multiprocessing", "random", "redis", "sqlite3", "ssl", "subprocess", "tempfile", "zipfile", "zoneinfo",
+    }  # fmt: skip
+    assert [name for name in modules if name.partition(".")[0] in unwanted] == []
+    assert {"importlib.metadata", "logging.handlers"}.isdisjoint(modules)
+
+
+def test_a_header_is_made_when_a_task_is_first_sent() -> None:
+    app = celery.Celery("headers", set_as_current=False)
+
+    @app.task(name="added", shared=False)
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    class Multiply(app.Task):  # type: ignore[name-defined, misc]
+        name = "multiplied"
+
+        def run(self, x: int, y: int) -> int:
+            return x * y
+
+    tasks = [app.tasks["added"], app.register_task(Multiply())]
+    for task in tasks:
+        assert not isinstance(vars(type(task))["__header__"], staticmethod)
+        with pytest.raises(TypeError, match="missing 1 required positional argument"):
+            task.delay(1)
+        assert isinstance(vars(type(task))["__header__"], staticmethod)
+        assert task.__header__(1, y=2)
+
+
 def test_every_public_name_loads() -> None:
     names = [name for name in celery.__all__ if not name.startswith("current_")]
     assert [name for name in names if getattr(celery, name) is None] == []

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.app.retry import limit_of
 from celery.exceptions import Ignore, Retry
+from celery.utils.deferred import deferred
 from celery.utils.time import get_exponential_backoff_interval
+
+if TYPE_CHECKING:
+    import inspect
+else:
+    inspect = deferred("inspect")
 
 
 def add_autoretry_behaviour(task: Any, **options: Any) -> None:

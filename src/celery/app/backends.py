@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from celery import drivers
@@ -13,6 +12,7 @@ from celery.backends.store import Store
 from celery.brokers.base import Broker
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.imports import symbol_by_name
+from celery.utils.plugins import entry_points
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -103,7 +103,7 @@ def by_name(backend: str | None = None, loader: Any = None, extension_namespace:
     aliases: dict[str, str] = {**BACKEND_ALIASES, **(getattr(loader, "override_backends", None) or {})}
     if name in aliases:
         return symbol_by_name(aliases[name])
-    for entry in entry_points(group=extension_namespace):
+    for entry in entry_points(extension_namespace):
         if entry.name == name:
             return entry.load()
     if ":" in name or "." in name:

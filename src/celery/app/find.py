@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -52,7 +52,7 @@ def is_app(candidate: Any) -> bool:
 def _enter_current_folder() -> None:
     # A console script has its own folder at the head of the path, not the one it was called in.
     try:
-        folder = str(Path.cwd())
+        folder = os.getcwd()  # noqa: PTH109 - sys.path holds strings
     except FileNotFoundError:  # somebody deleted it: there is nothing to import from it
         return
     if folder not in sys.path and "" not in sys.path:
@@ -67,7 +67,7 @@ def _import(name: str, spec: str, imp: Callable[..., Any]) -> Any:
         if name != missing and not name.startswith(f"{missing}."):
             raise
         raise ImproperlyConfigured(
-            f"The application {spec!r} cannot be found: there is no module {name!r} in {str(Path.cwd())!r} or on"
+            f"The application {spec!r} cannot be found: there is no module {name!r} in {os.getcwd()!r} or on"  # noqa: PTH109 - as above
             " PYTHONPATH; check the name given to -A, or go to the folder of the project."
         ) from error
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from celery.app.context import Context, request_field
+from celery.utils.digests import uuid5
 from celery.utils.functional import arity_greater, maybe_list
 
 if TYPE_CHECKING:

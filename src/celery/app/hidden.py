@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pprint
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.deferred import deferred
+
+if TYPE_CHECKING:
+    import pprint
+else:
+    pprint = deferred("pprint")
 
 MASK = "********"
 

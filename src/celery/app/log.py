@@ -12,17 +12,21 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
 from typing import TYPE_CHECKING, Any, TextIO
 
 from celery import signals
 from celery._state import get_current_task
+from celery.utils.deferred import deferred
 from celery.utils.log import ColorFormatter, LoggingProxy, get_logger, mlevel
 from celery.utils.nodenames import node_format
 from celery.utils.term import colored
 
 if TYPE_CHECKING:
+    from logging import handlers
+
     from celery.app.base import Celery
+else:
+    handlers = deferred("logging.handlers")
 
 __all__ = ("JSONFormatter", "Logging", "TaskFormatter")
 
@@ -239,5 +243,5 @@ class Logging:
     def _handler(self, logfile: str | TextIO | None) -> logging.Handler:
         """For a path a file that log rotation may move away; for nothing the stderr of the process itself."""
         if isinstance(logfile, str) and logfile:
-            return WatchedFileHandler(logfile, encoding="utf-8")
+            return handlers.WatchedFileHandler(logfile, encoding="utf-8")
         return logging.StreamHandler(logfile or sys.__stderr__)

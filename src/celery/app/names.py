@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.app.defaults import NEW_NAMES, OLD_NAMES, OPTIONS
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.deferred import deferred
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = deferred("difflib")
 
 E_MIX_OLD_INTO_NEW = """
 New and old names of settings are mixed. Give these their new names:

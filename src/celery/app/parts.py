@@ -6,13 +6,14 @@ import os
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
-from uuid import NAMESPACE_OID, uuid3, uuid4
+from uuid import NAMESPACE_OID, uuid4
 
 from celery import drivers
 from celery._state import get_current_task, get_current_worker_task
 from celery.app.backends import make_backend, make_broker
 from celery.app.connections import Connections
 from celery.result import AsyncResult, GroupResult, ResultSet
+from celery.utils.digests import uuid3
 from celery.utils.imports import symbol_by_name
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import types
 import typing
 from collections.abc import Callable
@@ -11,9 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.deferred import deferred
 
 if TYPE_CHECKING:
+    import inspect
+
     from celery.app.base import Celery
+else:
+    inspect = deferred("inspect")
 
 Dump = Callable[[Any, Any], tuple[Any, Any]]
 

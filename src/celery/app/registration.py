@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _offer_to_other_apps, _withdraw_offer
@@ -17,12 +17,17 @@ from celery.app.pydantic import wrap_with_pydantic
 from celery.app.registry import TaskRegistry
 from celery.exceptions import DuplicateTaskNameWarning
 from celery.local import PromiseProxy, maybe_evaluate
+from celery.utils.deferred import deferred
 from celery.utils.functional import head_from_fun
 from celery.utils.imports import symbol_by_name
 
 if TYPE_CHECKING:
+    import inspect
+
     from celery.app.base import Celery
     from celery.app.task import Task
+else:
+    inspect = deferred("inspect")
 
 W_DUPTASK = """\
 The task name {name!r} is already registered to a different callable.
@@ -36,6 +41,10 @@ Every task needs a name of its own: give the decorator name=..., or rename one o
 """
 FIRST_STAYS = "The new callable was not registered; calls under this name reach the callable registered first."
 LAST_WINS = "The new task takes the place of the one registered first."
+
+
+TAKES_ANYTHING = 0x04 | 0x08
+"""Flags of code: `*args` and `**kwargs`."""
 
 
 class TaskPromise(PromiseProxy):
@@ -146,7 +155,7 @@ class Registration:
 
     def register(self, task: Any, **options: Any) -> Any:
         """Register a task that is a class or an object; the object."""
-        task = task() if inspect.isclass(task) else task
+        task = task() if isinstance(task, type) else task
         if not task.name:
             kind = type(task)
             task.name = self.app.gen_task_name(kind.__name__, kind.__module__)
@@ -154,7 +163,7 @@ class Registration:
         if known is not None and known is not task:
             self._warn_of_namesake(task.name, known, task, LAST_WINS)
         if type(task).__header__ is None and _is_described(task.run):
-            type(task).__header__ = staticmethod(head_from_fun(task.run))
+            type(task).__header__ = Header(task.run).of(type(task))
         return self._add(task, options)
 
     def _add(self, task: Any, options: dict[str, Any]) -> Any:
@@ -187,8 +196,38 @@ def describe_callable(task: Any) -> str:
     return f"{target.__module__}.{target.__qualname__}"
 
 
+class Header:
+    """What a task's class has as `__header__` until that is needed, which is where tasks are sent: `head_from_fun`.
+
+    A worker never needs it, and to compile one for each of its tasks takes time and memory in every process.
+    """
+
+    def __init__(self, fun: Callable[..., Any], bound: bool = False) -> None:
+        self._fun = fun
+        self._bound = bound
+
+    def __set_name__(self, kind: Any, name: str) -> None:
+        self.of(kind)
+
+    def of(self, kind: Any) -> Header:
+        """This header, for the class *kind*."""
+        self._kind = kind
+        return self
+
+    def __get__(self, task: Any, kind: type | None = None) -> Callable[..., Any]:
+        head = head_from_fun(self._fun, bound=self._bound)
+        self._kind.__header__ = staticmethod(head)
+        return head
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return head_from_fun(self._fun, bound=self._bound)(*args, **kwargs)
+
+
 def _is_described(run: Any) -> bool:
     """Whether the parameters of *run* say which arguments it takes."""
+    plain = getattr(run, "__func__", run)
+    if type(plain) is FunctionType and not vars(plain):
+        return plain.__code__.co_flags & TAKES_ANYTHING != TAKES_ANYTHING
     parameters = inspect.signature(run).parameters.values()
     return not {parameter.kind for parameter in parameters} >= {
         inspect.Parameter.VAR_POSITIONAL,
@@ -219,4 +258,4 @@ def task_callable_qualname(task: Any) -> str:
 
 def type_checker(fun: Callable[..., Any], bound: bool = False) -> Any:
     """A static method that takes the arguments *fun* takes, and raises `TypeError` for others."""
-    return staticmethod(head_from_fun(fun, bound=bound))
+    return Header(fun, bound) if type(fun) is FunctionType else staticmethod(head_from_fun(fun, bound=bound))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -19,7 +18,7 @@ class TaskRegistry(dict[str, Any]):
 
     def register(self, task: Any) -> None:
         """Add *task*; a class is made an instance first. Raises `InvalidTaskError` if it has no name."""
-        if inspect.isclass(task):
+        if isinstance(task, type):
             task = task()
         if not task.name:
             raise InvalidTaskError(f"The task class {type(task).__name__!r} has no name: set its attribute `name`.")

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery import signals
 from celery._state import _task_stack, app_or_default
 from celery.app.context import Context, is_result_ignored
-from celery.app.coroutines import run_coroutine
 from celery.app.einfo import ExceptionInfo
 from celery.app.followups import send_callbacks
 from celery.app.task import Task
@@ -29,12 +28,16 @@ from celery.backends.base import Backend, DisabledBackend, ResultBackend
 from celery.exceptions import Ignore, Reject, Retry
 from celery.loaders.base import BaseLoader
 from celery.states import EXCEPTION_STATES, FAILURE, IGNORED, REJECTED, RETRY, STARTED, SUCCESS
+from celery.utils.deferred import deferred
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 from celery.wire.serialization import accept_types, loads
 
 if TYPE_CHECKING:
+    from celery.app import coroutines
     from celery.app.base import Celery
+else:
+    coroutines = deferred("celery.app.coroutines")
 
 logger = get_logger(__name__)
 
@@ -270,7 +273,7 @@ class Tracer:
             awaited = next(steps)
             while True:
                 try:
-                    value = run_coroutine(awaited)
+                    value = coroutines.run_coroutine(awaited)
                 except BaseException as exc:  # noqa: BLE001 - whatever the task raises is the steps' business
                     awaited = steps.throw(exc)
                 else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from celery import VERSION_BANNER, drivers
@@ -12,6 +11,7 @@ from celery.app.find import find_app
 from celery.app.hidden import HIDDEN_SETTINGS, mask_settings, sanitize_url
 from celery.app.names import E_MIX_NEW_INTO_OLD, E_MIX_OLD_INTO_NEW, FMT_REPLACE_SETTING
 from celery.app.settings import Settings, detect_settings
+from celery.utils.plugins import version
 
 BUGREPORT_INFO = """
 software -> celery:{celery_v} kombu:{kombu_v} py:{py_v}
@@ -106,10 +106,7 @@ def bugreport(app: Any) -> str:
 
 
 def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "not installed"
+    return version(distribution) or "not installed"
 
 
 __all__ = [

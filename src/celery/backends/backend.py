@@ -7,7 +7,6 @@ groups, `_save_group`, `_restore_group`, `_delete_group`, `_forget`.  Our own st
 from __future__ import annotations
 
 import pickle
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -28,12 +27,17 @@ from celery.exceptions import (
     TimeoutError,  # noqa: A004 - the public name
 )
 from celery.result import GroupResult, ResultBase, result_from_tuple
+from celery.utils.deferred import deferred
 from celery.utils.log import get_logger
 from celery.wire.errors import exception_from_data, exception_to_data
 from celery.wire.serialization import accept_types, dumps, loads
 
 if TYPE_CHECKING:
+    import random
+
     from celery.app.base import Celery
+else:
+    random = deferred("random")
 
 logger = get_logger("celery.backends.base")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +23,13 @@ from celery.bin.base import (
     user_errors,
 )
 from celery.exceptions import CeleryError, ImproperlyConfigured
+from celery.utils.deferred import deferred
+from celery.utils.plugins import entry_points
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = deferred("difflib")
 
 COMMANDS = {
     "call": "call",
@@ -104,8 +110,7 @@ def _command(module: Any, name: str) -> click.Command:
 
 
 def _plugins() -> dict[str, Any]:
-    metadata = import_module("importlib.metadata")
-    return {entry.name: entry for entry in metadata.entry_points(group=PLUGINS)}
+    return {entry.name: entry for entry in entry_points(PLUGINS)}
 
 
 def _load_plugin(entry: Any) -> click.Command:

@@ -7,7 +7,6 @@ the keys.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import weakref
@@ -26,6 +25,7 @@ from celery.redis.link import Link
 from celery.redis.outbox import Outbox
 from celery.redis.scripts import Scripts
 from celery.utils.clock import SYSTEM, Clock
+from celery.utils.digests import sha1
 from celery.wire.message import Outgoing, Queue
 
 logger = logging.getLogger(__name__)
@@ -354,7 +354,7 @@ class _Slip:
 
 
 def _digest(entry: bytes) -> str:
-    return hashlib.sha1(entry, usedforsecurity=False).hexdigest()
+    return sha1(entry)
 
 
 def _dead_names(tags: Iterable[int | str]) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 
 from celery.redis.address import Address
 from celery.utils.clock import SYSTEM, Clock
+from celery.utils.digests import sha1
 
 MOST_BYTES = 8_000_000
 """Bytes of messages after which a claim takes no more."""
@@ -23,7 +23,7 @@ class Script:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
-        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = sha1(text.encode())
 
 
 @cache

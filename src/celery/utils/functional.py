@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import threading
 from collections import OrderedDict, UserDict, UserList
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast
+
+from celery.utils.deferred import deferred
+
+if TYPE_CHECKING:
+    import inspect
+else:
+    inspect = deferred("inspect")
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -352,7 +358,8 @@ def regen(it: Iterable[T]) -> Any:
     return it if isinstance(it, list | tuple) else _Regen(it)
 
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+def _is_positional(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
 
 
 def fun_accepts_kwargs(fun: Callable[..., Any]) -> bool:
@@ -366,7 +373,7 @@ def fun_takes_argument(name: str, fun: Callable[..., Any], position: int | None 
     if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters):
         return True
     if position is not None:
-        return len([p for p in parameters if p.kind in _POSITIONAL]) >= position
+        return sum(map(_is_positional, parameters)) >= position
     return any(p.name == name and p.kind is not p.POSITIONAL_ONLY for p in parameters)
 
 
@@ -375,7 +382,7 @@ def arity_greater(fun: Callable[..., Any], n: int) -> bool:
     parameters = inspect.signature(fun).parameters.values()
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return True
-    return sum(p.kind in _POSITIONAL for p in parameters) > n
+    return sum(map(_is_positional, parameters)) > n
 
 
 FUNHEAD_TEMPLATE = "def {fun_name}({fun_args}):\n    return {fun_value}\n"
@@ -390,7 +397,7 @@ def head_from_fun(fun: Callable[..., Any], bound: bool = False) -> Callable[...,
     if not inspect.isroutine(fun) and not inspect.isclass(fun):
         fun = type(fun).__call__.__get__(fun)
     parameters = list(inspect.signature(fun, follow_wrapped=True).parameters.values())
-    if bound and parameters and parameters[0].kind in _POSITIONAL:
+    if bound and parameters and _is_positional(parameters[0]):
         parameters = parameters[1:]
     name = getattr(fun, "__name__", "task")
     if not name.isidentifier():

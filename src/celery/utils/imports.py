@@ -8,10 +8,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+
+from celery.utils.plugins import entry_points
 
 #: Set by `celery.bin` when the program is itself `__main__`: the file its tasks are named after.
 MP_MAIN_FILE = os.environ.get("MP_MAIN_FILE")
@@ -137,7 +138,7 @@ def gen_task_name(app: Any, name: str, module_name: str | None) -> str:
 
 def load_extension_class_names(namespace: str) -> Iterator[tuple[str, str]]:
     """(name, `module:class`) of every entry point of a group."""
-    for entry in entry_points(group=namespace):
+    for entry in entry_points(namespace):
         yield entry.name, entry.value
 
 

@@ -8,7 +8,6 @@ import sys
 from base64 import b64decode as _b64decode
 from base64 import b64encode as _b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from inspect import getmro
 from itertools import takewhile
 from numbers import Real
 from typing import Any, NoReturn
@@ -41,7 +40,7 @@ def create_exception_cls(name: str, module: str, parent: type | None = None) -> 
 def itermro(cls: type, stop: Iterable[type]) -> Iterator[type]:
     """The ancestry of *cls* up to a class of *stop*."""
     stops = tuple(stop)
-    return takewhile(lambda parent: parent not in stops, getmro(cls))
+    return takewhile(lambda parent: parent not in stops, cls.__mro__)
 
 
 def find_pickleable_exception(
@@ -63,7 +62,7 @@ def get_pickleable_etype(
     cls: type, loads: Callable[[bytes], Any] = pickle.loads, dumps: Callable[[Any], bytes] = pickle.dumps
 ) -> type:
     """*cls*, or the nearest class above it that can be pickled."""
-    for kind in getmro(cls):
+    for kind in cls.__mro__:
         try:
             loads(dumps(kind))
         except Exception:  # noqa: BLE001, S112 - see above

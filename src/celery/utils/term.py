@@ -5,8 +5,14 @@ from __future__ import annotations
 import base64
 import os
 import platform
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.deferred import deferred
+
+if TYPE_CHECKING:
+    import pathlib
+else:
+    pathlib = deferred("pathlib")
 
 BLACK, RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN, WHITE = range(8)
 OP_SEQ = "\033[%dm"
@@ -88,7 +94,7 @@ def imgcat(path: str, inline: int = 1, preserve_aspect_ratio: int = 0, **kwargs:
     options = {"inline": inline, "preserveAspectRatio": preserve_aspect_ratio, **kwargs}
     settings = ";".join(f"{name}={value}" for name, value in options.items())
     before, after = ("\033Ptmux;\033\033]", "\a\033\\") if TERM_IS_SCREEN else ("\033]", "\a")
-    return f"\n{before}1337;File={settings}:{base64.b64encode(Path(path).read_bytes()).decode()}{after}"
+    return f"\n{before}1337;File={settings}:{base64.b64encode(pathlib.Path(path).read_bytes()).decode()}{after}"
 
 
 __all__ = ["colored", "fg", "imgcat", "supports_images"]

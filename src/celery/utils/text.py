@@ -5,9 +5,16 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pprint import pformat
-from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.deferred import deferred
+
+if TYPE_CHECKING:
+    import pprint
+    import textwrap
+else:
+    pprint = deferred("pprint")
+    textwrap = deferred("textwrap")
 
 UNKNOWN_SIMPLE_FORMAT_KEY = (
     "Unknown format %{0} in string {1!r}. To write a percent sign double it (%%); if it was doubled, the text was"
@@ -33,7 +40,7 @@ def dedent(s: str, sep: str = "\n") -> str:
 
 def fill_paragraphs(s: str, width: int, sep: str = "\n") -> str:
     """Every paragraph wrapped at *width*."""
-    return sep.join(fill(paragraph, width) for paragraph in s.split(sep))
+    return sep.join(textwrap.fill(paragraph, width) for paragraph in s.split(sep))
 
 
 def join(l: Sequence[str], sep: str = "\n") -> str:  # noqa: E741 - the public name
@@ -91,10 +98,10 @@ def pluralize(n: float, text: str, suffix: str = "s") -> str:
 def pretty(value: Any, width: int = 80, nl_width: int = 80, sep: str = "\n", **kw: Any) -> str:
     """`pprint` for nested output: a dictionary begins on a line of its own."""
     if isinstance(value, dict):
-        return f"{sep} {pformat(value, 4, nl_width)[1:]}"
+        return f"{sep} {pprint.pformat(value, 4, nl_width)[1:]}"
     if isinstance(value, tuple):
-        return f"{sep}{' ' * 4}{pformat(value, width=nl_width, **kw)}"
-    return pformat(value, width=width, **kw)
+        return f"{sep}{' ' * 4}{pprint.pformat(value, width=nl_width, **kw)}"
+    return pprint.pformat(value, width=width, **kw)
 
 
 def match_case(s: str, other: str) -> str:

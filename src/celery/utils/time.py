@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import sys
 import time as _time
-from calendar import monthrange
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cached_property
 from types import ModuleType
-from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Any
 
+from celery.utils.deferred import deferred
 from celery.utils.iso8601 import parse_iso8601
 from celery.utils.text import pluralize
+
+if TYPE_CHECKING:
+    import calendar
+    import random
+    import zoneinfo
+else:
+    random = deferred("random")
+    zoneinfo = deferred("zoneinfo")
+    calendar = deferred("calendar")
 
 C_REMDEBUG = os.environ.get("C_REMDEBUG")
 DAYNAMES = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -81,16 +88,16 @@ class _Zone:
 
     @cached_property
     def utc(self) -> tzinfo:
-        return ZoneInfo("UTC")
+        return zoneinfo.ZoneInfo("UTC")
 
     def get_timezone(self, zone: str | tzinfo) -> tzinfo:
         """The zone of that name; raises `zoneinfo.ZoneInfoNotFoundError` when there is none."""
         if not isinstance(zone, str):
             return zone
         try:
-            return ZoneInfo(zone)
+            return zoneinfo.ZoneInfo(zone)
         except ValueError as exc:
-            raise ZoneInfoNotFoundError(f"No time zone found with key {zone}") from exc
+            raise zoneinfo.ZoneInfoNotFoundError(f"No time zone found with key {zone}") from exc
 
     def tz_or_local(self, tzinfo: str | tzinfo | None = None) -> tzinfo:
         """The zone given, or this machine's."""
@@ -265,7 +272,7 @@ class ffwd:  # noqa: N801 - the public name
         fields = self._fields()
         if not isinstance(other, datetime):
             fields = {name: value for name, value in fields.items() if name in {"year", "month", "day"}}
-        last = monthrange(fields.get("year", other.year), fields.get("month", other.month))[1]
+        last = calendar.monthrange(fields.get("year", other.year), fields.get("month", other.month))[1]
         fields["day"] = min(fields.get("day", other.day), last)
         result = other.replace(**fields) + timedelta(days=self.days)
         if self.weekday is not None:

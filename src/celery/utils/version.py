@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+
+from celery.utils.plugins import version
 
 
 @cache
 def our_version() -> str:
     """The version of this implementation."""
-    try:
-        return version("celery").partition("+celeriac.")[2] or "development"
-    except PackageNotFoundError:
-        return "development"
+    return (version("celery") or "").partition("+celeriac.")[2] or "development"
 
 
 def version_banner(api: str, series: str) -> str:

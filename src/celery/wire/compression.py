@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import bz2
-import lzma
-import zlib
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.exceptions import DecodeError, EncodeError
+from celery.utils.deferred import deferred
+
+if TYPE_CHECKING:
+    import bz2
+    import lzma
+    import zlib
+else:
+    bz2 = deferred("bz2")
+    lzma = deferred("lzma")
+    zlib = deferred("zlib")
 
 MAX_BYTES = 1 << 30
 """What a body may decompress to, in bytes: a few kilobytes on the wire can ask for all the memory of a machine."""
@@ -23,15 +30,27 @@ class Method(NamedTuple):
     decompress: Callable[[bytes, int], bytes]
 
 
+def _deflate(data: bytes) -> bytes:
+    return zlib.compress(data)
+
+
 def _inflate(data: bytes, limit: int) -> bytes:
     # 32: both the zlib header, which kombu writes under the name gzip, and the real gzip header.
     reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     return _ended(reader.decompress(data, limit), reader.eof, limit)
 
 
+def _bz2(data: bytes) -> bytes:
+    return bz2.compress(data)
+
+
 def _unbz2(data: bytes, limit: int) -> bytes:
     reader = bz2.BZ2Decompressor()
     return _ended(reader.decompress(data, limit), reader.eof, limit)
+
+
+def _lzma(data: bytes) -> bytes:
+    return lzma.compress(data)
 
 
 def _unlzma(data: bytes, limit: int) -> bytes:
@@ -61,9 +80,9 @@ def _brotli(module: Any) -> Method:
     )
 
 
-_GZIP = Method("application/x-gzip", zlib.compress, _inflate)
-_BZIP2 = Method("application/x-bz2", bz2.compress, _unbz2)
-_LZMA = Method("application/x-lzma", lzma.compress, _unlzma)
+_GZIP = Method("application/x-gzip", _deflate, _inflate)
+_BZIP2 = Method("application/x-bz2", _bz2, _unbz2)
+_LZMA = Method("application/x-lzma", _lzma, _unlzma)
 _METHODS: dict[str, Method] = {
     "gzip": _GZIP,
     "zlib": _GZIP,
