@@ -286,6 +286,22 @@ def test_a_restarted_server_is_listened_to_again(
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
+def test_the_number_of_a_connection_that_the_server_has_closed_is_not_given(
+    make_server: MakeServer, make_link: MakeLink, listen: Listen
+) -> None:
+    # GIVEN a channel that nobody reads, at a server that has been restarted
+    server = make_server()
+    link = make_link(server.url())
+    channel = listen(link)
+    channel.subscribe("one")
+    server.restart(kill=True)
+
+    # THEN the number it gives is that of a connection there
+    number = channel.client_id()
+    assert channel.generation == 2
+    assert f"id={number} " in link.call("CLIENT", "LIST").decode()
+
+
 def test_a_silent_connection_that_leads_nowhere_is_noticed(
     redis_server: RedisServer, redis_url: str, make_link: MakeLink, listen: Listen
 ) -> None:

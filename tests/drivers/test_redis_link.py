@@ -527,6 +527,29 @@ def test_a_connection_that_leads_nowhere_is_given_up_in_time_for_another(
         link.close()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="capability: TCP's own timeouts")
+@pytest.mark.parametrize(("options", "alive"), [({}, 1), ({"socket_keepalive": False}, 0)])
+def test_tcp_notices_by_itself_that_nobody_is_there(
+    options: dict[str, Any], alive: int, redis_url: str, make_link: MakeLink
+) -> None:
+    link = make_link(redis_url, **options)
+    wire = link.open_wire(time.monotonic() + GRACE)
+    assert wire.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == alive
+    if alive:
+        assert wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+        names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, interval, count = (wire.socket.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+        assert idle + interval * count <= 10
+    wire.close()
+
+
+def test_options_of_keeping_alive(redis_url: str, make_link: MakeLink) -> None:
+    link = make_link(redis_url, socket_keepalive_options={socket.TCP_KEEPINTVL: 17})
+    wire = link.open_wire(time.monotonic() + GRACE)
+    assert wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 17
+    wire.close()
+
+
 def test_a_deadline_of_the_callers_own(make_server: MakeServer, make_link: MakeLink) -> None:
     server = make_server()
     link = make_link(server.url(), timeout=60)

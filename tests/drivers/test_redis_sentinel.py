@@ -12,6 +12,7 @@ import pytest
 from celery.exceptions import BrokerError
 from celery.redis.channel import Channel
 from celery.redis.link import Link
+from rig.certificates import Certificates
 from rig.redis import RedisSentinel, RedisServer, free_port, replica
 
 MakeServer = Callable[..., RedisServer]
@@ -210,3 +211,23 @@ def test_a_place_that_is_written_to_is_never_taken_for_another(make_server: Make
     several = [make_link([server.url(), server.url()]) for _ in range(2)]
     assert several[0].address.place != several[1].address.place
     assert Path(one.address.place).name == f"127.0.0.1:{server.port}"
+
+
+def test_sentinels_and_their_primary_over_tls(
+    make_server: MakeServer, certificates: Certificates, make_link: MakeLink
+) -> None:
+    # GIVEN a primary and a sentinel that speak TLS only
+    primary = make_server(tls=certificates)
+    watcher = make_server(RedisSentinel, primary, name="jobs", tls=certificates)
+    deadline = time.monotonic() + GRACE
+    while b"master" not in watcher.ask("SENTINEL", "MASTER", "jobs")[9].split(b","):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    url = f"sentinel://127.0.0.1:{watcher.port}"
+    ours = {"ssl_ca_certs": certificates.authority}
+
+    # THEN both are found where both are told so
+    link = make_link(url, master_name="jobs", ssl=ours, sentinel_kwargs={"ssl": True, **ours})
+    assert link.call("PING") == b"PONG"
+    with pytest.raises(BrokerError, match="no sentinel tells where the primary is"):
+        make_link(url, master_name="jobs", ssl=ours, timeout=0.3).call("PING")

@@ -190,6 +190,8 @@ class Interrupt(Exception):
 
 
 def test_an_answer_that_nobody_reads_closes_the_lane(link: Link) -> None:
+    link.call("PING")
+
     def strike(*_: Any) -> None:
         raise Interrupt
 

@@ -106,6 +106,7 @@ class Channel:
         deadline = time.monotonic() + self._link.timeout
         while True:
             with self._locked():
+                self._pump()  # the server may have closed it, and be another one by now
                 if self._wire is not None:
                     return self._wire.client_id
             self._connect(deadline)

@@ -44,6 +44,8 @@ SURPLUS = 5.0
 """Seconds that a lane beyond the first stays unused before it is closed."""
 SLICE = 0.02
 """Seconds that are waited for one lane before the others are looked at."""
+ENOUGH = 0.15
+"""Seconds that an attempt has to have, for its failure to say more than that of the attempts before it."""
 PAUSES = 0.05, 1.0
 """Seconds before the second attempt to connect, and the most before any."""
 
@@ -235,9 +237,10 @@ class Link:
         """
         if deadline is None:
             deadline = time.monotonic() + self.timeout
-        pause = 0.0
-        load = b""
+        pause, load = 0.0, b""
+        trouble: Exception | None = None
         while True:
+            left = self.timeout if trouble is None else deadline - time.monotonic()
             try:
                 if not lane.connected:
                     lane.connect(deadline)
@@ -252,7 +255,8 @@ class Link:
                 raise self._raised(refused) from refused.__cause__
             except Broken as broken:
                 lane.close()
-                trouble: Exception = broken
+                if trouble is None or left > ENOUGH:
+                    trouble = broken
             else:
                 bad = next((reply for reply in found if reply.__class__ is ReplyError), None)
                 if bad is None:
