@@ -161,8 +161,8 @@ def test_then_is_called_when_a_final_state_is_read(app: Celery) -> None:
     assert heard == [result, result]
     failed = fail(app, ValueError())
     failed.get(propagate=False)
-    failed.then(heard.append, on_error=lambda r: heard.append(r.state))
-    assert heard[2:] == [states.FAILURE]
+    failed.then(heard.append, on_error=heard.append)
+    assert heard[2:] == [failed.result]
 
 
 def test_children_graph_and_collect(app: Celery) -> None:
@@ -313,7 +313,7 @@ def test_join_of_a_set_waits_and_raises(app: Celery) -> None:
 def test_a_set_joined_with_a_callback_returns_nothing(app: Celery) -> None:
     heard: list[Any] = []
     results = ResultSet([succeed(app, 1)], app=app)
-    assert results.get(callback=lambda task_id, value: heard.append(value)) == []
+    assert results.get(callback=lambda task_id, value: heard.append(value)) is None
     assert heard == [1]
 
 

@@ -5,8 +5,6 @@ No I/O when it is made or garbage-collected.
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from celery import states
 from celery._state import _set_task_join_will_block, app_or_default, task_join_will_block
-from celery.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - the public name
-from celery.utils.graph import DependencyGraph, GraphFormatter
+from celery.app.callbacks import Callbacks
+from celery.app.gathering import follow, poll
+from celery.app.resulttree import FailureBefore, ResultBase, ResultTree, ancestors, forget
+from celery.exceptions import TimeoutError  # noqa: A004 - the public name
 from celery.utils.iso8601 import parse_iso8601
 from celery.wire.errors import with_remote_traceback
 
@@ -80,24 +80,15 @@ def control_options(
     }
 
 
-class ResultBase:
-    """What all results have in common: an id, and the result of the task that sent it."""
-
-    id: Any = None
-    parent: ResultBase | None = None
-
-    def as_tuple(self) -> tuple[Any, Any]:
-        """This result as plain data; `result_from_tuple` is the inverse."""
-        raise NotImplementedError(f"{type(self).__name__} has no tuple form.")
-
-
-class AsyncResult(ResultBase, Generic[R]):
+class AsyncResult(ResultTree, Generic[R]):
     """The result of a task by its id. Thread-safe for reading; asks the backend until the task has ended."""
 
     app: Celery | None = None
     TimeoutError: ClassVar[type[TimeoutError]] = TimeoutError
     ignored: bool = False
     """Whether the task was sent to store no result."""
+    stored: ClassVar[bool] = True
+    """Whether a backend keeps it."""
     _backend: Any = None
     _cache: Meta | None = None
 
@@ -159,21 +150,14 @@ class AsyncResult(ResultBase, Generic[R]):
             assert_will_not_block()
         if self._cache is not None:
             return cast("R", self.maybe_throw(propagate=propagate, callback=callback))
-        interval_step = on_interval
         if follow_parents and propagate and self.parent is not None:
-            self._maybe_reraise_parent_error()
-
-            def interval_step() -> None:
-                self._maybe_reraise_parent_error()
-                if on_interval is not None:
-                    on_interval()
-
+            interval, on_interval = follow(self, interval, on_interval)
         self.backend.add_pending_result(self)
         value = self.backend.wait_for_pending(
             self,
             timeout=timeout,
             interval=interval,
-            on_interval=interval_step,
+            on_interval=on_interval,
             no_ack=no_ack,
             propagate=propagate,
             callback=callback,
@@ -188,58 +172,47 @@ class AsyncResult(ResultBase, Generic[R]):
         timeout: float | None = None,  # noqa: ASYNC109
         propagate: bool = True,
         interval: float = 0.5,
+        follow_parents: bool = True,
     ) -> R:
         """As `get`, for asyncio: waits without blocking the event loop."""
         if self.ignored:
             return cast("R", None)
         if self._cache is None:
+            before = FailureBefore(self)
+            if before and propagate and follow_parents:
+                await import_module("asyncio").to_thread(before)
             arrival: Callable[[str, float | None], Awaitable[Meta]] | None = getattr(self.backend, "arrival", None)
             if arrival is not None:
                 meta = await arrival(self.id, timeout)
             else:
-                meta = await self._poll(timeout, interval)
+                _, meta = await anext(poll(self.backend, [self.id], timeout, interval))
             self._maybe_set_cache(meta)
         return cast("R", self.maybe_throw(propagate=propagate))
-
-    async def _poll(self, timeout: float | None, interval: float) -> Meta:  # noqa: ASYNC109 - as in `get`
-        """The meta of the ended task from a backend that can only be looked at, each look on a thread."""
-        asyncio = import_module("asyncio")  # not at the top: most programs that send tasks never need it
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            meta: Meta = await asyncio.to_thread(self.backend.get_task_meta, self.id)
-            if meta["status"] in states.READY_STATES:
-                return meta
-            if deadline is not None and time.monotonic() + interval > deadline:
-                raise TimeoutError(f"No result of task {self.id} within {timeout} s.")
-            await asyncio.sleep(interval)
 
     def then(
         self,
         callback: Callable[[AsyncResult[R]], Any],
-        on_error: Callable[[AsyncResult[R]], Any] | None = None,
+        on_error: Callable[[BaseException], Any] | None = None,
         weak: bool = False,
     ) -> AsyncResult[R]:
-        """Call *callback* with this result when the task has succeeded, *on_error* when it has not.
+        """Call *callback* with this result when the task has succeeded, *on_error* with its exception when it has not.
 
-        At once if it has ended; else on the thread that next reads a final state.
+        At once if it has ended; else on the thread that next reads a final state.  *weak*: only while something else
+        holds the functions.
         """
-        self._pending_callbacks.append((callback, on_error))
+        callbacks: Callbacks = self.__dict__.setdefault("_callbacks", Callbacks())
+        callbacks.add(callback, on_error, weak)
         self._call_callbacks()
         return self
 
-    @property
-    def _pending_callbacks(self) -> list[tuple[Callable[[Any], Any], Callable[[Any], Any] | None]]:
-        return cast("list[Any]", self.__dict__.setdefault("_callbacks", []))
-
     def _call_callbacks(self) -> None:
-        if self._cache is None:
+        callbacks: Callbacks | None = self.__dict__.get("_callbacks")
+        if callbacks is None or self._cache is None:
             return
-        waiting, self.__dict__["_callbacks"] = self._pending_callbacks, []
-        for callback, on_error in waiting:
-            if self._cache["status"] == states.SUCCESS:
-                callback(self)
-            elif on_error is not None:
-                on_error(self)
+        if self._cache["status"] == states.SUCCESS:
+            callbacks.succeeded(self)
+        else:
+            callbacks.failed(self._error(self._cache["result"]))
 
     def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
         """Raise the exception of a failed task, else return the value."""
@@ -255,18 +228,16 @@ class AsyncResult(ResultBase, Generic[R]):
 
     def throw(self, exc: Any = None, traceback: Any = None, *args: Any) -> Any:
         """Raise *exc* with the traceback of where it was raised as its cause."""
-        error = exc if isinstance(exc, BaseException) else RuntimeError(f"Task {self.id} failed: {exc!r}")
-        raise with_remote_traceback(error, traceback if isinstance(traceback, str) else None)
+        raise with_remote_traceback(self._error(exc), traceback if isinstance(traceback, str) else None)
+
+    def _error(self, exc: Any) -> BaseException:
+        return exc if isinstance(exc, BaseException) else RuntimeError(f"Task {self.id} failed: {exc!r}")
 
     def _maybe_reraise_parent_error(self) -> None:
-        for parent in reversed(list(self._parents())):
-            parent.maybe_throw()
+        FailureBefore(self)()
 
     def _parents(self) -> Iterator[Any]:
-        parent = self.parent
-        while parent is not None:
-            yield parent
-            parent = parent.parent
+        return ancestors(self)
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -389,57 +360,11 @@ class AsyncResult(ResultBase, Generic[R]):
         children = self._get_task_meta().get("children")
         return None if children is None else [self._child(child) for child in children]
 
-    def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
-        """Wait for this task and for all that it has sent, yielding `(result, value)`; *kwargs* as for `get`."""
-        for _, result in self.iterdeps(intermediate=intermediate):
-            yield result, result.get(**kwargs)
-
-    def get_leaf(self) -> Any:
-        """The value of the last task that this one led to."""
-        value = None
-        for _, result in self.iterdeps():
-            value = result.get()
-        return value
-
-    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
-        """Yield `(parent, result)` of this result and all below it.
-
-        Raises `IncompleteStream` at a task that has not ended, or passes it over with *intermediate*.
-        """
-        stack: deque[tuple[Any, Any]] = deque([(None, self)])
-        first = not intermediate
-        while stack:
-            parent, node = stack.popleft()
-            yield parent, node
-            if node.ready():
-                stack.extend((node, child) for child in node.children or ())
-            elif first:
-                raise IncompleteStream(f"Task {node.id} has not ended: what it will send is not known yet.")
-
-    def build_graph(self, intermediate: bool = False, formatter: GraphFormatter | None = None) -> DependencyGraph:
-        """The graph of this result and all below it."""
-        graph: DependencyGraph = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
-        for parent, node in self.iterdeps(intermediate=intermediate):
-            graph.add_arc(node)
-            if parent is not None:
-                graph.add_edge(parent, node)
-        return graph
-
-    @property
-    def graph(self) -> DependencyGraph:
-        """The graph of this result and all below it; built once."""
-        if "_graph" not in self.__dict__:
-            self.__dict__["_graph"] = self.build_graph()
-        return cast("DependencyGraph", self.__dict__["_graph"])
-
     # -- acting on it ---------------------------------------------------------------------------------------------
 
     def forget(self) -> None:
         """Delete the result, and those of the tasks before it in its chain."""
-        self._cache = None
-        if self.parent is not None:
-            cast("Any", self.parent).forget()
-        self.backend.forget(self.id)
+        forget([self])
 
     def revoke(
         self,
@@ -468,15 +393,8 @@ class AsyncResult(ResultBase, Generic[R]):
 
     # -- as data --------------------------------------------------------------------------------------------------
 
-    def as_tuple(self) -> tuple[Any, Any]:
-        return (self.id, self.parent and self.parent.as_tuple()), None
-
-    def as_list(self) -> list[str]:
-        """The ids of this task and of those before it in its chain."""
-        found = [self.id]
-        if self.parent is not None:
-            found.extend(cast("Any", self.parent).as_list())
-        return found
+    def _as_tuple(self, parent: Any) -> tuple[Any, Any]:
+        return (self.id, parent), None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return importable_class(self), self.__reduce_args__()
@@ -509,19 +427,27 @@ def result_from_tuple(r: Any, app: Celery | None = None) -> Any:
     if isinstance(r, ResultBase):
         return r
     app = app_or_default(app)
-    head, members = r
-    id, parent = head if isinstance(head, (list, tuple)) else (head, None)
-    if parent:
-        parent = result_from_tuple(parent, app)
-    if members is None:
-        return app.AsyncResult(id, parent=parent)
-    return app.GroupResult(id, [result_from_tuple(member, app) for member in members], parent=parent)
+    found: list[tuple[str, Any]] = []
+    while r:
+        if isinstance(r, ResultBase):
+            break
+        head, members = r
+        id, r = head if isinstance(head, (list, tuple)) else (head, None)
+        found.append((id, members))
+    result = r or None
+    for id, members in reversed(found):
+        if members is None:
+            result = app.AsyncResult(id, parent=result)
+        else:
+            result = app.GroupResult(id, [result_from_tuple(member, app) for member in members], parent=result)
+    return result
 
 
 __all__ = [
     "E_WOULDBLOCK",
     "AsyncResult",
     "ResultBase",
+    "ResultTree",
     "allow_join_result",
     "assert_will_not_block",
     "control_options",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import builtins
 import threading
 import time
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Container, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -50,29 +51,58 @@ class ArrivalWatcher:
         loop: asyncio.AbstractEventLoop = aio.get_running_loop()
         future: asyncio.Future[Meta] = loop.create_future()
         waiter = (loop, future)
-        self._add(task_id, waiter)
+        self._add({task_id: waiter})
         try:
             return cast("Meta", await aio.wait_for(future, timeout))
         except builtins.TimeoutError:
             raise TimeoutError(f"No result of task {task_id} within {timeout} s.") from None
         finally:
-            self._discard(task_id, waiter)
+            self._discard({task_id: waiter})
 
-    def _add(self, task_id: str, waiter: Waiter) -> None:
+    async def each(
+        self,
+        task_ids: Sequence[str],
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `get`
+    ) -> AsyncGenerator[tuple[str, Meta], None]:
+        """`(id, meta)` of each of the tasks as they end; raises `TimeoutError` after *timeout* seconds."""
+        aio = import_module("asyncio")
+        loop: asyncio.AbstractEventLoop = aio.get_running_loop()
+        ended: asyncio.Queue[tuple[str, asyncio.Future[Meta]]] = aio.Queue()
+        waiters: dict[str, Waiter] = {}
+        for task_id in dict.fromkeys(task_ids):
+            future: asyncio.Future[Meta] = loop.create_future()
+            future.add_done_callback(partial(_tell, ended, task_id))
+            waiters[task_id] = (loop, future)
+        deadline = None if timeout is None else loop.time() + timeout
+        self._add(waiters)
+        try:
+            while waiters:
+                left = None if deadline is None else max(0.0, deadline - loop.time())
+                task_id, future = await aio.wait_for(ended.get(), left)
+                del waiters[task_id]
+                yield task_id, future.result()
+        except builtins.TimeoutError:
+            raise TimeoutError(f"{len(waiters)} of the results were not there after {timeout} s.") from None
+        finally:
+            self._discard(waiters)
+
+    def _add(self, waiters: Mapping[str, Waiter]) -> None:
         with self._lock:
-            self._waiting.setdefault(task_id, []).append(waiter)
+            for task_id, waiter in waiters.items():
+                self._waiting.setdefault(task_id, []).append(waiter)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="celery-results", daemon=True)
                 self._thread.start()
             self._interrupt()
 
-    def _discard(self, task_id: str, waiter: Waiter) -> None:
+    def _discard(self, gone: Mapping[str, Waiter]) -> None:
         with self._lock:
-            waiters = self._waiting.get(task_id)
-            if waiters and waiter in waiters:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiting[task_id]
+            for task_id, waiter in gone.items():
+                waiters = self._waiting.get(task_id)
+                if waiters and waiter in waiters:
+                    waiters.remove(waiter)
+                    if not waiters:
+                        del self._waiting[task_id]
             if not self._waiting:
                 self._interrupt()
 
@@ -167,6 +197,10 @@ def _call(loop: asyncio.AbstractEventLoop, function: Any, *args: Any) -> None:
     except RuntimeError:
         if not loop.is_closed():
             raise
+
+
+def _tell(ended: asyncio.Queue[tuple[str, asyncio.Future[Meta]]], task_id: str, future: asyncio.Future[Meta]) -> None:
+    ended.put_nowait((task_id, future))
 
 
 def _set_result(future: asyncio.Future[Meta], meta: Meta) -> None:

@@ -6,7 +6,7 @@ Keys, JSON and compression are Celery's, so that clients and workers of either k
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +152,12 @@ class ResultBackend(BaseKeyValueStoreBackend):
     def delete(self, key: str) -> int:
         return self.store.delete([key])
 
+    def forget_many(self, task_ids: Sequence[str]) -> None:
+        """Delete the results of several tasks in one step."""
+        for task_id in task_ids:
+            self._cache.pop(task_id, None)
+        self.store.delete([self.task_keyprefix + task_id for task_id in task_ids])
+
     def cleanup(self) -> None:
         """Delete what has expired."""
         while self.store.expire():
@@ -261,14 +267,17 @@ class ResultBackend(BaseKeyValueStoreBackend):
         on_interval: Callable[[], Any] | None = None,
     ) -> Iterator[tuple[str, Meta]]:
         """Yield `(task id, meta)` of every result of the set as it is there."""
-        ids = [member.id for member in result.results]
-        if not ids:
-            return iter(())
-        return self.get_many(ids, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval)
+        return result.iter_native(timeout, interval, no_ack, on_message, on_interval)
 
     async def arrival(self, task_id: str, timeout: float | None = None) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the task when it has ended, without blocking the event loop."""
         return await self._arrivals.wait(task_id, timeout)
+
+    def each_arrival(
+        self, task_ids: Sequence[str], timeout: float | None = None
+    ) -> AsyncGenerator[tuple[str, Meta], None]:
+        """`(task id, meta)` of each of the tasks as they end, without blocking the event loop."""
+        return self._arrivals.each(task_ids, timeout)
 
 
 _PLAIN = (str, int, float, bool, type(None), dict, list, tuple, bytes)
