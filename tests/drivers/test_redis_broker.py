@@ -204,7 +204,7 @@ def test_a_settlement_whose_answer_was_lost_says_what_was_applied(
         applied = consumer.settle(
             [
                 Settlement(one, records=(Record("r", b"1"),)),
-                Settlement(two, "requeue", arrivals=(Arrival("g", "0", b"", 2),)),
+                Settlement(two, "requeue", arrivals=(Arrival("g.", "a:0", b"0", 2),)),
                 Settlement(three, messages=(outgoing("next", "other"),)),
             ]
         )

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from celery.backends.store import TERMINAL, Store, StoreCapabilities, Watch
+from celery.backends.store import TERMINAL, Store, StoreCapabilities, Watch, in_order, messages_of
 from celery.utils.bell import Chime
 from celery.utils.clock import SYSTEM, Clock
-from celery.wire.message import Arrival, Record
+from celery.wire.message import Arrival, Outgoing, Record
 
 JOIN_KEPT = 86_400.0
 """Seconds a completed join is kept, so that a late copy of one of its parts is recognised."""
@@ -27,7 +27,10 @@ class _Value(msgspec.Struct):
 
 class _Join(msgspec.Struct):
     parts: dict[str, bytes] = msgspec.field(default_factory=dict)
+    grown: set[str] = msgspec.field(default_factory=set)
     completed: float | None = None
+    last: str = ""
+    """The index of the part that completed it."""
 
 
 class _Space:
@@ -70,12 +73,13 @@ class MemoryStore(Store):
         with self._space.lock:
             return self._put(records)
 
-    def write(self, transaction: object, records: Sequence[Record], arrivals: Sequence[Arrival]) -> None:
+    def write(self, transaction: object, records: Sequence[Record], arrivals: Sequence[Arrival]) -> list[Outgoing]:
         """Apply the effects of a settlement at once, as a broker that `fuses` with this store asks."""
-        if records or arrivals:
-            with self._space.lock:
-                self._put(records)
-                self._arrive(arrivals)
+        if not (records or arrivals):
+            return []
+        with self._space.lock:
+            self._put(records)
+            return messages_of(arrivals, self._arrive(arrivals)) if arrivals else []
 
     def announce(self) -> None:
         """Nothing to do: watches were woken by `write`."""
@@ -116,10 +120,11 @@ class MemoryStore(Store):
         with self._space.lock:
             return self._arrive(arrivals)
 
-    def arrived(self, group: str) -> dict[str, bytes]:
+    def arrived(self, group: str) -> list[bytes]:
         with self._space.lock:
             join = self._space.joins.get(group)
-            return dict(join.parts) if join is not None else {}
+            parts = list(join.parts.items()) if join is not None else []
+        return in_order(parts)
 
     def expire(self) -> int:
         now = self.clock.time()
@@ -153,14 +158,17 @@ class MemoryStore(Store):
     def _arrive(self, arrivals: Sequence[Arrival]) -> list[bool]:
         completed = []
         for arrival in arrivals:
-            join = self._space.joins.setdefault(arrival.group, _Join())
-            new = arrival.index not in join.parts
-            if new:
-                join.parts[arrival.index] = arrival.value
-            completes = new and len(join.parts) == arrival.size
-            if completes:
-                join.completed = self.clock.time()
-            completed.append(completes)
+            join = self._space.joins.get(arrival.group)
+            if join is None:
+                join = self._space.joins[arrival.group] = _Join()
+            if join.completed is None:
+                if arrival.grows:
+                    join.grown.add(arrival.index)
+                else:
+                    join.parts.setdefault(arrival.index, arrival.value)
+                    if len(join.parts) == arrival.size + len(join.grown):
+                        join.completed, join.last = self.clock.time(), arrival.index
+            completed.append(join.completed is not None and join.last == arrival.index)
         return completed
 
     def _live(self, key: str) -> _Value | None:

@@ -25,7 +25,7 @@ ANSWER_KEPT = 60_000
 PUT = script("put", "", "records")
 SET = script("set", f"local ANSWER_KEPT = {ANSWER_KEPT}", "records")
 FORGET = script("forget", "", "records")
-ARRIVE = script("arrive", f"local ANSWER_KEPT = {ANSWER_KEPT}", "records")
+ARRIVE = script("arrive", "", "records")
 
 T = TypeVar("T")
 
@@ -97,15 +97,15 @@ class RedisStore(Store):
     def arrive(self, arrivals: Sequence[Arrival]) -> list[bool]:
         completed: list[bool] = []
         for portion in _portions(arrivals):
-            args: list[str | bytes | int] = [self._prefix]
+            args: list[str | bytes | int] = []
             for arrival in portion:
-                args += arrival.group, arrival.index, arrival.value, arrival.size
-            completed += _flags(self.link.run(ARRIVE, [self._answer()], args))
+                args += arrival.group, arrival.index, arrival.value, arrival.size, int(arrival.grows)
+            completed += _flags(self.link.run(ARRIVE, (), args))
         return completed
 
-    def arrived(self, group: str) -> dict[str, bytes]:
-        parts = iter(self.link.call("HGETALL", f"{self._prefix}celeriac.join.{group}"))
-        return {index.decode(): next(parts) for index in parts}
+    def arrived(self, group: str) -> list[bytes]:
+        parts: list[bytes] = self.link.call("ZRANGE", f"{group}j", 0, -1)
+        return parts
 
     def expire(self) -> int:
         """The server does it by itself."""

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from celery.backends.store import TERMINAL, Store, StoreCapabilities, Watch
+from celery.backends.store import TERMINAL, Store, StoreCapabilities, Watch, in_order, messages_of
 from celery.exceptions import BackendError
 from celery.utils.bell import Belfry, Chime
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.sqlite import open_database, queries
-from celery.wire.message import Arrival, Record
+from celery.wire.message import Arrival, Outgoing, Record
 
 JOIN_KEPT = 86_400.0
 """Seconds a completed join is kept, so that a late copy of one of its parts is recognised."""
@@ -48,13 +48,12 @@ class SQLiteStore(Store):
         self.announce()
         return stored
 
-    def write(self, transaction: Any, records: Sequence[Record], arrivals: Sequence[Arrival]) -> None:
+    def write(self, transaction: Any, records: Sequence[Record], arrivals: Sequence[Arrival]) -> list[Outgoing]:
         """Write on the *transaction* of a broker on the same file: an `sqlite3.Connection`."""
         now = self.clock.time()
         if records:
             transaction.executemany(_SQL["put"], _rows(records, now))
-        if arrivals:
-            _arrive(transaction, arrivals, now)
+        return messages_of(arrivals, _arrive(transaction, arrivals, now)) if arrivals else []
 
     def announce(self) -> None:
         self._belfry.ring("results")
@@ -99,9 +98,10 @@ class SQLiteStore(Store):
         with self._database.write() as connection:
             return _arrive(connection, arrivals, self.clock.time())
 
-    def arrived(self, group: str) -> dict[str, bytes]:
+    def arrived(self, group: str) -> list[bytes]:
         with self._database.read() as connection:
-            return dict(connection.execute(_SQL["parts"], (group,)).fetchall())
+            parts = connection.execute(_SQL["parts"], (group,)).fetchall()
+        return in_order(parts)
 
     def expire(self) -> int:
         now = self.clock.time()
@@ -154,12 +154,15 @@ def _rows(records: Sequence[Record], now: float) -> list[tuple[Any, ...]]:
 def _arrive(connection: sqlite3.Connection, arrivals: Sequence[Arrival], now: float) -> list[bool]:
     completed = []
     for arrival in arrivals:
-        part = (arrival.group, arrival.index, arrival.value)
-        completes = False
-        if connection.execute(_SQL["add_part"], part).rowcount:
-            (arrived,) = connection.execute(_SQL["count_part"], (arrival.group,)).fetchall()[0]
-            completes = arrived == arrival.size
-        if completes:
-            connection.execute(_SQL["complete"], (now, arrival.group))
+        group, index = arrival.group, arrival.index
+        value = b"" if arrival.grows else arrival.value
+        if connection.execute(_SQL["add_part"], (group, index, value, group)).rowcount:
+            change = -1 if arrival.grows else 1
+            (arrived,) = connection.execute(_SQL["count_part"], (group, change, change)).fetchall()[0]
+            completes = arrived == arrival.size and not arrival.grows
+            if completes:
+                connection.execute(_SQL["complete"], (now, index, group))
+        else:
+            completes = connection.execute(_SQL["completed_by"], (group,)).fetchall() == [(index,)]
         completed.append(completes)
     return completed

@@ -5,18 +5,36 @@ Encoding, task states and exceptions are the business of `celery.backends.base`;
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 
 from celery.utils.clock import SYSTEM, Clock
-from celery.wire.message import Arrival, Record
+from celery.wire.message import Arrival, Outgoing, Record
 
 TERMINAL: Mapping[str, int] = {"SUCCESS": 2, "FAILURE": 1, "REVOKED": 1}
 """How final a state is: 2 is never replaced, 1 only by a terminal record of another writer, absent: 0."""
+
+
+def place_of(index: str) -> float:
+    """Where the part of a join stands: the number behind the last colon of its index; last, where there is none."""
+    _, _, number = index.rpartition(":")
+    return float(number) if number.isdecimal() else math.inf
+
+
+def in_order(parts: Iterable[tuple[str, bytes]]) -> list[bytes]:
+    """The values of *parts*, pairs of index and value, as `Store.arrived` gives them."""
+    return [value for _, value in sorted((place_of(index), value) for index, value in parts)]
+
+
+def messages_of(arrivals: Sequence[Arrival], completed: Sequence[bool]) -> list[Outgoing]:
+    """The messages that are to be sent after `Store.arrive` has answered *completed*."""
+    pairs = zip(arrivals, completed, strict=True)
+    return [arrival.message for arrival, completes in pairs if completes and arrival.message is not None]
 
 
 class StoreCapabilities(msgspec.Struct, frozen=True):
@@ -73,14 +91,16 @@ class Store(ABC):
 
     @abstractmethod
     def arrive(self, arrivals: Sequence[Arrival]) -> list[bool]:
-        """Record parts of joins, atomically and idempotently.
+        """Record parts of joins, each in an atomic step, idempotently. Sends nothing.
 
-        True for the one call that completes a join: the part was new and `size` distinct parts are now there.
+        True for the one that completes its join, also when the very same one is repeated: whoever is told so sends the
+        arrival's message, and may have crashed before.  Nothing is recorded in a join that is complete.  Its parts are
+        kept for a day from then on; those of one that is not complete have no end.
         """
 
     @abstractmethod
-    def arrived(self, group: str) -> dict[str, bytes]:
-        """The parts of a join by index."""
+    def arrived(self, group: str) -> list[bytes]:
+        """The values of the parts of a join, in the order of their places; of parts with one place, of the values."""
 
     @abstractmethod
     def expire(self) -> int:
@@ -97,8 +117,11 @@ class TransactionalStore(Protocol):
     place: str
     """Where it lives: a broker `fuses` with a store whose place is its own."""
 
-    def write(self, transaction: Any, records: Sequence[Record], arrivals: Sequence[Arrival]) -> None:
-        """Write as `put` and `arrive` do, on the broker's open *transaction* (its driver's connection)."""
+    def write(self, transaction: Any, records: Sequence[Record], arrivals: Sequence[Arrival]) -> list[Outgoing]:
+        """Write as `put` and `arrive` do, on the broker's open *transaction* (its driver's connection).
+
+        The messages of the joins that are complete now, for the broker to send in the same transaction.
+        """
 
     def announce(self) -> None:
         """Wake those who watch; the broker calls it once its transaction is committed."""

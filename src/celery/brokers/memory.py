@@ -86,8 +86,8 @@ class _Space:
         return found
 
     def push(self, message: Outgoing, targets: Iterable[str], now: float) -> None:
-        rank = URGENCIES - 1
-        if message.priority:
+        rank = -1 if message.inner else URGENCIES - 1
+        if message.priority and not message.inner:
             rank -= min(max(message.priority, 0), URGENCIES - 1)
         for target in targets:
             tag = next(self.numbers)
@@ -264,21 +264,7 @@ class MemoryBroker(Broker):
             ]
             owners = {number: owner.name for number, owner in self._space.owners.items()}
         found.sort(key=_order_of(kind))
-        return [
-            Entry(
-                message.tag,
-                message.queue,
-                kind,
-                message.task_id,
-                message.envelope,
-                message.since,
-                message.due,
-                message.deliveries,
-                message.reason,
-                owners.get(message.owner, ""),
-            )
-            for message in found[:limit]
-        ]
+        return [_entry(message, kind, owners.get(message.owner, "")) for message in found[:limit]]
 
     def remove(self, tags: Sequence[int | str]) -> int:
         wanted = _numbers(tags)
@@ -392,6 +378,8 @@ class MemoryConsumer(Consumer):
         with space.lock:
             # Routing can fail, and then nothing may have been done.
             targets = [[space.targets(follow_up) for follow_up in s.messages] for s in settlements]
+            for joined in (a.message for s in settlements for a in s.arrivals if a.message is not None):
+                space.targets(joined)
             for settlement in settlements:
                 message = self._held(settlement.delivery)
                 applied.append(message is not None)
@@ -402,7 +390,8 @@ class MemoryConsumer(Consumer):
                     for follow_up, names in zip(settlement.messages, routed, strict=True):
                         space.push(follow_up, names, now)
                     if self._store is not None:
-                        self._store.write(None, settlement.records, settlement.arrivals)
+                        for joined in self._store.write(None, settlement.records, settlement.arrivals):
+                            space.push(joined, space.targets(joined), now)
         return applied
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
@@ -588,6 +577,10 @@ class MemorySubscription(Subscription):
 
 def _numbers(tags: Sequence[int | str]) -> set[int]:
     return {int(tag) for tag in tags if str(tag).isdecimal()}
+
+
+def _entry(m: _Message, kind: Kind, owner: str) -> Entry:
+    return Entry(m.tag, m.queue, kind, m.task_id, m.envelope, m.since, m.due, m.deliveries, m.reason, owner)
 
 
 def _order_of(kind: Kind) -> Callable[[_Message], tuple[float, ...]]:

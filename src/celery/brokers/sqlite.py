@@ -335,12 +335,12 @@ class SQLiteConsumer(Consumer):
         """Send and store what comes of the settlements that were applied."""
         ended = [settlement for settlement, held in zip(settlements, applied, strict=True) if held]
         messages = [message for settlement in ended for message in settlement.messages]
-        if messages:
-            reached |= self._outbox.send(connection, messages)
         records = [record for settlement in ended for record in settlement.records]
         arrivals = [arrival for settlement in ended for arrival in settlement.arrivals]
         if records or arrivals:
-            store.write(connection, records, arrivals)
+            messages += store.write(connection, records, arrivals)
+        if messages:
+            reached |= self._outbox.send(connection, messages)
 
     def _start_all(self, connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> list[Verdict]:
         """Mark as started what is still held and not revoked."""
@@ -484,7 +484,9 @@ class SQLiteConsumer(Consumer):
 def _row(queue: str, message: Outgoing, now: float) -> tuple[Any, ...]:
     """(queue, rank, due, since, task id, envelope) of *message* in *queue*."""
     rank, priority, due = LEAST_URGENT, message.priority, message.due
-    if priority:
+    if message.inner:
+        rank = -1
+    elif priority:
         rank -= min(max(priority, 0), LEAST_URGENT)
     return queue, rank, due if due is not None and due > now else None, now, message.task_id, message.envelope
 

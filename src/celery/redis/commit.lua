@@ -1,13 +1,15 @@
 -- Settle and start deliveries of one consumer, with what comes of them, in one step.
 -- ARGV: now, id, number of this batch, a plan (msgpack), then the values and envelopes that the plan counts on, in order.
--- The plan: {done, records, ends, starts, begun}
+-- The plan: {done, records, ends, starts, begun, joined}
 --   done     {{queue, {number...}}...}: ended, their messages go
 --   records  {{place in done, key, state, writer, ttl in ms}...}, a value each: their results
 --   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals}...}
 --            records {{key, state, writer, ttl}...}, messages {{queue, step, due in ms or 0, task}...},
---            arrivals {{group, index, size}...}: a value or envelope each
+--            arrivals {{group, index, size, 1 if it makes the join wait for more, places in joined...}...}: a value or
+--            envelope each
 --   starts   {{queue, {number...}}...}: to be marked as started
 --   begun    {{key, state, writer, ttl}...}, a value each: records that say so
+--   joined   messages, an envelope each: what completed joins send
 -- Returns three texts, a letter for each: '1' applied or '0' lost, of done and of ends ('' for done: all applied), and of
 -- starts 'o' ok, 'l' lost, 'r' revoked; then a text for each result that could not be stored.
 local now, id = read_now(ARGV[1]), ARGV[2]
@@ -88,18 +90,19 @@ for i, ending in ipairs(plan[3]) do
     end
     for _, arrival in ipairs(ending[8]) do
         blob = blob + 1
-        if slip then joins[#joins + 1] = {arrival[1], arrival[2], blob, arrival[3]} end
+        if slip then joins[#joins + 1] = {arrival, blob} end
     end
 end
 
-for _, follow_up in ipairs(follow_ups) do
-    local message, envelope = follow_up[1], follow_up[2]
+local function send(message, envelope)
     if message[3] > now then
         delay(message[1], message[2], 0, 0, message[3], message[4], now, envelope)
     else
         make_ready('LPUSH', message[1], message[2], 0, 0, now, envelope)
     end
 end
+
+for _, follow_up in ipairs(follow_ups) do send(follow_up[1], follow_up[2]) end
 
 local verdicts = {}
 local revoked = P .. 'celeriac.revoked'
@@ -137,8 +140,20 @@ if #results + #joins > 0 then
         local fine, trouble = pcall(put_record, STORE_P, result[1], ARGV[result[2]], result[3], result[4], result[5])
         if not fine then answer[#answer + 1] = result[1] .. ': ' .. (type(trouble) == 'table' and trouble.err or trouble) end
     end
-    for _, join in ipairs(joins) do arrive(STORE_P, join[1], join[2], ARGV[join[3]], join[4]) end
+    local complete = {}
+    for _, join in ipairs(joins) do
+        local arrival = join[1]
+        local fine, last = pcall(arrive, arrival[1], arrival[2], ARGV[join[2]], arrival[3], arrival[4] == 1)
+        if not fine then
+            answer[#answer + 1] = arrival[1] .. ': ' .. (type(last) == 'table' and last.err or last)
+        elseif last then
+            complete[#complete + 1] = arrival
+        end
+    end
     if STORE_DB ~= DB then redis.call('SELECT', DB) end
+    for _, arrival in ipairs(complete) do
+        for at = 5, #arrival do send(plan[6][arrival[at]], ARGV[blob + arrival[at]]) end
+    end
 end
 if place + #ended > 0 and redis.call('EXISTS', me) == 1 then
     redis.call('HSET', me, 'batch', ARGV[3], 'answer', cjson.encode(answer))

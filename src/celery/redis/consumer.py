@@ -27,7 +27,7 @@ from celery.redis.outbox import Addressed, Outbox
 from celery.redis.scripts import Script, Scripts
 from celery.redis.wire import pack
 from celery.utils.bell import Chime
-from celery.wire.message import Delivery, Record, Settlement
+from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _VERDICTS: dict[str, Verdict] = {"o": "ok", "l": "lost", "r": "revoked"}
 _WRAPPED = b'{"wrapped":'
 
 _encode = msgspec.msgpack.Encoder().encode
-Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]
+Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]
 
 
 class RedisConsumer(Consumer):
@@ -179,11 +179,13 @@ class RedisConsumer(Consumer):
         if self._store is None and (records or any(s.records or s.messages or s.arrivals for s in settlements)):
             raise ValueError("This consumer has no store in the same place: store results and send messages first.")
         blobs: list[bytes] = []
-        done, kept, ends, reached = self._plan_ends(settlements, blobs)
+        joined = _Joined(self._outbox)
+        done, kept, ends, reached = self._plan_ends(settlements, blobs, joined)
         starts = self._numbers(deliveries)
         begun = [_fields(record, blobs) for record in records]
         self._batch += 1
-        answer = self._ask_commit((done[0], kept, ends[0], list(starts.items()), begun), blobs)
+        blobs += joined.entries
+        answer = self._ask_commit((done[0], kept, ends[0], list(starts.items()), begun, joined.messages), blobs)
         applied_done, applied_ends, letters = (text.decode() for text in answer[:3])
         for trouble in answer[3:]:
             logger.error("A result could not be stored: %s", trouble.decode(errors="replace"))
@@ -197,7 +199,7 @@ class RedisConsumer(Consumer):
         return applied, self._verdicts(deliveries, letters)
 
     def _plan_ends(
-        self, settlements: Sequence[Settlement], blobs: list[bytes]
+        self, settlements: Sequence[Settlement], blobs: list[bytes], joined: _Joined
     ) -> tuple[tuple[list[Any], list[int]], list[Any], tuple[list[Any], list[int]], set[str]]:
         """(done and whose they are, their records, the other ends and whose they are, queues that get messages).
 
@@ -217,7 +219,7 @@ class RedisConsumer(Consumer):
             if settlement.verb == "done" and not settlement.messages and not settlement.arrivals:
                 by_queue.setdefault(delivery.queue, []).append((delivery.fence, place))
             else:
-                ends.append(self._plan_end(settlement, end_blobs, reached))
+                ends.append(self._plan_end(settlement, end_blobs, reached, joined))
                 whose_ends.append(place)
         done: list[Any] = []
         whose: list[int] = []
@@ -230,7 +232,9 @@ class RedisConsumer(Consumer):
         blobs += end_blobs
         return (done, whose), kept, (ends, whose_ends), reached
 
-    def _plan_end(self, settlement: Settlement, blobs: list[bytes], reached: set[str]) -> tuple[Any, ...]:
+    def _plan_end(
+        self, settlement: Settlement, blobs: list[bytes], reached: set[str], joined: _Joined
+    ) -> tuple[Any, ...]:
         delivery = settlement.delivery
         records = [_fields(record, blobs) for record in settlement.records]
         messages: list[Addressed] = []
@@ -240,7 +244,8 @@ class RedisConsumer(Consumer):
             reached |= {message[0] for message in messages}
         arrivals = []
         for arrival in settlement.arrivals:
-            arrivals.append((arrival.group, arrival.index, arrival.size))
+            sent = joined.add(arrival.message, reached) if arrival.message is not None else ()
+            arrivals.append((arrival.group, arrival.index, arrival.size, int(arrival.grows), *sent))
             blobs.append(arrival.value)
         if settlement.verb == "requeue":
             reached.add(delivery.queue)
@@ -364,17 +369,20 @@ class RedisConsumer(Consumer):
             self._channel.subscribe(INVALIDATED)
             self._ready.add(self._channel.fileno())
         if self._tracked != self._connections():
-            client = self._channel.client_id()
+            # The channel's as it was before it is asked who it is, the lane's as it is when it has been told.
+            generation = self._channel.generation
+            command = ("CLIENT", "TRACKING", "ON", "REDIRECT", self._channel.client_id(), "NOLOOP")
             try:
                 with self._lane.lock:
-                    command = ("CLIENT", "TRACKING", "ON", "REDIRECT", client, "NOLOOP")
                     self._link.exchange(self._lane, pack(command))
+                    self._tracked = self._lane.made, generation
             except BrokerError as error:
-                if getattr(error, "temporary", False):
+                if error.temporary:
                     raise
+                if "does not exist" in str(error):  # the channel's connection has just been remade: the next time
+                    return None
                 self._blind = True
                 logger.warning("This server does not tell of changes; looking every %s s: %s", LOOK_BLINDLY, error)
-            self._tracked = self._connections()
         return self._tracked
 
     # -- requests --------------------------------------------------------------------------------------------------
@@ -417,6 +425,28 @@ class _Either:
 
     def close(self) -> None:
         self._events.close()
+
+
+class _Joined:
+    """The messages of the joins that a batch may complete, each once: all parts of a join bring the same one."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.messages: list[Addressed] = []
+        self.entries: list[bytes] = []
+        self._outbox = outbox
+        self._places: dict[bytes, tuple[int, ...]] = {}
+
+    def add(self, message: Outgoing, reached: set[str]) -> tuple[int, ...]:
+        """The places (from 1) of *message* among the messages: several where several queues are bound."""
+        places = self._places.get(message.envelope)
+        if places is None:
+            addressed, entries = self._outbox.address((message,))
+            first = len(self.messages) + 1
+            places = self._places[message.envelope] = tuple(range(first, first + len(addressed)))
+            self.messages += addressed
+            self.entries += entries
+            reached |= {target[0] for target in addressed}
+        return places
 
 
 def _fields(record: Record, blobs: list[bytes]) -> tuple[str, str, str, int]:

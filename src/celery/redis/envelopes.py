@@ -15,6 +15,9 @@ from celery.utils.uuids import uuid
 STEPS = (0, 3, 6, 9)
 SEP = "\x06\x16"
 
+INNER = 255
+"""The step of messages that only workers of ours may get (`Outgoing.inner`): it has a list of its own, before all."""
+
 _ENVELOPE = b'{"body"'
 _WRAPPED = b'{"wrapped":'
 _TAG = re.compile(rb'"delivery_tag": ?"([0-9a-f]{8})-([0-9a-f]{4})-7')

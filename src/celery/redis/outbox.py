@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from celery.exceptions import BrokerError
-from celery.redis.envelopes import step_of, wrap
+from celery.redis.envelopes import INNER, step_of, wrap
 from celery.redis.link import Link
 from celery.redis.scripts import Scripts
 from celery.redis.wire import pack
@@ -65,7 +65,7 @@ class Outbox:
         """Publish all of them, or none; the queues they reached."""
         if len(messages) == 1:
             message = messages[0]
-            if not message.exchange and message.due is None:
+            if not message.exchange and message.due is None and not message.inner:
                 return self._send_one(message)
         elif not messages:
             return set()
@@ -94,7 +94,7 @@ class Outbox:
         plan: list[Addressed] = []
         blobs: list[bytes] = []
         for message in messages:
-            step = step_of(self._steps, message.priority)
+            step = INNER if message.inner else step_of(self._steps, message.priority)
             due = int(message.due * 1000) if message.due is not None and message.due > now else 0
             entry = wrap(message.envelope, message.task_id, now)
             wrapped = int(entry is not message.envelope)

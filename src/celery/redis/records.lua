@@ -10,10 +10,6 @@ local function companion_of(prefix, key)
   return prefix .. "celeriac.final." .. key
 end
 
-local function join_of(prefix, group)
-  return prefix .. "celeriac.join." .. group
-end
-
 -- SET for *ttl* milliseconds, or (nil, false, 0) for ever.
 local function keep(key, value, ttl)
   if ttl and tonumber(ttl) > 0 then
@@ -79,12 +75,33 @@ local function put_record(prefix, key, value, state, writer, ttl)
   return true
 end
 
--- Record a part of a join; true for the one call that completes it.
-local function arrive(prefix, group, index, value, size)
-  local join = join_of(prefix, group)
-  if redis.call("HSETNX", join, index, value) == 0 or redis.call("HLEN", join) ~= tonumber(size) then
+-- Record a part of the join under *group*, with the keys that workers of original Celery use for the same join:
+--   <group>j  sorted set of the values by place          <group>s  how many parts, if it was told (*size*: 0 if it was not)
+--   <group>d  set of the indices that have arrived        <group>t  how many more it waits for
+--   <group>c  who has it in hand since it is complete: ours is "celeriac " and the index of the part that completed it
+-- Returns true for the part that completes it, also when that is repeated. Theirs end after a day; as long as the join
+-- is not complete, ours make that undone.
+local function arrive(group, index, value, size, grows)
+  local hand = redis.call("GET", group .. "c")
+  if hand then
+    return hand == "celeriac " .. index
+  end
+  if redis.call("SADD", group .. "d", index) == 1 then
+    if grows then
+      redis.call("INCR", group .. "t")
+    else
+      redis.call("ZADD", group .. "j", string.match(index, ":(%d+)$") or "+inf", value)
+    end
+    if redis.call("PTTL", group .. "s") > 0 then
+      for _, key in ipairs({"j", "d", "s", "t"}) do redis.call("PERSIST", group .. key) end
+    end
+  end
+  local expected = tonumber(redis.call("GET", group .. "s") or size)
+  if grows or expected == 0
+    or redis.call("ZCARD", group .. "j") < expected + tonumber(redis.call("GET", group .. "t") or 0) then
     return false
   end
-  redis.call("PEXPIRE", join, JOIN_KEPT)
+  redis.call("SET", group .. "c", "celeriac " .. index, "PX", JOIN_KEPT)
+  for _, key in ipairs({"j", "d", "s", "t"}) do redis.call("PEXPIRE", group .. key, JOIN_KEPT) end
   return true
 end

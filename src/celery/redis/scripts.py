@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from celery.redis.address import Address
+from celery.redis.envelopes import INNER
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.digests import sha1
 
@@ -42,13 +43,14 @@ class Scripts:
     """The scripts of one broker, for its keys: `scripts["claim"]`."""
 
     def __init__(self, address: Address, steps: tuple[int, ...], sep: str, clock: Clock) -> None:
-        self.steps = steps
+        self.steps = (INNER, *steps)
+        """Of the ready lists of a queue, in the order in which they are served."""
         self._prefix = address.prefix
         self._sep = sep
         self._clock = clock
         self._head = (
             f"local P, SEP, STEPS, DB = {lua_text(address.prefix)}, {lua_text(sep)}, "
-            f"{{{', '.join(map(str, steps))}}}, {address.db}\nlocal MOST_BYTES = {MOST_BYTES}"
+            f"{{{', '.join(map(str, self.steps))}}}, {address.db}\nlocal MOST_BYTES, INNER = {MOST_BYTES}, {INNER}"
         )
         self._made: dict[str, Script] = {}
 
@@ -67,6 +69,8 @@ class Scripts:
 
     def ready_key(self, queue: str, step: int) -> str:
         """The key of the list of ready messages."""
+        if step == INNER:
+            return f"{self._prefix}celeriac.inner.{queue}"
         return f"{self._prefix}{queue}{self._sep}{step}" if step else f"{self._prefix}{queue}"
 
     def now(self) -> str | int:

@@ -1,5 +1,6 @@
 -- Store plainly. KEYS: the key; the answer's key. ARGV: the prefix, the value, its ttl (ms), "add" for only if absent.
--- Returns whether it was stored. Of an `add` that won, that answer is kept as in arrive.lua.
+-- Returns whether it was stored. Of an `add` that won, that answer is kept for *ANSWER_KEPT* ms: the caller whose
+-- connection broke asks again under the same key.
 
 if ARGV[4] == "add" then
   if redis.call("EXISTS", KEYS[2]) == 1 then

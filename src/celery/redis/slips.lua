@@ -2,7 +2,8 @@
 --   step deliveries interrupted since LF envelope
 -- The step is that of its priority; `deliveries` counts executions that were started; `interrupted` is 1 when the last
 -- one ended with its worker; `since` is when it came here, in Unix milliseconds.
--- Constants before this file: P (what stands before every key), SEP (between a queue's name and a step).
+-- Constants before this file: P (what stands before every key), SEP (between a queue's name and a step), INNER (the
+-- step of what only workers of ours may get).
 
 local function read_now(given)
     -- The server's clock; tests hand in their own.
@@ -13,6 +14,7 @@ end
 
 local function ready_key(queue, step)
     if step == 0 then return P .. queue end
+    if step == INNER then return P .. 'celeriac.inner.' .. queue end
     return P .. queue .. SEP .. step
 end
 

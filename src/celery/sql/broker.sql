@@ -203,7 +203,7 @@ ORDER BY q.name
 
 -- name: oldest
 SELECT min(max(m.since, coalesce(m.due, 0)))
-FROM (WITH RECURSIVE ranks (rank) AS (VALUES (0) UNION ALL SELECT rank + 1 FROM ranks WHERE rank < 9) SELECT rank FROM ranks) AS k
+FROM (WITH RECURSIVE ranks (rank) AS (VALUES (-1) UNION ALL SELECT rank + 1 FROM ranks WHERE rank < 9) SELECT rank FROM ranks) AS k
 CROSS JOIN messages AS m ON m.id = (
     SELECT r.id FROM ready AS r WHERE r.queue = ? AND r.rank = k.rank ORDER BY r.position, r.id LIMIT 1
 )

@@ -6,7 +6,7 @@
 CREATE TABLE messages (
     id          INTEGER PRIMARY KEY,                -- the tag; never used twice: see `marks`
     queue       TEXT NOT NULL,
-    rank        INTEGER NOT NULL,                   -- 0 is the most urgent: nine minus the priority
+    rank        INTEGER NOT NULL,                   -- nine minus the priority; -1 stands before all
     position    INTEGER,                            -- place in the queue; NULL is the id
     due         REAL,
     since       REAL NOT NULL,                      -- when it came, or came back
@@ -76,14 +76,15 @@ CREATE TABLE results (
 CREATE INDEX results_expires ON results (expires) WHERE expires IS NOT NULL;
 CREATE TABLE joins (
     name      TEXT PRIMARY KEY,
-    arrived   INTEGER NOT NULL,
-    completed REAL
+    arrived   INTEGER NOT NULL,                     -- parts that are there, less those by which it has grown
+    completed REAL,
+    last      TEXT                                  -- the part that completed it
 ) WITHOUT ROWID;
 CREATE INDEX joins_completed ON joins (completed) WHERE completed IS NOT NULL;
 CREATE TABLE parts (
     name  TEXT NOT NULL,
     part  TEXT NOT NULL,
-    value BLOB NOT NULL,
+    value BLOB NOT NULL,                            -- empty: no part, it only says that the join waits for one more
     PRIMARY KEY (name, part)
 ) WITHOUT ROWID
 

@@ -28,18 +28,22 @@ DELETE FROM joins WHERE name = ?
 DELETE FROM parts WHERE name = ?
 
 -- name: add_part
-INSERT OR IGNORE INTO parts (name, part, value) VALUES (?, ?, ?)
+INSERT OR IGNORE INTO parts (name, part, value)
+SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM joins WHERE name = ? AND completed IS NOT NULL)
 
 -- name: count_part
-INSERT INTO joins (name, arrived) VALUES (?, 1)
-ON CONFLICT (name) DO UPDATE SET arrived = arrived + 1
+INSERT INTO joins (name, arrived) VALUES (?, ?)
+ON CONFLICT (name) DO UPDATE SET arrived = arrived + ?
 RETURNING arrived
 
 -- name: complete
-UPDATE joins SET completed = ? WHERE name = ?
+UPDATE joins SET completed = ?, last = ? WHERE name = ?
+
+-- name: completed_by
+SELECT last FROM joins WHERE name = ? AND completed IS NOT NULL
 
 -- name: parts
-SELECT part, value FROM parts WHERE name = ?
+SELECT part, value FROM parts WHERE name = ? AND value <> x''
 
 -- name: expire
 DELETE FROM results WHERE rowid IN (SELECT rowid FROM results WHERE expires <= ? ORDER BY expires LIMIT 1000)

@@ -24,7 +24,7 @@ from celery.exceptions import ImproperlyConfigured
 
 APPLICATION = 0x43454C52
 """Marks the files of this package (`PRAGMA application_id`)."""
-VERSION = 1
+VERSION = 2
 """Of the schema; a file with a higher one belongs to a newer release."""
 TIMEOUT = 5.0
 """Seconds to wait for other processes, unless the option `timeout` says otherwise."""
@@ -449,7 +449,11 @@ def _migrate(connection: sqlite3.Connection, database: Database) -> None:
             for statement in _statements(queries("schema").values()):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION}")
-            connection.execute(f"PRAGMA user_version={VERSION}")
+        else:
+            for step in range(version, VERSION):
+                for statement in _statements([queries("upgrades")[f"from_{step}"]]):
+                    connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

@@ -36,7 +36,9 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
     """A message on its way to a broker.
 
     `due` is the Unix time in seconds before which it must not be delivered; `expires` the one after which nobody
-    wants it.  Routing is AMQP's: with the default exchange `''`, `routing_key` is the name of the queue.
+    wants it.  Routing is AMQP's: with the default exchange `''`, `routing_key` is the name of the queue.  `inner`: it
+    belongs to the machinery (the join of a chord): workers of ours get it before whatever waits in the queue, and
+    workers of original Celery, which share the queue, do not get it.
     """
 
     envelope: bytes
@@ -46,6 +48,7 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
     due: float | None = None
     expires: float | None = None
     task_id: str = ""
+    inner: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -83,12 +86,21 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Arrival(msgspec.Struct, frozen=True, array_like=True):
-    """Part `index` of join `group` has ended. The join is complete when `size` distinct parts have arrived."""
+    """Part `index` of the join under the key `group`, which ends with a dot, has ended as `value`.
+
+    The join is complete when `size` distinct parts have arrived (0: the store has been told elsewhere how many).  Then
+    `message` is sent, by whoever completes it: in the same step where that is a settlement.  An `index` ends with a
+    colon and the place of the part; a `value` is never empty, and differs from those of other parts.
+
+    `grows`: no part has ended, but the join waits for one more than `size` says; once for each index.
+    """
 
     group: str
     index: str
     value: bytes
     size: int
+    message: Outgoing | None = None
+    grows: bool = False
 
 
 class Settlement(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from celery.backends.store import Store
+from celery.backends.store import Store, messages_of
 from celery.brokers.base import Broker, Consumer, Verdict
 from celery.wire.message import Delivery, Record, Settlement
 
@@ -83,7 +83,7 @@ class Ledger:
         if records and self.store is not None:
             self.stale += self.store.put(records).count(False)
         if arrivals and self.store is not None:
-            self.store.arrive(arrivals)
+            messages += messages_of(arrivals, self.store.arrive(arrivals))
         if messages:
             self.broker.publish(messages)
         if not (records or arrivals or messages):

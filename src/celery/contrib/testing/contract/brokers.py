@@ -5,34 +5,23 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from celery.backends.store import Store
 from celery.brokers.base import Broker, Consumer
+from celery.contrib.testing.contract.effects import Advance, Connect, EffectsContract, bodies, message
 from celery.exceptions import BrokerError
 from celery.utils.clock import FakeClock
-from celery.wire.message import Arrival, Delivery, Exchange, Outgoing, Queue, Record, Settlement
-
-Advance = Callable[[float], object]
-Connect = Callable[..., Broker]
-
-
-def message(body: str, queue: str = "q", **fields: object) -> Outgoing:
-    """A message that says *body*."""
-    return Outgoing(body.encode(), queue, **fields)  # type: ignore[arg-type]
-
-
-def bodies(deliveries: Sequence[Delivery]) -> list[str]:
-    return [delivery.envelope.decode() for delivery in deliveries]
+from celery.wire.message import Delivery, Exchange, Outgoing, Queue, Settlement
 
 
 def readable(consumer: Consumer, timeout: float = 0.0) -> bool:
     return bool(select.select([consumer.fileno()], [], [], timeout)[0])
 
 
-class BrokerContract:
+class BrokerContract(EffectsContract):
     """Override `connect` with a function that makes a broker on one place, which is new in every test.
 
     Override `connect_store` too if there are stores that the broker fuses with.
@@ -484,71 +473,25 @@ class BrokerContract:
         assert [(d.deliveries, d.interrupted) for d in back] == [(0, False)] * 3
         assert broker.entries("dead") == []
 
-    # Effects
-
-    def test_effects_are_committed_with_the_settlement(self, broker: Broker, store: Store, fused: Consumer) -> None:
-        assert broker.fuses(store)
-        broker.publish([message("a"), message("b")])
-        deliveries = fused.claim(10)
-        assert fused.start(deliveries, [Record("ra", b"started", "STARTED")]) == ["ok", "ok"]
-        assert store.get(["ra"]) == [b"started"]
-        with store.watch(["ra"]) as watch:
-            applied = fused.settle(
-                [
-                    Settlement(deliveries[0], records=(Record("ra", b"1"),), messages=(message("next"),)),
-                    Settlement(deliveries[1], "requeue", arrivals=(Arrival("g", "0", b"part", 2),)),
-                ]
-            )
-            assert watch.wait(10.0)
-        assert applied == [True, True]
-        assert store.get(["ra"]) == [b"1"]
-        assert store.arrived("g") == {"0": b"part"}
-        assert sorted(bodies(fused.claim(10))) == ["b", "next"]
-
-    def test_lost_settlement_has_no_effects(
-        self, broker: Broker, store: Store, fused: Consumer, pass_time: Advance
-    ) -> None:
-        broker.publish([message("a"), message("b")])
-        lost, _ = fused.claim(2)
-        fused.start([lost])
-        pass_time(broker.lease + 1)
-        broker.sweep()
-        [again] = fused.claim(1)
-        stale = Settlement(
-            lost,
-            records=(Record("r", b"stale"),),
-            messages=(message("stale", "followups"),),
-            arrivals=(Arrival("g", "0", b"", 2),),
-        )
-        good = Settlement(again, records=(Record("s", b"good"),))
-        assert fused.settle([stale, good]) == [False, True]
-        assert store.get(["r", "s"]) == [None, b"good"]
-        assert store.arrived("g") == {}
-        assert broker.stats(["followups"])[0].ready == 0
-
-    def test_settlement_that_cannot_be_routed_changes_nothing(
-        self, broker: Broker, store: Store, fused: Consumer
-    ) -> None:
-        broker.publish([message("a")])
-        [delivery] = fused.claim(1)
-        bad = Settlement(delivery, records=(Record("r", b"1"),), messages=(Outgoing(b"", "key", exchange="nowhere"),))
-        with pytest.raises(BrokerError, match="nowhere"):
-            fused.settle([bad])
-        assert store.get(["r"]) == [None]
-        assert fused.settle([Settlement(delivery)]) == [True]
-
-    def test_first_terminal_record_wins_in_settlements_too(self, broker: Broker, store: Store, fused: Consumer) -> None:
-        store.put([Record("r", b"first", "SUCCESS", "w")])
-        broker.publish([message("a")])
-        assert fused.settle([Settlement(fused.claim(1)[0], records=(Record("r", b"then", "FAILURE", "v"),))]) == [True]
-        assert store.get(["r"]) == [b"first"]
-
-    def test_effects_without_a_store_in_the_same_place_are_refused(self, broker: Broker, consumer: Consumer) -> None:
-        broker.publish([message("a")])
-        [delivery] = consumer.claim(1)
-        with pytest.raises(ValueError, match="same place"):
-            consumer.settle([Settlement(delivery, records=(Record("r", b""),))])
-        assert consumer.settle([Settlement(delivery)]) == [True]
+    def test_inner_messages_come_before_all_others(self, broker: Broker, consumer: Consumer, connect: Connect) -> None:
+        urgent = broker.can.most_urgent
+        broker.publish([message("a", priority=urgent), message("b")])
+        broker.publish([message("inner", inner=True)])
+        broker.publish([message("c", priority=urgent), message("inner too", inner=True)])
+        [stats] = broker.stats(["q"])
+        assert stats.ready == 5
+        assert [entry.envelope for entry in broker.entries("ready", ["q"])][:2] == [b"inner", b"inner too"]
+        first = consumer.claim(1)
+        assert bodies(first) == ["inner"]
+        consumer.release(first)
+        assert bodies(consumer.claim(2)) == ["inner", "inner too"]
+        consumer.close()
+        other = connect()
+        heir = other.consumer(["q"], name="heir")
+        assert bodies(heir.claim(2)) == ["inner", "inner too"], "given back, they are inner messages still"
+        heir.close()
+        other.close()
+        assert broker.purge("q") == 5
 
     # Together
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -192,35 +192,108 @@ class StoreContract:
             written = watch.written()
             assert written is None or "a" in written
 
-    def test_join_is_completed_once_by_its_last_part(self, store: Store) -> None:
-        assert store.arrive([Arrival("g", "0", b"a", 3)]) == [False]
-        assert store.arrive([Arrival("g", "0", b"x", 3)]) == [False], "a part counts once"
-        assert store.arrive([Arrival("g", "1", b"b", 3), Arrival("g", "2", b"c", 3)]) == [False, True]
-        assert store.arrive([Arrival("g", "2", b"c", 3)]) == [False]
-        assert store.arrived("g") == {"0": b"a", "1": b"b", "2": b"c"}
-        assert store.arrived("another") == {}
+    def test_join_is_completed_by_its_last_part(self, store: Store) -> None:
+        assert store.arrive([part(2, 3)]) == [False]
+        assert store.arrive([part(2, 3, b"another")]) == [False], "a part counts once"
+        assert store.arrive([part(0, 3), part(10, 3)]) == [False, True]
+        assert store.arrived("g.") == [b"0", b"2", b"10"], "in the order of their places, the first value of each"
+        assert store.arrived("another.") == []
 
-    def test_join_is_completed_once_under_concurrency(self, connect: Callable[..., Store]) -> None:
-        completed: list[bool] = []
+    def test_completing_a_join_may_be_repeated(self, store: Store) -> None:
+        """Whoever was told that a join is complete may crash before it has sent the message."""
+        store.arrive([part(0, 2), part(1, 2)])
+        assert store.arrive([part(0, 2), part(1, 2), part(0, 2), part(1, 2)]) == [False, True, False, True]
+
+    def test_nothing_enters_a_complete_join(self, store: Store) -> None:
+        store.arrive([part(0, 2), part(1, 2)])
+        assert store.arrive([part(2, 2), part(2, 3)]) == [False, False]
+        assert store.arrive([Arrival("g.", "+late", b"", 2, grows=True)]) == [False]
+        assert store.arrived("g.") == [b"0", b"1"]
+        assert store.arrive([part(1, 2)]) == [True]
+
+    def test_parts_with_one_place_are_parts_of_their_own(self, store: Store) -> None:
+        parts = [
+            Arrival("g.", "b:1", b"b", 4),
+            Arrival("g.", "a:1", b"a", 4),
+            Arrival("g.", "none", b"n", 4),
+            part(0, 4),
+        ]
+        assert store.arrive(parts) == [False, False, False, True]
+        assert store.arrived("g.") == [b"0", b"a", b"b", b"n"]
+
+    def test_join_grows_by_each_index_once(self, store: Store) -> None:
+        more = Arrival("g.", "+more", b"", 2, grows=True)
+        assert store.arrive([part(0, 2), more, more]) == [False, False, False]
+        assert store.arrive([part(1, 2)]) == [False]
+        assert store.arrived("g.") == [b"0", b"1"], "what makes it grow is no part"
+        assert store.arrive([part(2, 2)]) == [True]
+        assert store.arrive([more, part(2, 2)]) == [False, True]
+
+    def test_join_may_grow_before_its_first_part_comes(self, store: Store) -> None:
+        assert store.arrive([Arrival("g.", "+more", b"", 1, grows=True), part(0, 1), part(1, 1)]) == [
+            False,
+            False,
+            True,
+        ]
+
+    def test_join_of_one_part_is_complete_at_once(self, store: Store) -> None:
+        assert store.arrive([part(0, 1), part(0, 1)]) == [True, True]
+
+    def test_join_of_unknown_size_waits(self, store: Store) -> None:
+        assert store.arrive([part(0, 0), part(1, 0)]) == [False, False]
+        assert store.arrive([part(2, 3)]) == [True]
+
+    def test_joins_do_not_touch(self, store: Store) -> None:
+        assert store.arrive([part(0, 2, group="g."), part(0, 1, group="h."), part(0, 2, group="gg.")]) == [
+            False,
+            True,
+            False,
+        ]
+        assert store.arrive([part(1, 2, group="gg.")]) == [True]
+        assert store.arrived("g.") == [b"0"]
+
+    def test_complete_join_is_kept_for_a_day(self, store: Store, pass_time: Callable[[float], object]) -> None:
+        if not store.can.expire:
+            pytest.skip("capability: this store keeps values until they are deleted")
+        store.arrive([part(0, 1, group="done."), part(0, 2, group="live.")])
+        pass_time(86_000.0)
+        store.expire()
+        assert store.arrived("done.") == [b"0"]
+        assert store.arrive([part(0, 1, group="done.")]) == [True]
+        pass_time(1_000.0)
+        store.expire()
+        assert store.arrived("done.") == []
+        assert store.arrived("live.") == [b"0"], "a join that is not complete has no end"
+
+    def test_join_is_completed_by_one_part_under_concurrency(self, connect: Callable[..., Store]) -> None:
+        completed: list[str] = []
         size = 40
 
-        def arrive(store: Store, parts: range) -> None:
-            for part in parts:
-                completed.extend(store.arrive([Arrival("g", str(part), b"", size)]))
+        def arrive(store: Store, numbers: Sequence[int]) -> None:
+            completed.extend(str(number) for number in numbers if store.arrive([part(number, size)]) == [True])
 
         stores = [connect() for _ in range(4)]
-        threads = [threading.Thread(target=arrive, args=(store, range(size))) for store in stores]
+        orders = [range(size), range(size)[::-1], [*range(20, size), *range(20)], range(size)]
+        threads = [
+            threading.Thread(target=arrive, args=(store, order)) for store, order in zip(stores, orders, strict=True)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(completed) == 4 * size
-        assert completed.count(True) == 1
+        assert len(set(completed)) == 1
+        assert stores[0].arrived("g.") == [b"%d" % number for number in range(size)]
         for store in stores:
             store.close()
 
     def test_deleting_a_join_forgets_its_parts(self, store: Store) -> None:
-        store.arrive([Arrival("g", "0", b"a", 2)])
-        assert store.delete(["g"]) == 1
-        assert store.arrived("g") == {}
-        assert store.arrive([Arrival("g", "1", b"b", 2)]) == [False]
+        store.arrive([part(0, 2)])
+        assert store.delete(["g."]) == 1
+        assert store.arrived("g.") == []
+        assert store.arrive([part(1, 2)]) == [False]
+        assert store.delete(["g.", "g."]) == 1
+
+
+def part(number: int, size: int, value: bytes = b"", group: str = "g.") -> Arrival:
+    """The part at place *number*."""
+    return Arrival(group, f"id{number}:{number}", value or b"%d" % number, size)
