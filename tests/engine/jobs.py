@@ -65,8 +65,10 @@ def refuse_once(self: Task[Any, Any], log: str) -> bool:
 
 
 @shared_task(acks_late=True)
-def late(log: str, line: str) -> str:
+def late(log: str, line: str, seconds: float = 0.0) -> str:
     note(log, line)
+    if seconds:
+        time.sleep(seconds)
     return line
 
 

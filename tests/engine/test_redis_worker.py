@@ -26,9 +26,13 @@ NODE = "w1@here"
 Start = Callable[..., AbstractContextManager[TestWorkController]]
 
 
-@pytest.fixture(params=["solo", "threads", "prefork"])
-def pool(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+every_pool = pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+
+
+@pytest.fixture
+def pool() -> str:
+    """Where nothing else is said: the other pools run the tests of all brokers, `test_life_of_a_task` and so on."""
+    return "prefork"
 
 
 @pytest.fixture
@@ -82,6 +86,7 @@ def counts(app: Celery, queue: str = "celery") -> tuple[int, int, int, int]:
 # -- life of a task ----------------------------------------------------------------------------------------------------
 
 
+@every_pool
 def test_results_and_errors_come_back(app: Celery, start: Start) -> None:
     with start() as worker:
         assert worker.consumer is not None
@@ -110,6 +115,7 @@ def test_retries_wait_in_redis_for_their_time(app: Celery, start: Start, log: Pa
     assert [later - earlier >= 0.3 for earlier, later in itertools.pairwise(moments)] == [True, True]
 
 
+@every_pool
 def test_what_is_due_soon_and_what_is_due_next_year(app: Celery, start: Start, log: Path) -> None:
     with start() as worker:
         far = jobs.mark.apply_async((str(log), "far"), eta=datetime.now(UTC) + timedelta(days=365))
@@ -205,7 +211,6 @@ def test_revoked_while_it_waits_for_its_time(app: Celery, start: Start, log: Pat
     assert jobs.noted(log) == {}
 
 
-@pytest.mark.parametrize("pool", ["prefork"])
 def test_terminated_while_it_runs(app: Celery, log: Path, start: Start) -> None:
     with start():
         result = jobs.mark.delay(str(log), "running", 60)
@@ -220,6 +225,7 @@ def test_terminated_while_it_runs(app: Celery, log: Path, start: Start) -> None:
 # -- ledgers -----------------------------------------------------------------------------------------------------------
 
 
+@every_pool
 @pytest.mark.parametrize("results", ["another server", "sqlite"])
 def test_a_split_ledger(
     make_app: Callable[..., Celery],
@@ -270,6 +276,7 @@ def run(app: Celery, pool: str) -> Iterator[Callable[..., tuple[WorkController, 
         thread.join(10)
 
 
+@every_pool
 def test_a_warm_shutdown_gives_back_what_has_not_begun(app: Celery, run: Any, log: Path) -> None:
     worker, thread = run()
     results = [jobs.mark.delay(str(log), str(number), 0.5) for number in range(4)]
@@ -285,7 +292,6 @@ def test_a_warm_shutdown_gives_back_what_has_not_begun(app: Celery, run: Any, lo
     assert app.broker.stats(["celery"])[0].consumers == 0
 
 
-@pytest.mark.parametrize("pool", ["prefork"])
 def test_a_cold_shutdown_kills_and_late_tasks_come_again(app: Celery, run: Any, log: Path) -> None:
     app.conf.task_acks_late = True
     worker, thread = run(concurrency=2)
@@ -298,6 +304,7 @@ def test_a_cold_shutdown_kills_and_late_tasks_come_again(app: Celery, run: Any, 
     assert running.state == "PENDING"
 
 
+@every_pool
 def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str, log: Path) -> None:
     with start():
         inspect = app.control.inspect(timeout=5, limit=1)
@@ -320,6 +327,7 @@ def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str,
             assert (active["name"], active["args"]) == ("engine.jobs.mark", [str(log), "held", 1.0])
 
 
+@every_pool
 def test_a_worker_can_be_told_to_stop(app: Celery, run: Any) -> None:
     worker, thread = run()
     app.control.shutdown(destination=[NODE])
@@ -341,7 +349,6 @@ def test_pools_grow_and_shrink(app: Celery, start: Start) -> None:
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
 
 
-@pytest.mark.parametrize("pool", ["prefork"])
 def test_a_child_that_is_killed_is_replaced(app: Celery, start: Start) -> None:
     with start(concurrency=1):
         pid = jobs.whoami.delay().get(timeout=10)

@@ -1,0 +1,255 @@
+"""A worker and its connections: lost, remade, few, named. Every pool consumes and answers again within seconds."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery import Celery
+from celery.contrib.testing.worker import TestWorkController, start_worker
+from engine import jobs
+from rig.proxy import Proxy
+from rig.redis import RedisServer
+
+NODE = "w1@here"
+AGAIN = 5.0
+"""Seconds in which tasks are run and commands answered when the server is back."""
+TASKS = 30
+
+
+@pytest.fixture(params=["solo", "threads", "prefork"])
+def pool(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def durable(server: Callable[[str], Path], tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of this test, which has written to disk what it has answered."""
+    running = RedisServer(server("redis"), tmp_path / "server", appendonly="yes", appendfsync="always")
+    yield running
+    running.resume()
+    running.stop()
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Celery]]:
+    made: list[Celery] = []
+
+    def make(url: str, **options: Any) -> Celery:
+        app = Celery("jobs", broker=url, backend=url, include=["engine.jobs"])
+        app.conf.update(worker_hijack_root_logger=False, broker_transport_options=options)
+        app.set_default()
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.close()
+
+
+def work(app: Celery, pool: str, **options: Any) -> AbstractContextManager[TestWorkController]:
+    given = {"pool": pool, "concurrency": 2, "hostname": NODE, "perform_ping_check": False, **options}
+    return start_worker(app, **given)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.005)
+
+
+def answers(app: Celery) -> bool:
+    return app.control.ping(timeout=0.5, limit=1) == [{NODE: {"ok": "pong"}}]
+
+
+# -- lost and remade ---------------------------------------------------------------------------------------------------
+
+
+def restart(server: RedisServer) -> None:
+    server.restart()
+
+
+def kill(server: RedisServer) -> None:
+    server.restart(kill=True)
+
+
+def cut_requests(server: RedisServer) -> None:
+    assert server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") >= 1
+
+
+def cut_listeners(server: RedisServer) -> None:
+    assert server.ask("CLIENT", "KILL", "TYPE", "pubsub") >= 2
+
+
+def stand_still(server: RedisServer) -> None:
+    """For longer than any request of the worker waits."""
+    server.pause()
+    ends = time.monotonic() + 1.6
+    wait_until(lambda: time.monotonic() > ends)
+    server.resume()
+
+
+@pytest.mark.parametrize("trouble", [restart, kill, cut_requests, cut_listeners, stand_still])
+def test_trouble_amid_work(
+    durable: RedisServer, make_app: Callable[..., Celery], tmp_path: Path, pool: str, trouble: Callable[..., None]
+) -> None:
+    """What was accepted is done, once; what is sent afterwards too; commands are answered."""
+    app, log = make_app(durable.url(), timeout=1.0), tmp_path / "log"
+    with work(app, pool) as worker:
+        with app.bulk():
+            results = [jobs.mark.delay(str(log), str(number), 0.01) for number in range(TASKS)]
+        wait_until(lambda: len(jobs.noted(log)) > 3)
+        trouble(durable)
+        back = time.monotonic()
+        assert [result.get(timeout=AGAIN) for result in results] == [str(number) for number in range(TASKS)]
+        assert jobs.add.delay(1, 2).get(timeout=AGAIN) == 3
+        wait_until(lambda: answers(app))
+        assert time.monotonic() - back < AGAIN
+        assert worker.consumer is not None
+        assert worker.consumer.connected
+    assert jobs.noted(log) == {str(number): 1 for number in range(TASKS)}
+    [stats] = app.broker.stats(["celery"])
+    assert (stats.ready, stats.leased, stats.delayed, stats.dead) == (0, 0, 0, 0)
+
+
+def test_a_server_that_is_away_for_a_while(
+    durable: RedisServer, make_app: Callable[..., Celery], pool: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """What runs meanwhile is finished and committed when it is back. The log has a line for each end of it."""
+    app, log = make_app(durable.url(), timeout=1.0), tmp_path / "log"
+    with work(app, pool, loglevel="INFO") as worker:
+        running = jobs.mark.delay(str(log), "running", 1.0)
+        wait_until(lambda: jobs.noted(log)["running"])
+        durable.kill()
+        assert worker.consumer is not None
+        wait_until(lambda: worker.consumer is not None and not worker.consumer.connected)
+        durable.start()
+        back = time.monotonic()
+        assert running.get(timeout=AGAIN) == "running"
+        assert jobs.add.delay(1, 2).get(timeout=AGAIN) == 3
+        wait_until(lambda: answers(app))
+        assert time.monotonic() - back < AGAIN
+    assert jobs.noted(log) == {"running": 1}
+    said = [record.getMessage() for record in caplog.records if record.name == "celery.worker.consumer"]
+    assert sum("Lost the broker" in line for line in said) == 1
+    assert sum("again: nothing was lost" in line for line in said) == 1
+
+
+def test_an_idle_worker_notices_half_open_connections(
+    redis_server: RedisServer, redis_url: str, make_app: Callable[..., Celery]
+) -> None:
+    """Its connections lead nowhere, and nobody says so: as after a fail-over, or behind a router that forgot them."""
+    client = make_app(redis_url)
+    with Proxy(redis_server.port) as proxy:
+        app = make_app(proxy.url())
+        with work(app, "threads"):
+            wait_until(lambda: answers(client))
+            assert proxy.abandon() >= 3
+            gone = time.monotonic()
+            assert client.send_task("engine.jobs.add", (1, 2)).get(timeout=12) == 3
+            wait_until(lambda: answers(client), 12)
+            assert time.monotonic() - gone < 10.0
+        app.close()
+
+
+def test_a_lease_that_ran_out_during_an_outage_is_begun_anew(
+    durable: RedisServer, make_app: Callable[..., Celery], tmp_path: Path
+) -> None:
+    """Somebody else has the tasks by then: this worker says what it dropped, and goes on."""
+    app, log = make_app(durable.url(), timeout=1.0, lease=0.6), tmp_path / "log"
+    with Proxy(durable.port) as proxy:
+        cut_off = make_app(proxy.url(), timeout=1.0, lease=0.6)
+        with work(cut_off, "threads", concurrency=1) as worker:
+            result = jobs.late.apply_async((str(log), "late"), kwargs={"seconds": 3.0})
+            wait_until(lambda: jobs.noted(log)["late"] == 1)
+            proxy.swallow()
+            with work(app, "threads", hostname="w2@here"):
+                wait_until(lambda: jobs.noted(log)["late"] == 2)
+                proxy.heal()
+                assert result.get(timeout=10) == "late"
+                assert worker.consumer is not None
+                wait_until(lambda: worker.consumer is not None and not worker.consumer.requests())
+        [stats] = app.broker.stats(["celery"])
+        assert (stats.ready, stats.leased, stats.dead) == (0, 0, 0)
+        cut_off.close()
+
+
+# -- few, and named ----------------------------------------------------------------------------------------------------
+
+
+def connections(server: RedisServer) -> list[dict[str, str]]:
+    """What CLIENT LIST says of all but the one that asks."""
+    lines = server.ask("CLIENT", "LIST").decode().splitlines()
+    found = [dict(word.partition("=")[::2] for word in line.split()) for line in lines]
+    return [connection for connection in found if not connection["cmd"].startswith("client")]
+
+
+def total_commands(server: RedisServer) -> int:
+    lines = server.ask("INFO", "stats").decode().splitlines()
+    return int(next(line for line in lines if line.startswith("total_commands_processed:")).partition(":")[2])
+
+
+def test_an_idle_worker_has_three_connections_that_bear_its_name_and_asks_little(
+    redis_server: RedisServer, make_app: Callable[..., Celery], redis_url: str
+) -> None:
+    """One to ask on, one on which it is told of messages, one for remote control; after work as before it."""
+    client, app = make_app(redis_url), make_app(redis_url, lease=3.0)
+
+    def ours() -> list[dict[str, str]]:
+        return [each for each in connections(redis_server) if each["name"] == f"celery:{os.getpid()}:{NODE}"]
+
+    with work(app, "prefork"):
+        assert 3 <= len(ours()) <= 4
+        for number in range(20):
+            assert client.send_task("engine.jobs.add", (number, 1)).get(timeout=10) == number + 1
+        wait_until(lambda: len(ours()) == 3, 15)
+        assert sorted(connection["flags"] for connection in ours()) == ["P", "P", "t"]
+        client.close()
+        assert connections(redis_server) == ours()
+        asked, used, began = total_commands(redis_server), time.process_time(), time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 3.0)
+        seconds = time.monotonic() - began
+        assert (total_commands(redis_server) - asked) / seconds < 20  # what scripts do counts too; the lease is short
+        assert (time.process_time() - used) / seconds < 0.02  # this test is in that
+
+
+def test_who_sends_from_one_thread_has_one_connection(
+    redis_server: RedisServer, make_app: Callable[..., Celery], redis_url: str
+) -> None:
+    app = make_app(redis_url)
+    app.conf.task_ignore_result = True
+    for number in range(50):
+        jobs.mark_only.delay("log", str(number))
+    with app.bulk():
+        for number in range(50):
+            jobs.mark_only.apply_async(("log", str(number)), countdown=60)
+    [connection] = connections(redis_server)
+    assert connection["name"].startswith(f"celery:{os.getpid()}@")
+
+
+def test_threads_that_send_share_connections(
+    redis_server: RedisServer, make_app: Callable[..., Celery], redis_url: str
+) -> None:
+    app = make_app(redis_url)
+    app.conf.broker_pool_limit = 3
+    app.broker.connect()
+
+    def send() -> None:
+        for number in range(40):
+            app.send_task("engine.jobs.add", (number, 1), ignore_result=True)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(connections(redis_server)) <= 3
+    assert app.broker.stats(["celery"])[0].ready == 320
