@@ -79,7 +79,7 @@ class ResultTree(ResultBase):
 
     def build_graph(self, intermediate: bool = False, formatter: GraphFormatter | None = None) -> DependencyGraph:
         """The graph of this result and all below it."""
-        graph: DependencyGraph = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
+        graph: DependencyGraph = DependencyGraph(formatter=formatter or ResultFormatter(root=self.id, shape="oval"))
         for parent, node in self.iterdeps(intermediate=intermediate):
             graph.add_arc(node)
             if parent is not None:
@@ -92,6 +92,38 @@ class ResultTree(ResultBase):
         if "_graph" not in self.__dict__:
             self.__dict__["_graph"] = self.build_graph()
         return cast("DependencyGraph", self.__dict__["_graph"])
+
+
+STATE_COLOURS = {
+    "success": "fill:#d3f2d6,stroke:#2f8f46,color:#123",
+    "failure": "fill:#fbd5d5,stroke:#b42318,color:#311",
+    "revoked": "fill:#eee3f7,stroke:#7a4fa3,color:#213",
+    "running": "fill:#d9e8fb,stroke:#2962a8,color:#123",
+    "pending": "fill:#f3f3f3,stroke:#8a8a8a,color:#333",
+}
+"""How Mermaid draws tasks, by `kind_of` their states."""
+
+
+def kind_of(state: str) -> str:
+    """Which of `STATE_COLOURS` stands for a state."""
+    known = state.lower()
+    if known in STATE_COLOURS:
+        return known
+    return "pending" if state in {states.PENDING, states.RECEIVED, states.IGNORED} else "running"
+
+
+class ResultFormatter(GraphFormatter):
+    """Draws results: ids in DOT; in Mermaid with what is known here of the task, for which nothing is read."""
+
+    kind_scheme = STATE_COLOURS
+
+    def text(self, obj: Any) -> str:
+        meta = getattr(obj, "_cache", None) or {}
+        return "\n".join(str(part) for part in (meta.get("name"), obj, meta.get("status")) if part)
+
+    def kind(self, obj: Any) -> str:
+        meta = getattr(obj, "_cache", None)
+        return kind_of(meta["status"]) if meta else ""
 
 
 def ancestors(result: Any) -> Iterator[Any]:
@@ -199,4 +231,16 @@ def _has_ended(result: Any) -> bool:
     return result._cache is not None and result._cache["status"] in states.READY_STATES
 
 
-__all__ = ["WINDOW", "FailureBefore", "ResultBase", "ResultTree", "ancestors", "forget", "leaves", "look"]
+__all__ = [
+    "STATE_COLOURS",
+    "WINDOW",
+    "FailureBefore",
+    "ResultBase",
+    "ResultFormatter",
+    "ResultTree",
+    "ancestors",
+    "forget",
+    "kind_of",
+    "leaves",
+    "look",
+]

@@ -22,6 +22,9 @@ Meta = dict[str, Any]
 Waiter = tuple["asyncio.AbstractEventLoop", "asyncio.Future[Meta]"]
 
 RECHECK = 5.0
+MANY = 100
+"""Results that are read again without a pause."""
+LONGEST_REST = 0.1
 
 
 class Reader(Protocol):
@@ -44,6 +47,7 @@ class ArrivalWatcher:
         self._watch: Watch | None = None
         self._changed = False
         self._checked = 0.0
+        self._spent = 0.0
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the task when it has ended; raises `TimeoutError` after *timeout* seconds."""
@@ -158,6 +162,8 @@ class ArrivalWatcher:
                 written = watch.written() if watch.wait(RECHECK) else None
                 if written is None and self._changed:
                     return watch  # all are read by the next turn
+                if written is None:
+                    rest(self._spent, len(ids))
                 unread = _among(keys, written, self._waiting)
         except BaseException:
             watch.close()
@@ -169,7 +175,10 @@ class ArrivalWatcher:
     def _read(self, ids: Sequence[str], *, every: bool) -> None:
         if every:
             self._checked = time.monotonic()
-        for task_id, meta in zip(ids, self._backend.read(ids), strict=True):
+        began = time.monotonic()
+        metas = self._backend.read(ids)
+        self._spent = time.monotonic() - began
+        for task_id, meta in zip(ids, metas, strict=True):
             if meta["status"] in states.READY_STATES:
                 self._resolve(task_id, meta)
 
@@ -184,6 +193,16 @@ class ArrivalWatcher:
             waiters = [waiter for task_id in ids for waiter in self._waiting.pop(task_id, ())]
         for loop, future in waiters:
             _call(loop, _set_exception, future, exc)
+
+
+def rest(spent: float, count: int) -> None:
+    """Pause before *count* results are read again, which took *spent* seconds.
+
+    A store that cannot say what was written is read through at every write; with thousands of writes to thousands of
+    results, that would cost more than the tasks did.  So no more than half of the time goes into reading.
+    """
+    if count > MANY:
+        time.sleep(min(spent, LONGEST_REST))
 
 
 def _among(keys: Mapping[str, str], written: Collection[str] | None, ids: Container[str]) -> list[str]:
@@ -213,4 +232,4 @@ def _set_exception(future: asyncio.Future[Meta], exc: Exception) -> None:
         future.set_exception(exc)
 
 
-__all__ = ["ArrivalWatcher"]
+__all__ = ["ArrivalWatcher", "rest"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.app.context import Context, request_field
-from celery.backends.arrivals import ArrivalWatcher
+from celery.backends.arrivals import ArrivalWatcher, rest
 from celery.backends.backend import Meta
 from celery.backends.compression import compress_payload
 from celery.backends.keyvalue import BaseKeyValueStoreBackend
@@ -204,7 +204,10 @@ class ResultBackend(BaseKeyValueStoreBackend):
         with self.store.watch([self.task_keyprefix + task_id for task_id in missing]) as watch:
             ids = list(missing)
             while True:
-                for task_id, meta in zip(ids, self.read(ids), strict=True):
+                began = time.monotonic()
+                metas = self.read(ids)
+                spent = time.monotonic() - began
+                for task_id, meta in zip(ids, metas, strict=True):
                     if meta["status"] in READY_STATES:
                         del missing[task_id]
                         if on_message is not None:
@@ -220,6 +223,7 @@ class ResultBackend(BaseKeyValueStoreBackend):
                 written = watch.written() if watch.wait(left) else None
                 if written is None:
                     ids = list(missing)
+                    rest(spent, len(ids))
                 else:
                     ids = [task_id for key in written if (task_id := key[start:]) in missing]
                 if on_interval is not None:

@@ -1,8 +1,7 @@
-"""A graph of what depends on what, its order, and a picture of it in DOT."""
+"""A graph of what depends on what, its order, and pictures of it in DOT and Mermaid."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError as _Cycle
 from graphlib import TopologicalSorter
@@ -27,13 +26,18 @@ class DOT:
 
 
 class GraphFormatter:
-    """Writes nodes and edges in DOT. Subclasses change the schemes, `label`, and `node`, `edge` and so on."""
+    """Writes nodes and edges in DOT. Subclasses change the schemes, `label`, and `node`, `edge` and so on.
+
+    In Mermaid, nodes are what `text` and `kind` say of them.
+    """
 
     scheme: dict[str, Any] = {"shape": "box", "arrowhead": "vee", "style": "filled", "fontname": "HelveticaNeue"}
     edge_scheme: dict[str, Any] = {"color": "darkseagreen4", "arrowcolor": "black", "arrowsize": 0.7}
     node_scheme: dict[str, Any] = {"fillcolor": "palegreen3", "color": "palegreen4"}
     term_scheme: dict[str, Any] = {"fillcolor": "palegreen1", "color": "palegreen2"}
     graph_scheme: dict[str, Any] = {"bgcolor": "mintcream"}
+    kind_scheme: dict[str, str] = {}
+    """How Mermaid draws the nodes of a kind."""
 
     def __init__(
         self,
@@ -69,6 +73,14 @@ class GraphFormatter:
     def label(self, obj: Any) -> Any:
         return obj
 
+    def text(self, obj: Any) -> str:
+        """What Mermaid writes into the node, in one or more lines."""
+        return str(self.label(obj))
+
+    def kind(self, obj: Any) -> str:
+        """The kind of node in Mermaid, one of `kind_scheme`; "" for none."""
+        return ""
+
     def node(self, obj: Any, **attrs: Any) -> str:
         return self.draw_node(obj, self.node_scheme, attrs)
 
@@ -89,6 +101,12 @@ class GraphFormatter:
 
     def draw_node(self, obj: Any, scheme: dict[str, Any] | None = None, attrs: dict[str, Any] | None = None) -> str:
         return self.FMT(DOT.NODE, self.label(obj), attrs=self.attrs(attrs or {}, scheme))
+
+
+def _mermaid_text(text: str) -> str:
+    for sign, word in (("#", "#35;"), ('"', "#quot;"), ("<", "#lt;"), (">", "#gt;"), ("\n", "<br/>")):
+        text = text.replace(sign, word)
+    return text
 
 
 class DependencyGraph:
@@ -139,17 +157,28 @@ class DependencyGraph:
     def to_dot(self, fh: IO[str], formatter: Any = None) -> None:
         """Write the graph to a file in DOT."""
         draw = formatter or self.formatter
-        needed = Counter(chain.from_iterable(self.adjacent.values()))
         lines = [draw.head()]
         for obj, needs in self.adjacent.items():
-            if needs or obj not in needed:
-                lines.append(draw.node(obj))
-            lines += [line for need in needs for line in self._dot_of(draw, obj, need)]
+            lines.append(draw.node(obj) if needs else draw.terminal_node(obj))
+            lines += [draw.edge(obj, need) for need in needs]
         fh.write("\n".join([*lines, draw.tail()]) + "\n")
 
-    def _dot_of(self, draw: Any, obj: Any, need: Any) -> list[str]:
-        edge = draw.edge(obj, need)
-        return [edge] if self.adjacent.get(need) else [draw.terminal_node(need), edge]
+    def to_mermaid(self, formatter: Any = None) -> str:
+        """The graph as a Mermaid flowchart, which GitHub and many editors draw."""
+        draw = formatter or self.formatter
+        names: dict[Any, str] = {}
+        for obj in chain.from_iterable((obj, *needs) for obj, needs in self.adjacent.items()):
+            names.setdefault(obj, f"n{len(names)}")
+        kinds = {obj: draw.kind(obj) for obj in names}
+        lines = ["flowchart TD"]
+        for obj, name in names.items():
+            mark = f":::{kinds[obj]}" if kinds[obj] else ""
+            lines.append(f'    {name}["{_mermaid_text(draw.text(obj))}"]{mark}')
+        for obj, needs in self.adjacent.items():
+            lines += [f"    {names[obj]} --> {names[need]}" for need in dict.fromkeys(needs)]
+        used = dict.fromkeys(kind for kind in kinds.values() if kind)
+        lines += [f"    classDef {kind} {draw.kind_scheme[kind]}" for kind in used if kind in draw.kind_scheme]
+        return "\n".join(lines) + "\n"
 
     def format(self, obj: Any) -> Any:
         return self.formatter.label(obj) if self.formatter else obj
