@@ -42,7 +42,7 @@ class Fleet:
             **os.environ,
             "CELERY_HOME": str(folder / "home"),
             "ORACLE_LOG": str(self.log),
-            "PYTHONPATH": str(FOLDER),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")])),
             "C_FORCE_ROOT": "1",
         }
         self.workers: list[Process] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -26,3 +26,8 @@ def forms(short: Form, full: Form, *, minutes: float = 10) -> pytest.MarkDecorat
     return pytest.mark.parametrize(
         "form", [pytest.param(short, id="short"), pytest.param(full, id="full", marks=marks)]
     )
+
+
+def rarely(value: str) -> Any:
+    """A parameter that only `make chaos` runs."""
+    return pytest.param(value, marks=pytest.mark.chaos)

@@ -9,12 +9,13 @@ import pytest
 
 from celery.drivers import broker_class
 from crash.fleet import Fleet, check_promises
-from crash.forms import Form, forms
+from crash.forms import Form, forms, rarely
 from rig.proxy import Proxy
 from rig.redis import RedisServer
 
 pytestmark = pytest.mark.crash
 MakeFleet = Callable[..., Fleet]
+faults = pytest.mark.parametrize("fault", ["hold", rarely("swallow")])
 
 
 def pass_time(fleet: Fleet, seconds: float) -> None:
@@ -22,7 +23,7 @@ def pass_time(fleet: Fleet, seconds: float) -> None:
     fleet.wait(lambda: time.monotonic() > ends, seconds + 60)
 
 
-@pytest.mark.parametrize("fault", ["hold", "swallow"])
+@faults
 @forms(Form(600, 6.0, 2), Form(10_000, 30.0, 4, again=10.0))
 def test_a_partition_shorter_than_the_lease(
     make_fleet: MakeFleet, durable: RedisServer, way: Proxy, fault: str, form: Form
@@ -46,7 +47,7 @@ def test_a_partition_shorter_than_the_lease(
     assert cut_off.poll() is None
 
 
-@pytest.mark.parametrize("fault", ["hold", "swallow"])
+@faults
 @forms(Form(400, 1.5, 1), Form(10_000, 10.0, 2))
 def test_a_partition_longer_than_the_lease(
     make_fleet: MakeFleet, durable: RedisServer, way: Proxy, fault: str, form: Form
@@ -129,7 +130,7 @@ def test_a_black_hole_under_publishers(make_fleet: MakeFleet, durable: RedisServ
     broker.close()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", rarely("threads"), rarely("solo")])
 @forms(Form(300, 30.0, 1), Form(10_000, 30.0, 1, again=10.0))
 def test_a_black_hole_under_consumers(
     make_fleet: MakeFleet, durable: RedisServer, way: Proxy, pool: str, form: Form

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crash.fleet import Fleet, check_promises, children_of, go_on, is_final, slaughter, stop
+from crash.fleet import Fleet, Process, check_promises, children_of, go_on, is_final, slaughter, stop
 from crash.forms import Form, forms
 from rig.redis import RedisServer
 
@@ -124,23 +124,38 @@ def test_everything_is_killed_again_and_again(make_fleet: MakeFleet, redis_url: 
     check_promises(fleet, ids)
 
 
-@forms(Form(200, 1.5, 1), Form(10_000, 10.0, 1), minutes=20)
-def test_what_a_dead_worker_held_begins_again_in_time(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
-    """Promise 2: start again within the lease and a sweep, p99 over what it had (12 s under a lease of 10 s)."""
-    fleet = make_fleet(broker=redis_url, lease=form.lease, worker_prefetch_multiplier=50)
-    doomed = fleet.start(ready=True, concurrency=2)
-    fleet.publish(form.tasks // 2, seconds=0.05)
-    fleet.wait(lambda: fleet.begun() >= 8)
-    heir = fleet.start(ready=True, concurrency=2)
-    slaughter(doomed)
-    killed = time.time()
-    held = [line for line, count in fleet.lines().items() if line.startswith("late ") and count == 1]
-    unfinished = [line for line in held if fleet.lines()[line.replace("late", "late-end")] == 0]
-    assert unfinished
-    bound = form.lease * 1.25 + 1.0
-    fleet.wait(lambda: all(fleet.lines()[line] == 2 for line in unfinished), 60 + form.lease)
-    assert time.time() - killed <= bound + 1.0
-    assert heir.poll() is None
+@forms(Form(40, 1.5, 1), Form(200, 10.0, 12, again=12.0))
+def test_what_a_dead_worker_ran_begins_again_in_time(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
+    """Promise 2: within the lease and a sweep, p99 (12 s under a lease of 10 s) over all that dead workers ran."""
+    fleet = make_fleet(broker=redis_url, lease=form.lease)
+
+    def start() -> Process:
+        return fleet.start("-P", "threads", ready=True, concurrency=form.tasks)
+
+    def places() -> dict[int, int]:
+        """The process in which each task has begun last."""
+        rows = [line.split() for line in fleet.log.read_text().splitlines()]
+        return {int(number): int(pid) for _, number, pid in rows}
+
+    workers = [start(), start(), start()]
+    fleet.client(f"with app.bulk():\n    for n in range({form.tasks}):\n        stay.delay(n)")
+    fleet.wait(lambda: len(places()) == form.tasks)
+    waits: list[float] = []
+    for round in range(form.rounds):
+        victim, pid = workers.pop(0), fleet.workers[round].pid
+        orphans = {number for number, place in places().items() if place == pid}
+        killed = time.monotonic()
+        slaughter(victim)
+        while orphans:
+            fleet.wait(lambda pid=pid, orphans=orphans: any(places()[number] != pid for number in orphans))
+            again = {number for number in orphans if places()[number] != pid}
+            waits += [time.monotonic() - killed] * len(again)
+            orphans -= again
+        workers.append(start())
+    waits.sort()
+    print(f"{len(waits)} tasks began again after {waits[0]:.1f} to {waits[-1]:.1f} s")
+    assert len(waits) >= form.tasks // 4
+    assert waits[int(len(waits) * 0.99)] <= form.again
 
 
 @forms(Form(300, 2.0, 1), Form(10_000, 30.0, 1), minutes=20)
@@ -163,15 +178,21 @@ def test_a_worker_that_stood_still_is_refused_when_it_comes_back(
 
 
 @pytest.mark.parametrize(
-    ("task", "pool"), [("hold_interpreter", "prefork"), ("spin", "solo"), ("spin", "threads"), ("spin", "prefork")]
+    ("task", "pool"),
+    [
+        ("hold_interpreter", "prefork"),
+        ("spin", "threads"),
+        pytest.param("spin", "solo", marks=pytest.mark.chaos),
+        pytest.param("spin", "prefork", marks=pytest.mark.chaos),
+    ],
 )
 def test_code_that_keeps_the_processor_keeps_the_lease(
     make_fleet: MakeFleet, redis_url: str, task: str, pool: str
 ) -> None:
     """Matrix row 8: for longer than the lease; other workers are there to take what seems lost."""
-    fleet = make_fleet(broker=redis_url, lease=1.5)
+    fleet = make_fleet(broker=redis_url, lease=1.0)
     fleet.start("-P", pool, concurrency=1, ready=True)
-    id = fleet.client(f"print({task}.delay(1, 4.0).id)").strip()
+    id = fleet.client(f"print({task}.delay(1, 3.0).id)").strip()
     fleet.wait(lambda: fleet.lines()["late 1"] == 1)
     fleet.start(concurrency=1)
     assert fleet.client(f"print(app.AsyncResult({id!r}).get(timeout=30))").strip() == "1"

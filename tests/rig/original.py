@@ -107,13 +107,8 @@ class Party:
             time.sleep(0.02)
 
     def end(self) -> None:
-        """End all workers: as an operator would, and by force those that do not go."""
+        """End all workers, by force: what they held is flushed with the server's database."""
         for process in self.workers:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.workers:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)

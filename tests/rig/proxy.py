@@ -131,39 +131,43 @@ class Proxy:
             self._loop.run_forever()
         finally:
             server.close()
-            self._reset()
             self._loop.run_until_complete(self._finish())
             self._loop.close()
 
     async def _finish(self) -> None:
+        """Leave no socket open: what was just accepted begins, is reset, and its end is told to its transport."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self._reset()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of our own: the server's would report its cancellation as an error.
-        task = self._loop.create_task(self._accept(reader, writer))
+        self.accepted += 1
+        pair = _Pair(writer)
+        self._pairs.add(pair)
+        task = self._loop.create_task(self._serve(reader, pair))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        if self._refusing:
-            _abort(writer)
-            return
+    async def _serve(self, reader: asyncio.StreamReader, pair: _Pair) -> None:
         try:
-            server_reader, server_writer = await asyncio.open_connection(*self._server)
+            if self._refusing:
+                return
+            server_reader, pair.server = await asyncio.open_connection(*self._server)
+            await asyncio.gather(
+                self._pump("up", reader, pair.server, pair), self._pump("down", server_reader, pair.client, pair)
+            )
         except OSError:
-            _abort(writer)
             return
-        pair = _Pair(writer, server_writer)
-        self._pairs.add(pair)
-        up = self._loop.create_task(self._pump("up", reader, server_writer, pair))
-        await self._pump("down", server_reader, writer, pair)
-        await up
-        self._pairs.discard(pair)
-        pair.abort()
+        finally:
+            self._pairs.discard(pair)
+            pair.abort()
 
     async def _pump(self, way: Way, source: asyncio.StreamReader, target: asyncio.StreamWriter, pair: _Pair) -> None:
         try:
@@ -243,9 +247,9 @@ class Proxy:
 class _Pair:
     """The two sides of one connection."""
 
-    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+    def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
-        self.server = server
+        self.server: asyncio.StreamWriter | None = None
         self.changed = asyncio.Event()
         self.gone = False
         self.mode: Mode | None = None
@@ -262,6 +266,8 @@ class _Pair:
         self.gone = True
         self.changed.set()
         for writer in (self.client, self.server):
+            if writer is None:
+                continue
             if writer is gently:
                 writer.close()
             else:

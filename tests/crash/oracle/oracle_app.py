@@ -43,6 +43,14 @@ def late(number: int, seconds: float = 0.0) -> int:
     return number
 
 
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def stay(number: int) -> None:
+    """Never end, and say in which process."""
+    note("stay", number, os.getpid())
+    while True:
+        time.sleep(60)
+
+
 @app.task
 def early(number: int, seconds: float = 0.0) -> int:
     note("early", number)
