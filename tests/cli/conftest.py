@@ -51,15 +51,16 @@ class Program:
         return Said(done.returncode, done.stdout, done.stderr)
 
     @contextmanager
-    def worker(self, *args: str, app: str = "single", **env: str) -> Iterator[Worker]:
-        """A worker that is ready; it is stopped warmly if the test has not stopped it."""
+    def worker(self, *args: str, app: str = "single", ready: bool = True, **env: str) -> Iterator[Worker]:
+        """A worker, which is ready unless told otherwise; it is stopped warmly if the test has not stopped it."""
         log = self.folder / f"worker-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO", *args]
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **env}, stdout=output, stderr=output)
         worker = Worker(process, log)
         try:
-            worker.expect("ready.")
+            if ready:
+                worker.expect("ready.")
             yield worker
             if process.poll() is None:
                 worker.stop()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
 import msgspec
 
 from celery.redis.replies import LATER, Refused, code_of, refusal
-from celery.redis.wire import Argument, ReplyError, Wire, pack
+from celery.redis.wire import Argument, ProtocolError, ReplyError, Wire, pack
 
 OLDEST = (6, 2)
 """The first version that has what the scripts use."""
@@ -70,7 +69,7 @@ def greet(
     packed = b"".join([pack(command) for command in commands])
     try:
         replies = wire.exchange(packed, len(commands), deadline, patience)
-    except hiredis.ProtocolError as error:
+    except ProtocolError as error:
         raise Refused(
             "it does not speak the protocol of Redis; check host and port, and write rediss:// if it expects TLS"
         ) from error

@@ -40,8 +40,8 @@ POLLS = hasattr(select, "poll") and os.name == "posix"
 
 Argument = bytes | str | int | float | memoryview
 _pack: Callable[[Sequence[Argument]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub wants one
-ReplyError = hiredis.ReplyError
-Broken = (OSError, hiredis.ProtocolError)
+ReplyError, ProtocolError = hiredis.ReplyError, hiredis.ProtocolError
+Broken = (OSError, ProtocolError)
 
 
 def pack(command: Sequence[Argument]) -> bytes:
