@@ -60,7 +60,7 @@ class RedisBroker(Broker):
         self.can = msgspec.structs.replace(self.can, steps=steps)
         self._scripts = Scripts(self.link.address, steps, str(self.options.get("sep", SEP)), clock)
         self._outbox = Outbox(self.link, self._scripts, steps)
-        self._consumers: weakref.WeakSet[RedisConsumer] = weakref.WeakSet()
+        self._consumers: weakref.WeakSet[RedisConsumer] | None = None
         self._strict_order = self.options.get("queue_order_strategy") == "priority"
         self._warned = False
 
@@ -94,7 +94,7 @@ class RedisBroker(Broker):
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         reached = self._outbox.send(messages)
-        if self._consumers:
+        if self._consumers is not None:
             self._ring(reached)
 
     def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> RedisConsumer:
@@ -105,6 +105,8 @@ class RedisBroker(Broker):
         consumer = RedisConsumer(
             self.link, self._scripts, self._outbox, queues, name, fused, self.lease, strict=self._strict_order
         )
+        if self._consumers is None:
+            self._consumers = weakref.WeakSet()
         self._consumers.add(consumer)
         return consumer
 
@@ -207,7 +209,7 @@ class RedisBroker(Broker):
         return int(seconds) + int(micros) / 1e6
 
     def _ring(self, reached: Iterable[str] | None) -> None:
-        for consumer in list(self._consumers):
+        for consumer in list(self._consumers or ()):
             consumer.notice(reached)
 
     def _queues(self) -> list[str]:

@@ -213,13 +213,20 @@ class Link:
     def open_lane(self) -> Lane:
         """A lane for one user's own state on its connection; others may use it while that user does not hold its lock.
 
-        It is the first one they take, so that a process which consumes has one connection for all it does.
+        It is the first one they take, so that a process which consumes has one connection for all it does: that of a
+        lane which nobody uses just now, if there is one.
         """
         if self._epoch is not forks.epoch:
             self._forget()
-        lane = Lane(self, kept=True)
         with self._mutex:
-            self._lanes = (lane, *self._lanes)
+            for lane in self._lanes:
+                if not lane.kept and lane.lock.acquire(blocking=False):
+                    lane.kept = True
+                    lane.lock.release()
+                    break
+            else:
+                lane = Lane(self, kept=True)
+            self._lanes = (lane, *(other for other in self._lanes if other is not lane))
         return lane
 
     def exchange(
@@ -258,8 +265,10 @@ class Link:
                 if trouble is None or left > ENOUGH:
                     trouble = broken
             else:
-                bad = next((reply for reply in found if reply.__class__ is ReplyError), None)
-                if bad is None:
+                for bad in found:
+                    if bad.__class__ is ReplyError:
+                        break
+                else:
                     return found
                 code = code_of(bad)
                 if code == "NOSCRIPT" and script is not None:
