@@ -47,6 +47,7 @@ POOLS: Mapping[str, str] = {
 DOORS: Mapping[str, str] = {
     "app": "celery.app.base:Celery",
     "beat": "celery.apps.beat:Beat",
+    "broadcast": "celery.app.broadcast:broadcast",
     "events": "celery.app.events:Events",
     "main": "celery.bin.celery:main",
     "security": "celery.security:setup_security",

@@ -46,6 +46,7 @@ from celery.utils.objects import mro_lookup
 from celery.utils.time import timezone
 
 if TYPE_CHECKING:
+    from celery.app.broadcast import BroadcastResult
     from celery.app.registry import TaskRegistry
     from celery.app.task import Task
     from celery.canvas.signature import Signature
@@ -449,6 +450,12 @@ class Celery(Parts):
         Results exist at once, messages only when the block has ended; when it raises, nothing is sent.
         """
         return self.publisher.bulk()
+
+    def broadcast(
+        self, name: Any, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> BroadcastResult:
+        """Send the task *name* once to every worker that is up. See `celery.broadcast`."""
+        return cast("BroadcastResult", drivers.door("broadcast")(name, args, kwargs, app=self, **options))
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
