@@ -10,12 +10,19 @@ if TYPE_CHECKING:
     from celery._state import current_app as current_app
     from celery._state import current_task as current_task
     from celery.app.base import Celery as Celery
+    from celery.app.broadcast import broadcast as broadcast
     from celery.app.shared import shared_task as shared_task
     from celery.app.task import Task as Task
     from celery.app.utils import bugreport as bugreport
     from celery.canvas import Signature as Signature
     from celery.canvas import maybe_signature as maybe_signature
     from celery.canvas import subtask as subtask
+    from celery.canvas.chain import chain as chain
+    from celery.canvas.chord import chord as chord
+    from celery.canvas.group import group as group
+    from celery.canvas.maps import chunks as chunks
+    from celery.canvas.maps import xmap as xmap
+    from celery.canvas.maps import xstarmap as xstarmap
     from celery.canvas.signature import signature as signature
     from celery.utils import uuid as uuid
 
@@ -40,22 +47,28 @@ _HOMES = {
     "Celery": "celery.app.base",
     "Signature": "celery.canvas",
     "Task": "celery.app.task",
+    "broadcast": "celery.app.broadcast",
     "bugreport": "celery.app.utils",
+    "chain": "celery.canvas",
+    "chord": "celery.canvas",
+    "chunks": "celery.canvas",
     "current_app": "celery._state",
     "current_task": "celery._state",
+    "group": "celery.canvas",
     "maybe_signature": "celery.canvas",
     "shared_task": "celery.app.shared",
     "signature": "celery.canvas",
     "subtask": "celery.canvas",
     "uuid": "celery.utils",
+    "xmap": "celery.canvas",
+    "xstarmap": "celery.canvas",
 }
 _MODULES = frozenset({
     "app", "canvas", "exceptions", "execute", "local", "log", "messaging", "registry", "result", "signals", "states",
     "utils",
 })  # fmt: skip
 _LATER = frozenset({
-    "beat", "bootsteps", "chain", "chord", "chunks", "events", "group", "maybe_patch_concurrency", "schedules",
-    "security", "xmap", "xstarmap",
+    "beat", "bootsteps", "events", "maybe_patch_concurrency", "schedules", "security",
 })  # fmt: skip
 """Names of Celery that a later release brings."""
 
@@ -89,9 +102,14 @@ __all__ = [
     "Signature",
     "Task",
     "__version__",
+    "broadcast",
     "bugreport",
+    "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
+    "group",
     "maybe_signature",
     "shared_task",
     "signature",
@@ -99,4 +117,6 @@ __all__ = [
     "uuid",
     "version_info",
     "version_info_t",
+    "xmap",
+    "xstarmap",
 ]

@@ -161,26 +161,6 @@ class TestPools:
 class TestLater:
     """What belongs to a later release says so."""
 
-    @pytest.mark.parametrize("name", ["chain", "group", "chord", "chunks", "xmap", "xstarmap"])
-    def test_workflows(self, name: str) -> None:
-        sentence = f"celery.{name} comes with a later release of Celeriac, which brings workflows"
-        with pytest.raises(AttributeError, match=sentence):
-            getattr(celery, name)
-        assert not hasattr(celery, name)
-        with pytest.raises(ImportError, match=sentence):
-            exec(f"from celery import {name}", {})
-
-        with pytest.raises(ImportError, match=f"celery.canvas.{name} comes with a later release"):
-            exec(f"from celery.canvas import {name}", {})
-
-    @pytest.mark.parametrize("name", ["map", "starmap", "chunks", "replace", "add_to_chord"])
-    def test_workflows_of_a_task(self, app: Celery, name: str) -> None:
-        task = app.task(name="t")(lambda: None)
-        with pytest.raises(AttributeError, match=rf"Task\.{name} comes with a later release of Celeriac"):
-            getattr(task, name)
-        with pytest.raises(AttributeError, match="object has no attribute 'nothing'"):
-            _ = task.nothing  # type: ignore[attr-defined]
-
     def test_green_pools(self) -> None:
         with pytest.raises(ImportError, match="brings the pools gevent and eventlet"):
             exec("from celery import maybe_patch_concurrency", {})

@@ -129,13 +129,13 @@ def test_stamps_go_with_the_task_and_its_callbacks(app: Celery, add: Any) -> Non
     assert sig.options["stamped_headers"] == ["order"]
     assert sig.options["link"][0].options == {"order": 7, "stamped_headers": ["order"]}
     sig.stamp(order=8)
-    assert sig.options["order"] == 7
-    sig.stamp(order=8, append_stamps=True)
-    assert sig.options["order"] == [7, 8]
+    assert sig.options["order"] == 8
+    sig.stamp(order=9, append_stamps=True)
+    assert sig.options["order"] == [8, 9]
     sig.set(queue="stamped").delay()
     (entry,) = app.broker.entries("ready", ["stamped"])
     headers = decode_envelope(entry.envelope).headers
-    assert headers["stamps"] == {"order": [7, 8]}
+    assert headers["stamps"] == {"order": [8, 9]}
 
 
 def test_a_visitor_stamps(add: Any) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from celery.wire.message import Outgoing, Record
+from celery.wire.message import Arrival, Outgoing, Record
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 NOT_CUSTOM = frozenset({
-    "lang", "task", "argsrepr", "kwargsrepr", "compression", "id", "args", "kwargs", "embed", "outbox", "records",
+    "lang", "task", "argsrepr", "kwargsrepr", "compression", "id", "args", "kwargs", "embed", "outbox", "records", "arrivals",
     "effects", "replays", "writer", "priority", "task_id", "redelivered", "x-death", "x-delivery-count",
     "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason", "x-last-death-exchange",
     "x-last-death-queue", "x-last-death-reason",
@@ -95,10 +95,15 @@ class Context:
     """Where messages wait to be sent together with the settlement of this task; None: they are sent at once."""
     effects: list[Record] | None = None
     """Results to store together with the settlement; None: they are stored at once."""
+    arrivals: list[Arrival] | None = None
+    """Parts of chords that have ended, to be counted together with the settlement; see `collected_arrivals`."""
     records: list[Record] | None = None
     """While this is a list, what the result backend stores for this request goes there and not to the store."""
     writer: str = ""
     """Names the message that is executed, so that of two executions one result stands (see `Record`)."""
+
+    replaced: bool = False
+    """Another task has taken the place of this execution: what follows it follows that one."""
 
     _children: list[Any] | None = None
     _protected: int = 0
@@ -132,6 +137,12 @@ class Context:
 
     def __repr__(self) -> str:
         return f"<Context: {vars(self)!r}>"
+
+    def collected_arrivals(self) -> list[Arrival] | None:
+        """`arrivals`, where this is executed by a worker, which commits them with its settlement; else None."""
+        if self.arrivals is None and self.effects is not None:
+            self.arrivals = []
+        return self.arrivals
 
     @property
     def children(self) -> list[Any]:

@@ -13,7 +13,9 @@ from celery.app.context import Context, get_actual_ignore_result
 from celery.app.eager import apply_eagerly, through_serializer
 from celery.app.plans import Plan, Shape
 from celery.app.plans import send as send_as_planned
+from celery.app.replace import add_to_chord, replace_task
 from celery.app.retry import retry_task, signature_from_request
+from celery.canvas.maps import chunks, xmap, xstarmap
 from celery.canvas.signature import Signature, signature
 from celery.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError
 from celery.local import class_property
@@ -21,7 +23,6 @@ from celery.result import denied_join_result
 from celery.utils import uuid
 from celery.utils.functional import mattrgetter
 from celery.utils.imports import instantiate
-from celery.utils.later import comes_later
 from celery.utils.threads import LocalStack
 
 if TYPE_CHECKING:
@@ -431,6 +432,18 @@ class Task(Generic[P, R_co]):
 
     subtask_from_request = signature_from_request
 
+    def map(self, it: Iterable[Any]) -> xmap[R_co]:
+        """A signature that calls this task with every item, all in one task."""
+        return xmap(self, it, app=self.app)
+
+    def starmap(self, it: Iterable[Any]) -> xstarmap[R_co]:
+        """A signature that calls this task with every item as its arguments, all in one task."""
+        return xstarmap(self, it, app=self.app)
+
+    def chunks(self, it: Any, n: Any) -> chunks[R_co]:
+        """A signature that calls this task with every item as its arguments, in tasks of *n* items each."""
+        return chunks(self, it, n, app=self.app)
+
     # -- steering an execution ---------------------------------------------------------------------------------------
 
     def retry(
@@ -452,6 +465,18 @@ class Task(Generic[P, R_co]):
         return retry_task(
             self, args, kwargs, exc=exc, throw=throw, eta=eta, countdown=countdown, max_retries=max_retries, **options
         )
+
+    def replace(self, sig: Signature[Any], visitor: Any = None) -> Any:
+        """Let *sig* take the place of this execution, with its id, its callbacks, its chain and its chord.
+
+        Raises `Ignore`, so that what follows in the task is not executed; in eager mode the value of *sig* is
+        returned.  *visitor* stamps *sig*.
+        """
+        return replace_task(self, sig, visitor)
+
+    def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Any:
+        """Add *sig* to the header of the chord that this execution is in the header of; it is sent unless *lazy*."""
+        return add_to_chord(self, sig, lazy)
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
@@ -524,13 +549,6 @@ class Task(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return describe(self)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name in {"add_to_chord", "chunks", "map", "replace", "starmap"}:
-                raise comes_later("Task", name)
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _find_task, (self.name, type(self).__module__)

@@ -1,36 +1,36 @@
-"""Signatures: tasks with their arguments and options, as values that can be stored, sent and linked."""
+"""Signatures, and workflows that are made of them: chains, groups, chords, chunks and maps."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any
-
+from celery.canvas.chain import _chain, chain
+from celery.canvas.chord import _chord, chord
+from celery.canvas.group import group, maybe_unroll_group
+from celery.canvas.maps import chunks, xmap, xstarmap
 from celery.canvas.signature import (
     Signature,
-    StampingVisitor,
     maybe_signature,
     maybe_subtask,
     signature,
     subtask,
     task_name_from,
 )
-from celery.utils.later import comes_later
-
-_LATER = frozenset({"chain", "chord", "chunks", "group", "xmap", "xstarmap"})
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        raise comes_later(__name__, name, sys._getframe(1).f_globals.get("__name__"))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+from celery.canvas.stamping import StampingVisitor
 
 __all__ = [
     "Signature",
     "StampingVisitor",
+    "_chain",
+    "_chord",
+    "chain",
+    "chord",
+    "chunks",
+    "group",
     "maybe_signature",
     "maybe_subtask",
+    "maybe_unroll_group",
     "signature",
     "subtask",
     "task_name_from",
+    "xmap",
+    "xstarmap",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast
 
 from celery._state import current_app
-from celery.utils import uuid
+from celery.canvas.ids import new_id
+from celery.canvas.shelf import shelve_chain
+from celery.canvas.stamping import StampingVisitor, add_stamps, only_stamps, put_stamps
 from celery.utils.functional import is_list, maybe_list
 from celery.utils.text import truncate
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from celery.result import AsyncResult, EagerResult
 
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+FOLLOW: list[Callable[[Any, Any], Any]] = []
+"""What `|` does, given by `canvas.compose`, which knows all kinds of signatures."""
 
 
 class _Field:
@@ -36,47 +41,6 @@ class _Field:
     def __set__(self, signature: Any, value: Any) -> None:
         place = signature[self.path] if self.path else signature
         place[self.key] = value
-
-
-class StampingVisitor(ABC):
-    """Gives headers to the signatures of a canvas as `Signature.stamp` walks over it."""
-
-    @abstractmethod
-    def on_signature(self, sig: Signature[Any], **headers: Any) -> dict[str, Any] | None:
-        """Stamps for one task."""
-
-    def on_group_start(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
-        """Stamps for every task in a group."""
-        return {}
-
-    def on_group_end(self, sig: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
-        """The group was walked over."""
-
-    def on_chain_start(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
-        """Stamps for every task in a chain."""
-        return {}
-
-    def on_chain_end(self, sig: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
-        """The chain was walked over."""
-
-    def on_chord_header_start(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
-        """Stamps for every task in the header of a chord."""
-        return {}
-
-    def on_chord_header_end(self, sig: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
-        """The header was walked over."""
-
-    def on_chord_body(self, sig: Any, **headers: Any) -> dict[str, Any] | None:
-        """Stamps for the body of a chord."""
-        return {}
-
-    def on_callback(self, callback: Any, **headers: Any) -> dict[str, Any] | None:
-        """Stamps for a callback (`link`)."""
-        return {}
-
-    def on_errback(self, errback: Any, **headers: Any) -> dict[str, Any] | None:
-        """Stamps for an error callback (`link_error`)."""
-        return {}
 
 
 class Signature(dict[str, Any], Generic[R_co]):
@@ -102,6 +66,7 @@ class Signature(dict[str, Any], Generic[R_co]):
         id: str | None
         parent_id: str | None
         root_id: str | None
+        chord_size: int | None
     else:
         task = _Field("task")
         args = _Field("args")
@@ -112,6 +77,7 @@ class Signature(dict[str, Any], Generic[R_co]):
         id = _Field("task_id", "options")
         parent_id = _Field("parent_id", "options")
         root_id = _Field("root_id", "options")
+        chord_size = _Field("chord_size")
 
     def __init__(
         self,
@@ -165,22 +131,26 @@ class Signature(dict[str, Any], Generic[R_co]):
         self,
         args: Iterable[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        route_name: str | None = None,
         **options: Any,
     ) -> AsyncResult[R_co]:
-        """Send it; *args* go in front of its own, *kwargs* and *options* over them."""
+        """Send it; *args* go in front of its own, *kwargs* and *options* over them.
+
+        `route_name` among the options is the name by which it is routed, if not its own.
+        """
         if args or kwargs or options:
             merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
         else:
             merged_args, merged_kwargs, merged = self.args, self.kwargs, self.options
+        if merged.get("chain"):
+            merged = {**merged, "chain": shelve_chain(self.app, merged["chain"])}
+        if not merged.get("task_id"):
+            merged = {**merged, "task_id": new_id()}
         task = self._registered()
         if task is None:
             return cast(
                 "AsyncResult[R_co]",
-                self.app.send_task(self.task, merged_args, merged_kwargs, route_name=route_name, **merged),
+                self.app.send_task(self.task, merged_args, merged_kwargs, **merged),
             )
-        if route_name is not None:
-            merged = {**merged, "route_name": route_name}
         return task.apply_async(merged_args, merged_kwargs, **merged)
 
     def _registered(self) -> Task[..., R_co] | None:
@@ -204,7 +174,7 @@ class Signature(dict[str, Any], Generic[R_co]):
                 "task": self.task,
                 "args": tuple(new_args),
                 "kwargs": dict(new_kwargs),
-                "options": deepcopy(dict(new_opts)),
+                "options": _copy_options(new_opts),
                 "subtask_type": self.subtask_type,
                 "immutable": self.immutable,
             },
@@ -265,14 +235,26 @@ class Signature(dict[str, Any], Generic[R_co]):
     ) -> AsyncResult[R_co]:
         """Give it its task id now; the result it will have."""
         options = self.options
-        task_id = options.get("task_id") or _id or uuid()
+        task_id = options.get("task_id") or _id or new_id()
         options["task_id"] = task_id
-        options.setdefault("reply_to", self.app.thread_oid)
-        if group_id:
-            options.setdefault("group_id", group_id)
-        place = {"root_id": root_id, "parent_id": parent_id, "chord": chord, "group_index": group_index}
-        options.update({key: value for key, value in place.items() if value is not None})
+        if "reply_to" not in options:
+            options["reply_to"] = self.app.thread_oid
+        self._place(group_id, chord, root_id, parent_id, group_index)
         return self.AsyncResult(task_id)
+
+    def _place(self, group_id: Any, chord: Any, root_id: Any, parent_id: Any, group_index: Any) -> None:
+        """Note where in a canvas it is, as far as that is said."""
+        options = self.options
+        if group_id is not None:
+            options["group_id"] = group_id
+        if chord is not None:
+            options["chord"] = chord
+        if root_id is not None:
+            options["root_id"] = root_id
+        if parent_id is not None:
+            options["parent_id"] = parent_id
+        if group_index is not None:
+            options["group_index"] = group_index
 
     _freeze = freeze
 
@@ -325,18 +307,22 @@ class Signature(dict[str, Any], Generic[R_co]):
             found.extend(linked.flatten_links() if linked is not None else [])
         return found
 
+    def election(self) -> AsyncResult[R_co]:
+        """Have the workers elect one of them to run it."""
+        task_id = self.options.get("task_id") or new_id()
+        self.app.control.election(task_id, "task", self.clone(task_id=task_id))
+        return self.AsyncResult(task_id)
+
     # -- stamps ------------------------------------------------------------------------------------------------------
 
     def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
         """Give the task headers that go with it, and with its callbacks, wherever it is sent.
 
-        A stamp that is there already stays, unless *append_stamps*: then both values are kept, as a list.
+        The last value of a stamp is the one that counts, unless *append_stamps*: then all are kept, as a list.
         """
         self.stamp_links(visitor, append_stamps, **headers)
-        stamps = _only_stamps(headers)
-        if visitor is not None:
-            stamps.update(_only_stamps(visitor.on_signature(self, **headers) or {}))
-        self._stamp_headers(stamps, append_stamps)
+        found = visitor.on_signature(self, **headers) if visitor is not None else None
+        put_stamps(self.options, only_stamps(add_stamps(headers, found)), append=append_stamps)
 
     def stamp_links(self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any) -> None:
         """Stamp the callbacks and error callbacks."""
@@ -350,22 +336,9 @@ class Signature(dict[str, Any], Generic[R_co]):
                 continue
             for item in linked:
                 if item is not None:
-                    extra = (hook(item, **headers) or {}) if hook else {}
-                    item.stamp(visitor, append_stamps, **{**headers, **_only_stamps(extra)})
+                    found = hook(item, **headers) if hook else None
+                    item.stamp(visitor, append_stamps, **add_stamps(headers, found))
             self.options[option] = linked
-
-    def _stamp_headers(self, stamps: Mapping[str, Any], append_stamps: bool) -> None:
-        if not stamps:
-            return
-        options = self.options
-        had = [*(options.get("stamped_headers") or ())]
-        for name, value in stamps.items():
-            if name not in had:
-                options[name] = value
-            elif append_stamps:
-                both = [*(maybe_list(options.get(name)) or []), *(maybe_list(value) or [])]
-                options[name] = list(dict.fromkeys(both))
-        options["stamped_headers"] = sorted({*had, *stamps})
 
     # -- as a value --------------------------------------------------------------------------------------------------
 
@@ -393,19 +366,16 @@ class Signature(dict[str, Any], Generic[R_co]):
     def __json__(self) -> dict[str, Any]:
         return dict(self)
 
-    def __or__(self, other: Any) -> Any:
-        """`|` makes a chain."""
-        chain = self.TYPES.get("chain")
+    def __or__(self, other: Signature[T]) -> Signature[T]:  # type: ignore[override]  # not that of a dictionary
+        """`self | other`: *other* follows *self*, with its result as first argument."""
         if not isinstance(other, Signature):
             raise TypeError(f"A signature can be followed by a signature only, not by {other!r}.")
-        if chain is None:
-            raise TypeError("There are no chains in this version: link the tasks with sig.link(other).")
-        return cast("Any", chain)(self, other, app=self._app)
+        return cast("Signature[T]", FOLLOW[0](self, other))
 
     def __ror__(self, other: Any) -> NoReturn:
         raise TypeError(f"A signature can follow a signature only, not {other!r}.")
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # that of a dictionary would merge the keys
         return self | other
 
     def __invert__(self) -> R_co:
@@ -455,13 +425,12 @@ class Signature(dict[str, Any], Generic[R_co]):
         return cast("Callable[..., AsyncResult[R_co]]", self.app.AsyncResult if task is None else task.AsyncResult)
 
 
-def _stamp_names(stamps: Mapping[str, Any]) -> list[str]:
-    given = stamps.get("stamped_headers")
-    return list(given) if given is not None else [name for name in stamps if name != "stamped_headers"]
-
-
-def _only_stamps(stamps: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: stamps[name] for name in _stamp_names(stamps) if name in stamps}
+def _copy_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Their own lists and callbacks for a copy of a signature; what it is joined to stays the same object."""
+    return {
+        name: deepcopy(value) if isinstance(value, list | dict) and name not in {"chord", "chain"} else value
+        for name, value in options.items()
+    }
 
 
 def _restore(data: dict[str, Any]) -> Signature[Any]:

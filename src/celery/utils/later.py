@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 LATER = {
-    **dict.fromkeys(("chain", "chord", "chunks", "group", "xmap", "xstarmap"), "workflows"),
-    **dict.fromkeys(("add_to_chord", "map", "replace", "starmap"), "workflows"),
     **dict.fromkeys(("beat", "schedules"), "periodic tasks"),
     "bootsteps": "bootsteps",
     "events": "monitoring events",
