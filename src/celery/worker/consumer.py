@@ -218,8 +218,8 @@ class Consumer:
             # A claim since then began anew already; what was held before it is told so when it is to be started.
             return
         logger.error(
-            "The lease of this worker was lost: it was not renewed for %s s, or the broker was emptied. %s claimed tasks "
-            "are dropped here; others run them. Results of the %s running ones will be refused.",
+            "The lease of this worker was lost: it was not renewed for %s s, or the broker was emptied. %s claimed "
+            "tasks are dropped here; others run them. Results of the %s running ones will be refused.",
             self.broker.lease,
             len(self.held),
             len(self.inside),

@@ -32,7 +32,7 @@ from celery.worker.banner import masked
 from celery.worker.child import ChildOptions, app_reference, boot_here, child_boot
 from celery.worker.consumer import Consumer
 from celery.worker.control import ControlState, Panel
-from celery.worker.endings import NO_KEY
+from celery.worker.endings import ask_store
 from celery.worker.facts import FactsTable
 from celery.worker.leases import LeaseKeeper
 from celery.worker.mailbox import Mailbox
@@ -222,10 +222,8 @@ class WorkController:
         self.broker.connect()
         self.broker.declare(self.app.amqp.queues.consuming())
         store = self.app.store
-        if store is None:
-            return
-        store.get([NO_KEY])
-        if self.broker.fuses(store):
+        ask_store(store, self.app)
+        if store is not None and self.broker.fuses(store):
             store.close()  # the broker's connections do for both
 
     def _stop_services(self) -> None:

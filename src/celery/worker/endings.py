@@ -8,7 +8,9 @@ goes to the dead set without its effects, so that it cannot keep the others from
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from celery.backends.store import Store
 from celery.brokers.base import Verdict
 from celery.concurrency.outcomes import plain
 from celery.exceptions import BackendError, BrokerError, DecodeError, InvalidTaskError
@@ -22,18 +24,28 @@ from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
 from celery.worker.request import Request
 
+if TYPE_CHECKING:
+    from celery.app.base import Celery
+
 logger = get_logger("celery.worker.consumer")
 
 POISONED = 3
 """Commits that fail in a row, the broker not saying that it is in trouble, before each is tried by itself."""
 MOST_SHOWN = 5
-NO_KEY = "celery-is-the-store-there"
+NOBODY = "is-the-store-there"
+"""The id of no task."""
 
 
 def some(names: Sequence[object]) -> str:
     """The first few of *names*, and how many more there are."""
     shown = ", ".join(map(str, names[:MOST_SHOWN]))
     return shown if len(names) <= MOST_SHOWN else f"{shown} and {len(names) - MOST_SHOWN} more"
+
+
+def ask_store(store: Store | None, app: Celery) -> None:
+    """Raise `BackendError` if results cannot be read. Whoever may read results may ask what is asked here."""
+    if store is not None:
+        store.get([app.backend.get_key_for_task(NOBODY)])
 
 
 class Endings:
@@ -109,8 +121,7 @@ class Endings:
     def _probe(self) -> None:
         """Raise if it is not the settlement: if the broker or the store refuses everything."""
         self.source.renew()
-        if self.ledger.store is not None:
-            self.ledger.store.get([NO_KEY])
+        ask_store(self.ledger.store, self.aftermath.app)
 
     def _commit_bare(self, settlement: Settlement, error: Exception) -> list[Settlement]:
         """What is left of a settlement whose effects are refused: the message in the dead set, and its failure."""
