@@ -121,5 +121,11 @@ def capture_original() -> dict[str, Any]:
     return capture(celery, app, take)
 
 
+def written(found: dict[str, Any]) -> str:
+    """As the golden file has it: a line for every composition."""
+    lines = [f"{json.dumps(name)}: {json.dumps(entry, sort_keys=True)}" for name, entry in sorted(found.items())]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 if __name__ == "__main__":
-    json.dump(capture_original(), sys.stdout, indent=1, sort_keys=True)
+    sys.stdout.write(written(capture_original()))

@@ -185,11 +185,15 @@ BUILD = {
     "task | group of one | task": lambda n: n.add.s(1, 1) | n.group([n.add.s(1)]) | n.add.s(5),
     "task | group | task": lambda n: n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2)) | n.total.s(),
     "task | group | task | task": lambda n: n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2)) | n.total.s() | n.add.s(1),
-    "task | group | group": lambda n: n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2)) | n.group(n.total.s(), n.total.s()),
+    "task | group | group": lambda n: (
+        n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2)) | n.group(n.total.s(), n.total.s())
+    ),
     "task | group | group | task": lambda n: (
         n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2)) | n.group(n.total.s(), n.total.s()) | n.total.s()
     ),
-    "task | group | chain": lambda n: n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2)) | n.chain(n.total.s(), n.add.s(1)),
+    "task | group | chain": lambda n: (
+        n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2)) | n.chain(n.total.s(), n.add.s(1))
+    ),
     "chain | group": lambda n: steps(n) | n.group(n.add.s(1), n.add.s(2)),
     "chain | group | task": lambda n: steps(n) | n.group(n.add.s(1), n.add.s(2)) | n.total.s(),
     "chain(task, group, task)": lambda n: n.chain(n.add.s(1, 1), n.group(n.add.s(1), n.add.s(2)), n.total.s()),
@@ -220,15 +224,23 @@ BUILD = {
     "chord of chords": lambda n: n.chord([joined(n), joined(n)], n.total.s()),
     "chord of a chord and a task": lambda n: n.chord([joined(n), n.add.s(5, 5)], n.total.s()),
     "chord of chords of chords": lambda n: n.chord([n.chord([joined(n), n.add.s(5, 5)], n.total.s())], n.total.s()),
-    "chord of a chain with a group at its end": lambda n: n.chord([n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2))], n.total.s()),
+    "chord of a chain with a group at its end": lambda n: n.chord(
+        [n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2))], n.total.s()
+    ),
     "chord of a chain with a group inside": lambda n: n.chord(
         [n.add.s(1, 1) | n.group(n.add.s(1), n.add.s(2)) | n.total.s(), n.add.s(9, 9)], n.total.s()
     ),
-    "chord of a chain ending in a chord": lambda n: n.chord([n.chain(n.add.s(1, 1), n.chord([n.add.s(1), n.add.s(2)], n.total.s()))], n.total.s()),
+    "chord of a chain ending in a chord": lambda n: n.chord(
+        [n.chain(n.add.s(1, 1), n.chord([n.add.s(1), n.add.s(2)], n.total.s()))], n.total.s()
+    ),
     "chord to chain": lambda n: n.chord([n.add.s(1, 1), n.add.s(2, 2)], n.chain(n.total.s(), n.add.s(1))),
     "chord to group": lambda n: n.chord([n.add.s(1, 1), n.add.s(2, 2)], n.group(n.total.s(), n.total.s(1))),
-    "chord to chord": lambda n: n.chord([n.add.s(1, 1), n.add.s(2, 2)], n.chord([n.total.s(), n.total.s(1)], n.total.s())),
-    "chord to a chain with a group": lambda n: n.chord([n.add.s(1, 1), n.add.s(2, 2)], n.chain(n.total.s(), n.group(n.add.s(1), n.add.s(2)))),
+    "chord to chord": lambda n: n.chord(
+        [n.add.s(1, 1), n.add.s(2, 2)], n.chord([n.total.s(), n.total.s(1)], n.total.s())
+    ),
+    "chord to a chain with a group": lambda n: n.chord(
+        [n.add.s(1, 1), n.add.s(2, 2)], n.chain(n.total.s(), n.group(n.add.s(1), n.add.s(2)))
+    ),
     "chord to a chain with a chord": lambda n: n.chord(
         [n.add.s(1, 1), n.add.s(2, 2)], n.chain(n.total.s(), n.group(n.add.s(1), n.add.s(2)), n.total.s())
     ),
@@ -242,9 +254,13 @@ BUILD = {
     "task | chord": lambda n: n.add.s(1, 1) | n.chord([n.add.s(3), n.add.s(4)], n.total.s()),
     "task | chord | task": lambda n: n.add.s(1, 1) | n.chord([n.add.s(3), n.add.s(4)], n.total.s()) | n.add.s(1),
     "chain | chord": lambda n: steps(n) | n.chord([n.add.s(3), n.add.s(4)], n.total.s()),
-    "chain | chord | chain": lambda n: steps(n) | n.chord([n.add.s(3), n.add.s(4)], n.total.s()) | n.chain(n.add.s(1), n.add.s(2)),
+    "chain | chord | chain": lambda n: (
+        steps(n) | n.chord([n.add.s(3), n.add.s(4)], n.total.s()) | n.chain(n.add.s(1), n.add.s(2))
+    ),
     "chain(chord, task)": lambda n: n.chain(joined(n), n.add.s(1)),
-    "chain(task, chord, task)": lambda n: n.chain(n.add.s(1, 1), n.chord([n.add.s(3), n.add.s(4)], n.total.s()), n.add.s(1)),
+    "chain(task, chord, task)": lambda n: n.chain(
+        n.add.s(1, 1), n.chord([n.add.s(3), n.add.s(4)], n.total.s()), n.add.s(1)
+    ),
     "chain(chord, chord)": lambda n: n.chain(joined(n), n.chord([n.add.s(3), n.add.s(4)], n.total.s())),
     "chain(chord, group)": lambda n: n.chain(joined(n), n.group(n.add.s(3), n.add.s(4))),
     "chord again": lambda n: again(joined(n), n),
@@ -260,7 +276,9 @@ BUILD = {
     "chord immutable": lambda n: _immutable(joined(n)),
     "chord immutable body": lambda n: n.chord([n.add.s(1, 1), n.add.s(2, 2)], n.same.si("done")),
     "chord partial": lambda n: n.chord([n.add.s(1), n.add.s(2)], n.total.s()),
-    "chord options of parts": lambda n: n.chord([n.add.s(1, 1).set(queue="a"), n.add.s(2, 2)], n.total.s().set(queue="b")),
+    "chord options of parts": lambda n: n.chord(
+        [n.add.s(1, 1).set(queue="a"), n.add.s(2, 2)], n.total.s().set(queue="b")
+    ),
     "chord max_retries": lambda n: n.chord([n.add.s(1, 1)], n.total.s(), interval=3, max_retries=7),
     # maps
     "map": lambda n: n.same.map([1, 2, 3]),
@@ -287,7 +305,7 @@ BUILD = {
     "stamp chain with links": lambda n: _stamped(
         n.chain(linked(n.add.s(1, 1), n.add.s(5)), guarded(n.add.s(2), n.told.s()))
     ),
-}  # fmt: skip
+}
 
 SEND = {
     # how a composition is sent, where it is not by a plain apply_async()

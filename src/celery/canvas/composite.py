@@ -26,14 +26,12 @@ class Composite(Signature[R_co]):
         fields = {name: own.pop(name) for name in ("args", "immutable", "app") if name in own} | fields
         Signature.__init__(self, fields.pop("task"), kwargs=kwargs, options=own, **fields)
 
-    @property
-    def app(self) -> Celery:
+    def _own_app(self) -> Celery | None:
         """The app it was made for, else that of the first signature in it that has one."""
-        if self._app is None:
-            for part in self._parts():
-                if isinstance(part, Signature) and (part._app is not None or part._type is not None):
-                    return part.app
-        return super().app
+        if self._app is not None:
+            return self._app
+        found = (part._own_app() for part in self._parts() if isinstance(part, Signature))
+        return next((app for app in found if app is not None), None)
 
     def _parts(self) -> Iterator[Any]:
         """The signatures it is made of."""

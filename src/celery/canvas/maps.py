@@ -35,10 +35,9 @@ class _Map(Signature[R_co]):
         made._app = app
         return made
 
-    @property
-    def app(self) -> Celery:
+    def _own_app(self) -> Celery | None:
         inner = self.kwargs["task"]
-        return inner.app if self._app is None and isinstance(inner, Signature) else super().app
+        return self._app or (inner._own_app() if isinstance(inner, Signature) else None)
 
     def __repr__(self) -> str:
         return self._form.format(task=self.kwargs["task"]["task"], it=self.kwargs["it"])
@@ -96,10 +95,9 @@ class chunks(Signature[R_co]):  # noqa: N801 - the public name
         made._app = app
         return made
 
-    @property
-    def app(self) -> Celery:
+    def _own_app(self) -> Celery | None:
         inner = self.kwargs["task"]
-        return inner.app if self._app is None and isinstance(inner, Signature) else super().app
+        return self._app or (inner._own_app() if isinstance(inner, Signature) else None)
 
     def __call__(self, **options: Any) -> Any:
         """Send it."""
@@ -126,7 +124,7 @@ class chunks(Signature[R_co]):  # noqa: N801 - the public name
         """The group of its parts."""
         task, items, size = self.kwargs["task"], iter(self.kwargs["it"]), self.kwargs["n"]
         parts = iter(lambda: list(islice(items, size)), [])
-        return group([xstarmap(task, part, app=self._app) for part in parts], app=self._app)
+        return group([xstarmap(task, part, app=self._app) for part in parts], app=self._own_app())
 
     @classmethod
     def apply_chunks(cls, task: Any, it: Any, n: int, app: Celery | None = None) -> GroupResult:

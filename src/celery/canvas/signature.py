@@ -410,9 +410,14 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     @property
     def app(self) -> Celery:
+        """The app it was made for, that of its task, or the current one."""
+        return self._own_app() or current_app
+
+    def _own_app(self) -> Celery | None:
+        """The app it belongs to, None where that is left to whoever uses it."""
         if self._app is not None:
             return self._app
-        return self._type.app if self._type is not None else current_app
+        return self._type.app if self._type is not None else None
 
     @property
     def type(self) -> Task[..., R_co]:
