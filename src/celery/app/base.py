@@ -22,6 +22,8 @@ from celery._state import (
     set_default_app,
 )
 from celery.app import builtins as builtins
+from celery.app import itemwise as itemwise
+from celery.app import joins as joins
 from celery.app.annotations import prepare as prepare_annotations
 from celery.app.configuration import Configuration, PendingConfiguration
 from celery.app.connections import Connections

@@ -180,8 +180,7 @@ class ResultSet(ResultBase):
         """
         options: Options = {"timeout": timeout, "interval": interval, "no_ack": no_ack,
                             "on_message": on_message, "on_interval": on_interval}  # fmt: skip
-        if order not in {"submission", "completion"}:
-            raise ValueError(f'order={order!r}: results come in the order of "submission" or of "completion".')
+        check_order(order)
         if disable_sync_subtasks:
             assert_will_not_block()
         if order == "completion" and callback is None:
@@ -287,6 +286,7 @@ class ResultSet(ResultBase):
 
         With *order* `"completion"`: an asynchronous iterator of the values, each as soon as it is there.
         """
+        check_order(order)
         if order == "completion":
             return (value async for _, value in self._acomplete(timeout, propagate, interval))
         values: list[Any] = [None] * len(self.results)
@@ -356,4 +356,10 @@ class ResultSet(ResultBase):
             self.app.control.revoke(ids, **control_options(connection, terminate, signal, wait, timeout))
 
 
-__all__ = ["Order", "ResultSet"]
+def check_order(order: str) -> None:
+    """Raise `ValueError` for an order that there is not."""
+    if order not in {"submission", "completion"}:
+        raise ValueError(f'order={order!r}: results come in the order of "submission" or of "completion".')
+
+
+__all__ = ["Order", "ResultSet", "check_order"]
