@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery import Celery, states
+from celery import Celery, chord, states
 from celery.app.context import Context
 from celery.exceptions import ChordError, IncompleteStream, TimeoutError  # noqa: A004 - the public name
 from celery.result import AsyncResult, EagerResult, GroupResult, ResultSet, denied_join_result, result_from_tuple
@@ -606,3 +607,14 @@ def test_eager_results_have_the_same_doors(quick: Celery) -> None:
     ended.then(heard.append)
     assert heard == [ended]
     assert asyncio.run(ended.aget()) == 3
+
+
+def test_results_can_be_pickled(quick: Celery) -> None:
+    quick.set_current()
+    add = quick.task(lambda x, y: x + y, name="add", shared=False)
+    result = chord([add.s(1, 2)])(add.s(1))
+    for made in (result, result.parent, quick.GroupResult("g", [result], parent=result)):
+        again = pickle.loads(pickle.dumps(made))
+        assert again == made
+        assert type(again).__module__.startswith("celery.")
+        assert again.as_tuple() == made.as_tuple()

@@ -5,11 +5,11 @@ No I/O when it is made or garbage-collected.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module
-from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from celery import states
@@ -63,9 +63,11 @@ def denied_join_result() -> Iterator[None]:
 
 
 def importable_class(result: ResultBase) -> type:
-    """The class of *result* that can be pickled: an app makes subclasses that no module has."""
-    found = (cls for cls in type(result).__mro__ if isinstance(vars(cls).get("app"), (property, NoneType)))
-    return next(found)
+    """The class of *result* that can be pickled: an app, for one, makes subclasses that no module has."""
+    for cls in type(result).__mro__:
+        if issubclass(cls, ResultBase) and getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:
+            return cls
+    return AsyncResult
 
 
 def control_options(
