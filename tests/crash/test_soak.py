@@ -129,7 +129,7 @@ def check_keys(fleet: Fleet, redis: RedisServer) -> None:
         ends = {end for pattern, end in documented.items() if pattern.fullmatch(key)}
         assert ends, f"{key} is in no table of {KEYS.name}"
         assert ends & {"stays", "goes"}, f"{key} is left behind"
-        assert "stays" in ends or redis.ask("PTTL", key) > 0, f"{key} is kept for ever"
+        assert "stays" in ends or redis.ask("PTTL", key) != -1, f"{key} is kept for ever"
     fleet.wait(lambda: not redis.keys("celery-task-meta-*"), KEPT + 30)
 
 
