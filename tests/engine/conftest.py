@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -39,6 +42,13 @@ def app(place: str) -> Iterator[Celery]:
     app = TestApp(broker=place, backend=place)
     yield app
     app.close()
+
+
+@pytest.fixture
+def jobs() -> ModuleType:
+    """The tasks of `engine.jobs`, shared with the apps of this test and of no other."""
+    sys.modules.pop("engine.jobs", None)
+    return import_module("engine.jobs")
 
 
 @pytest.fixture(params=["solo", "threads"])

@@ -1,27 +1,15 @@
-"""Tasks that any process can import: what prefork children run. They note in a file what they did."""
+"""Tasks that any process can import: what prefork children run. In tests they come by the fixture `jobs`."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from celery import Task, shared_task
 from celery.exceptions import Reject
-
-
-def note(log: str, line: object) -> None:
-    """Append a line, whole, whoever else does so."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(descriptor, f"{line}\n".encode())
-    os.close(descriptor)
-
-
-def noted(log: Path) -> Counter[str]:
-    """The lines of *log*, each with the number of times it is there."""
-    return Counter(log.read_text().splitlines() if log.exists() else ())
+from engine.notes import note, noted
 
 
 @shared_task

@@ -20,7 +20,7 @@ from celery.exceptions import BackendError, BrokerError, DecodeError
 from celery.wire.message import Outgoing
 from celery.wire.protocol import encode_envelope, task_message
 from celery.worker import WorkController
-from engine import jobs
+from engine.notes import noted
 from rig.redis import RedisServer
 
 DEADLINE = 1.0
@@ -123,7 +123,9 @@ NO_TASKS = {
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_corrupt_messages_are_dead_with_their_reasons(app: Celery, redis_server: RedisServer, pool: str) -> None:
+def test_corrupt_messages_are_dead_with_their_reasons(
+    app: Celery, redis_server: RedisServer, pool: str, jobs: Any
+) -> None:
     wanted = NO_MESSAGES | NO_TASKS
     with work(app, pool=pool):
         for entry in wanted:
@@ -153,7 +155,7 @@ def test_dead_messages_are_sent_back_or_dropped(app: Celery, redis_server: Redis
         assert app.broker.entries("dead") == []
 
 
-def test_fifty_megabytes(app: Celery, redis_server: RedisServer) -> None:
+def test_fifty_megabytes(app: Celery, redis_server: RedisServer, jobs: Any) -> None:
     app.conf.broker_publish_timeout = 20.0
     with work(app) as worker:
         redis_server.ask("LPUSH", "celery", b'{"body": "' + b"x" * 50_000_000)
@@ -170,7 +172,7 @@ def test_fifty_megabytes(app: Celery, redis_server: RedisServer) -> None:
 
 
 def test_somebody_else_uses_the_key_of_a_queue(
-    app: Celery, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    app: Celery, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, jobs: Any
 ) -> None:
     with work(app, queues=["celery", "taken"]):
         redis_server.ask("SET", "taken", "theirs")
@@ -189,7 +191,7 @@ def test_somebody_else_uses_the_key_of_a_queue(
     assert caplog.text.count("The key 'taken' is no list of messages") == 1
 
 
-def test_somebody_else_uses_the_key_of_a_priority(app: Celery, redis_server: RedisServer) -> None:
+def test_somebody_else_uses_the_key_of_a_priority(app: Celery, redis_server: RedisServer, jobs: Any) -> None:
     redis_server.ask("SET", "celery\x06\x166", "theirs")
     with work(app):
         with pytest.raises(OperationalError, match="holds no list of messages"):
@@ -217,14 +219,14 @@ def test_what_cannot_go_back_to_its_queue_is_dead_and_can_be_replayed(
 
 
 @pytest.mark.parametrize("key", ["celeriac.returned.celery", "celeriac.later.celery", "celeriac.dead.celery"])
-def test_somebody_else_uses_a_key_of_ours(app: Celery, redis_server: RedisServer, key: str) -> None:
+def test_somebody_else_uses_a_key_of_ours(app: Celery, redis_server: RedisServer, key: str, jobs: Any) -> None:
     redis_server.ask("SET", key, "theirs")
     with work(app):
         assert [jobs.add.delay(n, 2).get(timeout=10) for n in range(3)] == [2, 3, 4]
     assert redis_server.ask("LLEN", "celery") == 0
 
 
-def test_keys_of_others_stay_as_they_are(app: Celery, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_keys_of_others_stay_as_they_are(app: Celery, redis_server: RedisServer, tmp_path: Path, jobs: Any) -> None:
     others = {"session:1": "a", "celery-something": "b", "celeriacs": "c", "unacked_mutex": "d"}
     redis_server.ask("MSET", *[word for pair in others.items() for word in pair])
     with work(app, purge=True):
@@ -235,7 +237,7 @@ def test_keys_of_others_stay_as_they_are(app: Celery, redis_server: RedisServer,
 
 
 def test_somebody_else_uses_the_key_of_a_result(
-    app: Celery, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    app: Celery, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, jobs: Any
 ) -> None:
     push = "redis.call('SELECT', 1) redis.call('LPUSH', KEYS[1], 'theirs')"
     redis_server.ask("EVAL", push, 1, "celery-task-meta-taken")
@@ -250,7 +252,7 @@ def test_somebody_else_uses_the_key_of_a_result(
     assert app.broker.stats(["celery"])[0].dead == 0
 
 
-def test_a_result_that_is_none(app: Celery, redis_server: RedisServer) -> None:
+def test_a_result_that_is_none(app: Celery, redis_server: RedisServer, jobs: Any) -> None:
     redis_server.ask("EVAL", "redis.call('SELECT', 1) redis.call('SET', KEYS[1], 'theirs')", 1, "celery-task-meta-odd")
     with pytest.raises(DecodeError):
         app.AsyncResult("odd").get(timeout=5)
@@ -264,13 +266,13 @@ def test_a_result_that_is_none(app: Celery, redis_server: RedisServer) -> None:
 # -- servers that refuse -----------------------------------------------------------------------------------------------
 
 
-def test_arguments_that_cannot_be_written(app: Celery) -> None:
+def test_arguments_that_cannot_be_written(app: Celery, jobs: Any) -> None:
     with pytest.raises(EncodeError):
         jobs.add.delay(object(), 2)
     assert app.broker.stats(["celery"])[0].ready == 0
 
 
-def test_nobody_is_there(own: RedisServer) -> None:
+def test_nobody_is_there(own: RedisServer, jobs: Any) -> None:
     app = make_app(own.url(), own.url(1))
     own.stop()
     began = time.monotonic()
@@ -280,7 +282,7 @@ def test_nobody_is_there(own: RedisServer) -> None:
     app.close()
 
 
-def test_a_replica_takes_nothing(own: RedisServer, server: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_replica_takes_nothing(own: RedisServer, server: Callable[[str], Path], tmp_path: Path, jobs: Any) -> None:
     replica = RedisServer(server("redis"), tmp_path / "replica", replicaof=f"127.0.0.1 {own.port}")
     app = make_app(replica.url(), replica.url(1))
     try:
@@ -297,7 +299,7 @@ def test_a_replica_takes_nothing(own: RedisServer, server: Callable[[str], Path]
 
 
 def test_a_server_that_becomes_a_replica_and_a_primary_again(
-    own: RedisServer, server: Callable[[str], Path], tmp_path: Path
+    own: RedisServer, server: Callable[[str], Path], tmp_path: Path, jobs: Any
 ) -> None:
     primary = RedisServer(server("redis"), tmp_path / "primary")
     app = make_app(own.url(), own.url(1))
@@ -317,14 +319,14 @@ def test_a_server_that_becomes_a_replica_and_a_primary_again(
         primary.stop()
 
 
-def test_a_server_that_is_full(own: RedisServer, tmp_path: Path) -> None:
+def test_a_server_that_is_full(own: RedisServer, tmp_path: Path, jobs: Any) -> None:
     """Publishers are told so, what was accepted is done, and it goes on when there is room."""
     app = make_app(own.url(), own.url(1))
     log = tmp_path / "log"
     with work(app):
         with app.bulk():
             results = [jobs.mark.delay(str(log), str(number), 0.02) for number in range(20)]
-        wait_until(lambda: jobs.noted(log))
+        wait_until(lambda: noted(log))
         own.ask("CONFIG", "SET", "maxmemory", "1mb")
         for options in ({}, {"countdown": 60}):
             began = time.monotonic()
@@ -335,5 +337,5 @@ def test_a_server_that_is_full(own: RedisServer, tmp_path: Path) -> None:
         assert app.control.ping(timeout=5, limit=1)
         own.ask("CONFIG", "SET", "maxmemory", "0")
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
-    assert set(jobs.noted(log).values()) == {1}
+    assert set(noted(log).values()) == {1}
     app.close()

@@ -19,7 +19,7 @@ from celery import Celery
 from celery.contrib.testing.worker import TestWorkController, start_worker
 from celery.exceptions import TaskRevokedError
 from celery.worker import WorkController
-from engine import jobs
+from engine.notes import noted
 from rig.redis import RedisServer
 
 NODE = "w1@here"
@@ -87,7 +87,7 @@ def counts(app: Celery, queue: str = "celery") -> tuple[int, int, int, int]:
 
 
 @every_pool
-def test_results_and_errors_come_back(app: Celery, start: Start) -> None:
+def test_results_and_errors_come_back(app: Celery, start: Start, jobs: Any) -> None:
     with start() as worker:
         assert worker.consumer is not None
         assert worker.consumer.ledger.fused
@@ -100,15 +100,17 @@ def test_results_and_errors_come_back(app: Celery, start: Start) -> None:
     assert counts(app) == (0, 0, 0, 0)
 
 
-def test_nothing_is_stored_for_ignored_results(app: Celery, start: Start, log: Path, redis_server: RedisServer) -> None:
+def test_nothing_is_stored_for_ignored_results(
+    app: Celery, start: Start, log: Path, redis_server: RedisServer, jobs: Any
+) -> None:
     with start():
         jobs.mark_only.delay(str(log), "ran")
-        wait_until(lambda: jobs.noted(log)["ran"] == 1)
+        wait_until(lambda: noted(log)["ran"] == 1)
         wait_until(lambda: counts(app) == (0, 0, 0, 0))
     assert redis_server.keys(db=1) == set()
 
 
-def test_retries_wait_in_redis_for_their_time(app: Celery, start: Start, log: Path) -> None:
+def test_retries_wait_in_redis_for_their_time(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     with start():
         assert jobs.flaky.delay(str(log), 2, 0.3).get(timeout=10) == 2
     moments = [float(line) for line in log.read_text().splitlines()]
@@ -116,7 +118,7 @@ def test_retries_wait_in_redis_for_their_time(app: Celery, start: Start, log: Pa
 
 
 @every_pool
-def test_what_is_due_soon_and_what_is_due_next_year(app: Celery, start: Start, log: Path) -> None:
+def test_what_is_due_soon_and_what_is_due_next_year(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     with start() as worker:
         far = jobs.mark.apply_async((str(log), "far"), eta=datetime.now(UTC) + timedelta(days=365))
         due = time.time() + 0.5
@@ -129,20 +131,22 @@ def test_what_is_due_soon_and_what_is_due_next_year(app: Celery, start: Start, l
         assert far.state == "PENDING"
     [entry] = app.broker.entries("delayed")
     assert entry.task_id == far.id
-    assert jobs.noted(log) == {"soon": 1}
+    assert noted(log) == {"soon": 1}
 
 
-def test_what_was_sent_for_later_before_there_was_a_worker_is_put_aside(app: Celery, start: Start, log: Path) -> None:
+def test_what_was_sent_for_later_before_there_was_a_worker_is_put_aside(
+    app: Celery, start: Start, log: Path, jobs: Any
+) -> None:
     """As original producers send it: into the ready list, with its time in a header."""
     result = jobs.mark.apply_async((str(log), "later"), countdown=0.6)
     assert counts(app) == (1, 0, 0, 0)
     with start():
-        wait_until(lambda: counts(app)[2] == 1 or jobs.noted(log))
+        wait_until(lambda: counts(app)[2] == 1 or noted(log))
         assert result.get(timeout=10) == "later"
-    assert jobs.noted(log) == {"later": 1}
+    assert noted(log) == {"later": 1}
 
 
-def test_what_has_expired_is_not_run(app: Celery, start: Start, log: Path) -> None:
+def test_what_has_expired_is_not_run(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     stale = jobs.mark.apply_async((str(log), "stale"), expires=datetime.now(UTC) - timedelta(seconds=1))
     with start():
         with pytest.raises(TaskRevokedError, match="expired"):
@@ -150,10 +154,10 @@ def test_what_has_expired_is_not_run(app: Celery, start: Start, log: Path) -> No
         waiting = jobs.mark.apply_async((str(log), "waiting"), countdown=0.4, expires=0.1)
         with pytest.raises(TaskRevokedError, match="expired"):
             waiting.get(timeout=10)
-    assert jobs.noted(log) == {}
+    assert noted(log) == {}
 
 
-def test_urgent_ones_come_first(app: Celery, start: Start, log: Path) -> None:
+def test_urgent_ones_come_first(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     with app.bulk():
         results = [jobs.mark.apply_async((str(log), f"{place}"), priority=place) for place in (9, 6, 3, 0)]
     with start(concurrency=1):
@@ -162,30 +166,31 @@ def test_urgent_ones_come_first(app: Celery, start: Start, log: Path) -> None:
     assert log.read_text().split() == ["0", "3", "6", "9"]
 
 
-def test_links_are_followed(app: Celery, start: Start, log: Path) -> None:
+def test_links_are_followed(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     with start():
         link = jobs.mark.si(str(log), "linked").set(task_id="linked")
         jobs.add.apply_async((1, 2), link=link)
         assert app.AsyncResult("linked").get(timeout=10) == "linked"
         jobs.fail.apply_async(("on purpose",), link_error=jobs.mark.si(str(log), "failed"))
-        wait_until(lambda: jobs.noted(log)["failed"])
+        wait_until(lambda: noted(log)["failed"])
 
 
-def test_a_refused_one_comes_again_and_says_so(app: Celery, start: Start, log: Path) -> None:
+def test_a_refused_one_comes_again_and_says_so(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     with start():
         assert jobs.refuse_once.delay(str(log)).get(timeout=10) is True
-    assert jobs.noted(log) == {"tried": 2}
+    assert noted(log) == {"tried": 2}
     assert counts(app) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("task", [jobs.mark, jobs.late], ids=["early", "late"])
+@pytest.mark.parametrize("name", ["mark", "late"])
 def test_both_kinds_of_acks_leave_nothing(
-    app: Celery, start: Start, log: Path, redis_server: RedisServer, task: Any
+    app: Celery, start: Start, log: Path, redis_server: RedisServer, jobs: Any, name: str
 ) -> None:
+    task = getattr(jobs, name)
     with start():
         assert [task.delay(str(log), str(n)).get(timeout=10) for n in range(5)] == ["0", "1", "2", "3", "4"]
         wait_until(lambda: counts(app) == (0, 0, 0, 0))
-    assert set(jobs.noted(log).values()) == {1}
+    assert set(noted(log).values()) == {1}
     left = {key.split(".")[1] for key in redis_server.keys("celeriac.*")}
     assert left <= {"queues", "bindings", "sent", "consumers"}
 
@@ -193,28 +198,28 @@ def test_both_kinds_of_acks_leave_nothing(
 # -- revocation --------------------------------------------------------------------------------------------------------
 
 
-def test_revoked_before_it_is_claimed(app: Celery, start: Start, log: Path) -> None:
+def test_revoked_before_it_is_claimed(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     result = jobs.mark.delay(str(log), "unwanted")
     app.control.revoke(result.id)
     with start(), pytest.raises(TaskRevokedError):
         result.get(timeout=10)
-    assert jobs.noted(log) == {}
+    assert noted(log) == {}
 
 
-def test_revoked_while_it_waits_for_its_time(app: Celery, start: Start, log: Path) -> None:
+def test_revoked_while_it_waits_for_its_time(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     with start():
         result = jobs.mark.apply_async((str(log), "unwanted"), countdown=0.5)
         wait_until(lambda: counts(app)[2] == 1)
         app.control.revoke(result.id)
         with pytest.raises(TaskRevokedError):
             result.get(timeout=10)
-    assert jobs.noted(log) == {}
+    assert noted(log) == {}
 
 
-def test_terminated_while_it_runs(app: Celery, log: Path, start: Start) -> None:
+def test_terminated_while_it_runs(app: Celery, log: Path, start: Start, jobs: Any) -> None:
     with start():
         result = jobs.mark.delay(str(log), "running", 60)
-        wait_until(lambda: jobs.noted(log)["running"])
+        wait_until(lambda: noted(log)["running"])
         app.control.revoke(result.id, terminate=True, signal="SIGKILL")
         with pytest.raises(TaskRevokedError):
             result.get(timeout=10)
@@ -235,6 +240,7 @@ def test_a_split_ledger(
     server: Callable[[str], Path],
     tmp_path: Path,
     log: Path,
+    jobs: Any,
 ) -> None:
     other = RedisServer(server("redis"), tmp_path / "other") if results == "another server" else None
     try:
@@ -277,26 +283,26 @@ def run(app: Celery, pool: str) -> Iterator[Callable[..., tuple[WorkController, 
 
 
 @every_pool
-def test_a_warm_shutdown_gives_back_what_has_not_begun(app: Celery, run: Any, log: Path) -> None:
+def test_a_warm_shutdown_gives_back_what_has_not_begun(app: Celery, run: Any, log: Path, jobs: Any) -> None:
     worker, thread = run()
     results = [jobs.mark.delay(str(log), str(number), 0.5) for number in range(4)]
-    wait_until(lambda: jobs.noted(log))
+    wait_until(lambda: noted(log))
     worker.stop()
     thread.join(10)
     assert not thread.is_alive()
     assert worker.exitcode == 0
-    ran = sum(jobs.noted(log).values())
+    ran = sum(noted(log).values())
     assert [result.state for result in results] == ["SUCCESS"] * ran + ["PENDING"] * (4 - ran)
     assert ran < 4
     assert counts(app) == (4 - ran, 0, 0, 0)
     assert app.broker.stats(["celery"])[0].consumers == 0
 
 
-def test_a_cold_shutdown_kills_and_late_tasks_come_again(app: Celery, run: Any, log: Path) -> None:
+def test_a_cold_shutdown_kills_and_late_tasks_come_again(app: Celery, run: Any, log: Path, jobs: Any) -> None:
     app.conf.task_acks_late = True
     worker, thread = run(concurrency=2)
     running = jobs.mark.delay(str(log), "running", 60)
-    wait_until(lambda: jobs.noted(log)["running"])
+    wait_until(lambda: noted(log)["running"])
     worker.terminate()
     thread.join(10)
     assert not thread.is_alive()
@@ -305,7 +311,7 @@ def test_a_cold_shutdown_kills_and_late_tasks_come_again(app: Celery, run: Any, 
 
 
 @every_pool
-def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str, log: Path) -> None:
+def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str, log: Path, jobs: Any) -> None:
     with start():
         inspect = app.control.inspect(timeout=5, limit=1)
         assert inspect.ping() == {NODE: {"ok": "pong"}}
@@ -322,9 +328,20 @@ def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str,
         assert counts(app, "extra") == (1, 0, 0, 0)
         if pool != "solo":
             jobs.mark.delay(str(log), "held", 1.0)
-            wait_until(lambda: jobs.noted(log)["held"])
+            wait_until(lambda: noted(log)["held"])
             [active] = inspect.active()[NODE]
             assert (active["name"], active["args"]) == ("engine.jobs.mark", [str(log), "held", 1.0])
+
+
+def test_a_worker_keeps_secrets_to_itself(make_app: Callable[..., Celery], redis_url: str) -> None:
+    options = {"sentinel_kwargs": {"password": "hush"}, "master_name": "m"}
+    broker = redis_url.replace("//", "//default:hush@")
+    app = make_app(f"{broker};redis://default:hush@localhost:1/0", redis_url, broker_transport_options=options)
+    with start_worker(app, pool="solo", perform_ping_check=False, hostname=NODE):
+        inspect = app.control.inspect(timeout=5, limit=1)
+        stats, conf, report = inspect.stats()[NODE], inspect.conf()[NODE], inspect.report()[NODE]
+    assert stats["broker"]["alternates"] == ["redis://default:**@localhost:1/0"]
+    assert "hush" not in repr((stats, conf, report))
 
 
 @every_pool
@@ -339,7 +356,7 @@ def test_a_worker_can_be_told_to_stop(app: Celery, run: Any) -> None:
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_pools_grow_and_shrink(app: Celery, start: Start) -> None:
+def test_pools_grow_and_shrink(app: Celery, start: Start, jobs: Any) -> None:
     with start():
         inspect = app.control.inspect(timeout=5, limit=1)
         app.control.pool_grow(2, reply=True, timeout=5, limit=1)
@@ -349,7 +366,7 @@ def test_pools_grow_and_shrink(app: Celery, start: Start) -> None:
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
 
 
-def test_a_child_that_is_killed_is_replaced(app: Celery, start: Start) -> None:
+def test_a_child_that_is_killed_is_replaced(app: Celery, start: Start, jobs: Any) -> None:
     with start(concurrency=1):
         pid = jobs.whoami.delay().get(timeout=10)
         os.kill(pid, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,10 +80,11 @@ def test_active_and_reserved(app: Celery, worker: Any) -> None:
     assert asked(app, "query_task", first.id, "other")[first.id][0] == "active"
 
 
-def test_stats(app: Celery, worker: Any, kind: str) -> None:
+def test_stats(app: Celery, worker: Any, kind: str, tmp_path: Path) -> None:
     stats = asked(app, "stats")
     assert stats["pool"]["max-concurrency"] == 1
     assert stats["broker"]["transport"] == kind
+    assert stats["broker"]["virtual_host"] == {"memory": "/", "redis": "0"}.get(kind, f"{tmp_path}/engine.db")
     assert {"total", "pid", "clock", "uptime", "pool", "broker", "prefetch_count", "rusage"} == set(stats)
 
 
