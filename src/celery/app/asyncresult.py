@@ -64,7 +64,8 @@ def denied_join_result() -> Iterator[None]:
 
 def importable_class(result: ResultBase) -> type:
     """The class of *result* that can be pickled: an app, for one, makes subclasses that no module has."""
-    for cls in type(result).__mro__:
+    lineage: tuple[type, ...] = type(result).__mro__
+    for cls in lineage:
         if issubclass(cls, ResultBase) and getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:
             return cls
     return AsyncResult
