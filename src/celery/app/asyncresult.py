@@ -66,7 +66,8 @@ def importable_class(result: ResultBase) -> type:
     """The class of *result* that can be pickled: an app, for one, makes subclasses that no module has."""
     lineage: tuple[type, ...] = type(result).__mro__
     for cls in lineage:
-        if issubclass(cls, ResultBase) and getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:
+        importable: Any = getattr(sys.modules.get(cls.__module__), cls.__name__, None)
+        if issubclass(cls, ResultBase) and importable is cls:
             return cls
     return AsyncResult
 
