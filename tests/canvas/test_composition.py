@@ -40,6 +40,7 @@ DIFFERS: dict[str, tuple[set[str], str]] = {
     "chain of dicts": ({"shape", "shown", "result", "messages", "eager", "sending"}, _DICTS),
     "chord of maps": ({"shown"}, "a map in a chord reads as it does elsewhere"),
     "chain of only a group of one": ({"eager"}, "run here it is one task too, as when it is sent"),
+    "chain with map": ({"shown"}, "a map in a chain reads as it does elsewhere"),
     "chain | chain": ({"messages"}, _PARENT),
     "chain(group of groups, task)": ({"messages"}, _ONE_PLACE),
     "chain(group, group)": ({"messages"}, _OWN_GROUP),
