@@ -376,6 +376,7 @@ OURS: dict[str, Option] = {
     "worker_autoscale_min": whole(None, "Fewest slots under autoscaling, as --autoscale sets it. Comes with autoscaling in a later release."),
     "worker_lease": number(30.0, "Seconds a worker that stopped answering keeps its messages before others may take them."),
     "worker_log_json": flag(False, "Logs are one JSON object a line."),
+    "workflow_records": flag(True, "Store what a chain, group or chord consists of when it is sent, for `celery workflow`: one request of the result store for each."),
 }
 # fmt: on
 
