@@ -1,4 +1,7 @@
-"""Send tasks and use their results. Start a worker first: celery -A tasks worker -l INFO."""
+"""Send tasks and use their results. Start a worker first: celery -A tasks worker -l INFO.
+
+It needs nothing else.  On Redis, set CELERY_BROKER_URL and CELERY_RESULT_BACKEND to redis://localhost:6379/0 for both.
+"""
 
 from __future__ import annotations
 

@@ -139,9 +139,9 @@ def test_rubbish_is_listed_and_dropped(on: Any, worker: Any, redis_url: str, red
 
 def test_a_worker_is_told_to_stop(on: Any, worker: Any, redis_url: str) -> None:
     with worker(*SOLO, CELERY_BROKER_URL=redis_url) as running:
-        assert on(redis_url, "control", "add_consumer", "extra").code == 0
-        assert "extra" in on(redis_url, "inspect", "active_queues").out
-        assert on(redis_url, "control", "shutdown").code in {0, 69}
+        assert on(redis_url, "control", "-d", NODE, "add_consumer", "extra").code == 0
+        assert "extra" in on(redis_url, "inspect", "-d", NODE, "active_queues").out
+        assert on(redis_url, "control", "-t", "0.2", "shutdown").code in {0, 69}
         assert running.process.wait(timeout=30) == 0
     assert on(redis_url, "status", "-t", "0.3").code == 69
 

@@ -47,6 +47,22 @@ def run(folder: Path, *args: str) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="session", params=["embedded", "redis"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Where messages and results are."""
+    if request.param == "redis":
+        request.getfixturevalue("redis_server")
+    return str(request.param)
+
+
+@pytest.fixture
+def somewhere(place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment as users set it for that place."""
+    if place == "redis":
+        for variable in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
+            monkeypatch.setenv(variable, request.getfixturevalue("redis_url"))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -54,7 +70,7 @@ def run(folder: Path, *args: str) -> str:
         ("async_tasks", "tea, 3 minutes\ntea, 4 minutes\ntea, 5 minutes\n"),
     ],
 )
-def test_an_example(name: str, expected: str, tmp_path: Path) -> None:
+def test_an_example(name: str, expected: str, somewhere: None, tmp_path: Path) -> None:
     with worker(EXAMPLES / name, tmp_path / "worker.log"):
         assert run(EXAMPLES / name, "run.py") == expected
 
