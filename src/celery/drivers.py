@@ -52,6 +52,7 @@ DOORS: Mapping[str, str] = {
     "main": "celery.bin.celery:main",
     "security": "celery.security:setup_security",
     "tracer": "celery.app.trace:build_tracer",
+    "walk_chain": "celery.canvas.shelf:walk_chain",
     "worker": "celery.worker.worker:Worker",
     "worker controller": "celery.worker:WorkController",
 }

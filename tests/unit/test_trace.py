@@ -398,7 +398,9 @@ def test_callbacks_travel_in_the_outcome_with_ids_that_do_not_change(app: Celery
     assert [message.task_id for message in outcome.messages] == [message.task_id for message in again.messages]
     assert len({message.task_id for message in outcome.messages}) == 2
     children = decode_json(outcome.records[0].value)["children"]
-    assert [child[0][0] for child in children] == [message.task_id for message in outcome.messages]
+    [[[group_id, _], members]] = children
+    assert [member[0][0] for member in members] == [message.task_id for message in outcome.messages]
+    assert {head.group for head in heads} == {group_id}
 
 
 def test_the_next_task_of_a_chain_gets_the_rest_of_it(app: Celery) -> None:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 NOT_CUSTOM = frozenset({
-    "lang", "task", "argsrepr", "kwargsrepr", "compression", "id", "args", "kwargs", "embed", "outbox", "records", "arrivals",
-    "effects", "replays", "writer", "priority", "task_id", "redelivered", "x-death", "x-delivery-count",
+    "lang", "task", "argsrepr", "kwargsrepr", "compression", "id", "args", "kwargs", "embed", "outbox", "records",
+    "arrivals", "effects", "replays", "writer", "priority", "task_id", "redelivered", "x-death", "x-delivery-count",
     "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason", "x-last-death-exchange",
     "x-last-death-queue", "x-last-death-reason",
 })  # fmt: skip

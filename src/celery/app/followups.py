@@ -1,18 +1,13 @@
-"""What a task that ended makes happen: its callbacks, the next step of its chain, its error callbacks.
-
-A follow-up whose id was not fixed by its sender gets one worked out from the task that causes it, so that a task
-which is executed again after a crash sends the same follow-ups, not others.
-"""
+"""What a task that failed makes happen: its error callbacks are called, and what was to follow it has failed too."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from celery.app.context import Context, request_field
-from celery.utils.digests import uuid5
+from celery.drivers import door
 from celery.utils.functional import arity_greater, maybe_list
 
 if TYPE_CHECKING:
@@ -20,49 +15,28 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celery.app.trace")
 
-_NAMESPACE = UUID("5d0d8b9e-3c0f-5f0c-9d5e-6a1f6c0b7a11")
-
-
-def send_callbacks(app: Celery, request: Any, retval: Any) -> None:
-    """Send the `link` tasks with *retval* as their first argument, and the next task of the chain."""
-    task_id = request_field(request, "id")
-    options = {
-        "parent_id": task_id,
-        "root_id": request_field(request, "root_id") or task_id,
-        "priority": (request_field(request, "delivery_info") or {}).get("priority"),
-    }
-    for index, callback in enumerate(maybe_list(request_field(request, "callbacks")) or ()):
-        signature = app.signature(callback)
-        _fix_id(signature, request, f"link:{index}")
-        signature.apply_async((retval,), **options)
-    chain = request_field(request, "chain")
-    if chain:
-        signature = app.signature(chain[-1])
-        _fix_id(signature, request, "next")
-        signature.apply_async((retval,), chain=chain[:-1], **options)
-
-
-def _fix_id(signature: Any, request: Any, role: str) -> None:
-    if "task_id" not in signature.options:
-        cause = f"{request_field(request, 'id')}:{request_field(request, 'retries') or 0}:{role}"
-        signature.options["task_id"] = str(uuid5(_NAMESPACE, cause))
-
 
 def call_errbacks(app: Celery, request: Any, exc: BaseException, traceback: Any) -> None:
     """Run the `link_error` tasks of *request*.
 
-    One that takes `(request, exc, traceback)` and is registered here is called at once; one that takes the id of the
-    failed task only is sent as a task.  What an error callback raises is logged: the task has failed already.
+    One that takes `(request, exc, traceback)` and is registered here is called at once; others, and chains, groups and
+    chords, are sent with the id of the failed task.  What an error callback raises is logged: the task has failed
+    already.
     """
     task_id = request_field(request, "id")
     eager = request_field(request, "is_eager") or app.conf.task_always_eager
-    for index, errback in enumerate(maybe_list(request_field(request, "errbacks")) or ()):
+    sent: list[Any] = []
+    for errback in maybe_list(request_field(request, "errbacks")) or ():
         signature = app.signature(errback)
+        if signature.subtask_type or not takes_exception(app.tasks.get(signature.task)):
+            sent.append(signature)
+            continue
         try:
-            if takes_exception(app.tasks.get(signature.task)):
-                signature(request, exc, traceback)
-                continue
-            _fix_id(signature, request, f"link_error:{index}")
+            signature(request, exc, traceback)
+        except Exception:
+            logger.exception("Task %s failed, and so did its error callback %s.", task_id, signature.task)
+    for signature in sent:
+        try:
             send = signature.apply if eager else signature.apply_async
             send((task_id,), parent_id=task_id, root_id=request_field(request, "root_id") or task_id)
         except Exception:
@@ -74,28 +48,72 @@ def takes_exception(task: Any) -> bool:
     return task is not None and arity_greater(task.run, 1)
 
 
-def propagate_to_chain(request: Any) -> list[Context]:
-    """The requests of the tasks that will not run because this one failed: the rest of its chain, next one first."""
-    later: list[Context] = []
-    for element in reversed(request_field(request, "chain") or ()):
-        options: Mapping[str, Any] = element.get("options") or {}
-        if options.get("task_id") is None and "chord" not in options:
-            continue
-        later.append(
-            Context(
-                options,
-                id=options.get("task_id"),
-                task=element.get("task"),
-                args=element.get("args"),
-                kwargs=element.get("kwargs"),
-                group=options.get("group_id"),
-                root_id=request_field(request, "root_id"),
-                called_directly=False,
-                records=request_field(request, "records"),
-                writer=request_field(request, "writer") or "",
-            )
-        )
-    return later
+def propagate_to_chain(app: Celery, request: Any) -> Iterator[Context]:
+    """The requests of the tasks that will not run because that of *request* failed: the rest of its chain, in order.
+
+    Blocks for the result store where parts of the chain are there.
+    """
+    chain: Sequence[Any] = request_field(request, "chain") or ()
+    if chain:
+        spent = request_field(request, "records")
+        for step in door("walk_chain")(app, chain, spent):
+            yield from never_run(app, step, request)
 
 
-__all__ = ["call_errbacks", "propagate_to_chain", "send_callbacks", "takes_exception"]
+def never_run(app: Celery, step: Mapping[str, Any], cause: Any, *, inside: bool = False) -> Iterator[Context]:
+    """The requests of all tasks of the signature *step*, of which none will run because the task of *cause* has failed.
+
+    A group, chain or chord is all the tasks in it.  *inside*: these are in the header of a chord that will not run
+    either, so nobody waits for them there.
+    """
+    parts: Mapping[str, Any] = step.get("kwargs") or {}
+    match step.get("subtask_type"):
+        case "chain" | "group":
+            for part in parts.get("tasks") or ():
+                yield from never_run(app, part, cause, inside=inside)
+        case "chord":
+            header = parts.get("header") or ()
+            for part in header["kwargs"]["tasks"] if isinstance(header, Mapping) else header:
+                yield from never_run(app, part, cause, inside=True)
+            if parts.get("body"):
+                yield from never_run(app, parts["body"], cause, inside=inside)
+        case _:
+            request = not_started(app, step, cause)
+            if inside:
+                request.chord = None
+            if request.id is not None:
+                yield request
+            yield from propagate_to_chain(app, request)
+
+
+def not_started(app: Celery, step: Mapping[str, Any], cause: Any) -> Context:
+    """The request that the task of the signature *step* would have had; its effects go where those of *cause* go."""
+    options: Mapping[str, Any] = step.get("options") or {}
+    ignored = options.get("ignore_result")
+    if ignored is None:
+        task = app.tasks.get(str(step.get("task")))
+        ignored = task is not None and task.ignore_result
+    return Context(
+        id=options.get("task_id"),
+        task=step.get("task"),
+        args=step.get("args"),
+        kwargs=step.get("kwargs"),
+        group=options.get("group_id"),
+        group_index=options.get("group_index"),
+        chord=options.get("chord"),
+        chain=options.get("chain"),
+        errbacks=options.get("link_error"),
+        stamped_headers=options.get("stamped_headers"),
+        root_id=request_field(cause, "root_id"),
+        delivery_info=request_field(cause, "delivery_info"),
+        ignore_result=bool(ignored),
+        called_directly=False,
+        is_eager=bool(request_field(cause, "is_eager")),
+        outbox=request_field(cause, "outbox"),
+        records=request_field(cause, "records"),
+        arrivals=cause.collected_arrivals() if isinstance(cause, Context) else None,
+        writer=request_field(cause, "writer") or "",
+    )
+
+
+__all__ = ["call_errbacks", "never_run", "not_started", "propagate_to_chain", "takes_exception"]

@@ -10,8 +10,9 @@ from celery._state import _set_task_join_will_block, task_join_will_block
 from celery.app import trace
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
-from celery.backends.base import ResultBackend
-from celery.exceptions import DecodeError, NotRegistered
+from celery.app.nextsteps import cause_of
+from celery.canvas.ids import fixed_ids
+from celery.exceptions import CeleryError, DecodeError, NotRegistered
 from celery.states import FAILURE, REJECTED, SUCCESS
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
@@ -82,10 +83,12 @@ class Runner:
         finally:
             _set_task_join_will_block(blocked)
         if traced.info is None:
+            arrivals = fields.get("arrivals") or ()
             return Outcome(
-                job.tag, SUCCESS, traced.runtime or 0.0, tuple(effects), tuple(outbox), (), False, traced.retstr or ""
-            )
-        return self._ended(job, traced, time.monotonic() - started, tuple(effects), tuple(outbox))
+                job.tag, SUCCESS, traced.runtime or 0.0, tuple(effects), tuple(outbox), tuple(arrivals), False,
+                traced.retstr or "",
+            )  # fmt: skip
+        return self._ended(job, traced, time.monotonic() - started, request)
 
     def _tracer(self, name: str) -> Any:
         """The tracer of a task, made when it is first run here."""
@@ -98,9 +101,7 @@ class Runner:
         )
         return tracer
 
-    def _ended(
-        self, job: Job, traced: trace.trace_ok_t, runtime: float, records: tuple[Record, ...], messages: tuple[Any, ...]
-    ) -> Outcome:
+    def _ended(self, job: Job, traced: trace.trace_ok_t, runtime: float, request: Context) -> Outcome:
         """The outcome of a task that has raised."""
         info = traced.info
         assert info is not None
@@ -109,9 +110,9 @@ class Runner:
             job.tag,
             info.state,
             runtime,
-            records,
-            messages,
-            (),
+            tuple(request.effects or ()),
+            tuple(request.outbox or ()),
+            tuple(request.arrivals or ()),
             info.state == REJECTED and bool(getattr(info.retval, "requeue", False)),
             saferepr(getattr(info.retval, "exc", None) or info.retval),
             einfo.traceback,
@@ -125,19 +126,46 @@ class Runner:
         headers = message.headers if message is not None else {}
         task_id = headers.get("id")
         logger.error("Task %s[%s] cannot be run: %s", headers.get("task"), task_id, reason)
-        records: tuple[Record, ...] = ()
-        backend = self.app.backend
-        if message is not None and isinstance(task_id, str) and task_id and not headers.get("ignore_result"):
-            request = Context(headers, called_directly=False, hostname=self.hostname)
-            if isinstance(backend, ResultBackend):
-                tag = message.properties.get("delivery_tag")
-                writer = _writer(tag, task_id, headers.get("retries"), headers.get("replays"))
-                records = (
-                    backend.failure_record(task_id, exc, traceback=einfo.traceback, request=request, writer=writer),
-                )
-            else:
-                backend.mark_as_failure(task_id, exc, einfo.traceback, request=request)
-        return Outcome(job.tag, REJECTED, 0.0, records, detail=reason, traceback=einfo.traceback, internal=True)
+        request = Context()
+        if message is not None and isinstance(task_id, str) and task_id:
+            request = request_of(message, self.accept, hostname=self.hostname)
+            tag = message.properties.get("delivery_tag")
+            writer = _writer(tag, task_id, headers.get("retries"), headers.get("replays"))
+            request.update(effects=[], records=[], outbox=[], writer=writer)
+            stores = not headers.get("ignore_result")
+            with self.app.publisher.collect(request.outbox), fixed_ids(cause_of(request, ":failed")):
+                self.app.backend.mark_as_failure(task_id, exc, einfo.traceback, request=request, store_result=stores)
+        return Outcome(
+            job.tag, REJECTED, 0.0, tuple(request.records or ()), tuple(request.outbox or ()),
+            tuple(request.arrivals or ()), detail=reason, traceback=einfo.traceback, internal=True,
+        )  # fmt: skip
+
+
+DATA = frozenset({"application/json", "application/x-msgpack", "application/x-yaml"})
+"""Content types that are nothing but data: reading them does no harm, whether they are accepted or not."""
+
+
+def request_of(message: Message, accept: frozenset[str] | None, *, hostname: str, redelivered: bool = False) -> Context:
+    """The request of *message* although nobody can run it: of its body, what can be read.
+
+    So that those who wait for the task are told: the rest of its chain, its chord, its error callbacks.
+    """
+    try:
+        body = load_body(message, None if accept is None else accept | DATA)
+    except CeleryError:
+        body = None
+    match body:
+        case [args, kwargs, dict(embed)]:
+            return Context.from_message(
+                message.headers, message.properties, (args, kwargs, embed), hostname=hostname, redelivered=redelivered
+            )
+        case {"task": _}:  # protocol 1
+            headers = _headers_of_protocol_1(message, body)
+            return Context.from_message(
+                headers, message.properties, (body.get("args"), body.get("kwargs"), body), hostname=hostname,
+                redelivered=redelivered,
+            )  # fmt: skip
+    return Context(message.headers, called_directly=False, hostname=hostname)
 
 
 def _reason(exc: Exception) -> str:
@@ -161,4 +189,4 @@ def _headers_of_protocol_1(message: Message, body: Mapping[str, Any]) -> dict[st
     return fields
 
 
-__all__ = ["Runner", "make_runner", "writer_of"]
+__all__ = ["Runner", "make_runner", "request_of", "writer_of"]

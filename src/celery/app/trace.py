@@ -22,9 +22,28 @@ from celery import signals
 from celery._state import _task_stack, app_or_default
 from celery.app.context import Context, is_result_ignored
 from celery.app.einfo import ExceptionInfo
-from celery.app.followups import send_callbacks
+from celery.app.nextsteps import cause_of, send_callbacks
 from celery.app.task import Task
+from celery.app.tracelog import (
+    LOG_FAILURE,
+    LOG_IGNORED,
+    LOG_INTERNAL_ERROR,
+    LOG_RECEIVED,
+    LOG_REJECTED,
+    LOG_RETRY,
+    LOG_SUCCESS,
+    get_log_policy,
+    get_task_name,
+    info,
+    log_policy_expected,
+    log_policy_ignore,
+    log_policy_internal,
+    log_policy_reject,
+    log_policy_t,
+    log_policy_unexpected,
+)
 from celery.backends.base import Backend, DisabledBackend, ResultBackend
+from celery.canvas.ids import fixed_ids
 from celery.exceptions import Ignore, Reject, Retry
 from celery.loaders.base import BaseLoader
 from celery.states import EXCEPTION_STATES, FAILURE, IGNORED, REJECTED, RETRY, STARTED, SUCCESS
@@ -45,33 +64,8 @@ send_prerun = signals.task_prerun.send
 send_postrun = signals.task_postrun.send
 send_success = signals.task_success.send
 
-LOG_RECEIVED = "Task %(name)s[%(id)s] received"
-LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
-LOG_FAILURE = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
-LOG_INTERNAL_ERROR = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
-LOG_IGNORED = "Task %(name)s[%(id)s] %(description)s"
-LOG_REJECTED = "Task %(name)s[%(id)s] %(exc)s"
-LOG_RETRY = "Task %(name)s[%(id)s] retry: %(exc)s"
-
 IGNORE_STATES = frozenset({IGNORED, RETRY, REJECTED})
 """After these there is no `after_return`: the task has not ended, or nobody is to hear of it."""
-
-
-class log_policy_t(NamedTuple):  # noqa: N801 - the public name
-    """How an ending is logged."""
-
-    format: str
-    description: str
-    severity: int
-    traceback: int
-    mail: int
-
-
-log_policy_reject = log_policy_t(LOG_REJECTED, "rejected", logging.WARNING, 1, 1)
-log_policy_ignore = log_policy_t(LOG_IGNORED, "ignored", logging.INFO, 0, 0)
-log_policy_internal = log_policy_t(LOG_INTERNAL_ERROR, "INTERNAL ERROR", logging.CRITICAL, 1, 1)
-log_policy_expected = log_policy_t(LOG_FAILURE, "raised expected", logging.INFO, 0, 0)
-log_policy_unexpected = log_policy_t(LOG_FAILURE, "raised unexpected", logging.ERROR, 1, 1)
 
 
 class trace_ok_t(NamedTuple):  # noqa: N801 - the public name
@@ -97,29 +91,6 @@ def task_has_custom(task: Any, attr: str) -> bool:
         if attr in cls.__dict__:
             return True
     return False
-
-
-def get_log_policy(task: Any, einfo: ExceptionInfo, exc: BaseException) -> log_policy_t:
-    """How the ending with *exc* is logged."""
-    if isinstance(exc, Reject):
-        return log_policy_reject
-    if isinstance(exc, Ignore):
-        return log_policy_ignore
-    if einfo.internal:
-        return log_policy_internal
-    if task.throws and isinstance(exc, task.throws):
-        return log_policy_expected
-    return log_policy_unexpected
-
-
-def get_task_name(request: Any, default: str) -> str:
-    """The name to show: the shadow name of this execution, if it has one."""
-    return getattr(request, "shadow", None) or default
-
-
-def info(fmt: str, context: dict[str, Any]) -> None:
-    """Log at INFO, with *context* also as the record's `data`."""
-    logger.info(fmt, context, extra={"data": context})
 
 
 def traceback_clear(exc: BaseException | None = None) -> None:
@@ -182,7 +153,7 @@ class TraceInfo:
         """Store, tell and log that the task has failed."""
         exc: BaseException = self.retval
         einfo = ExceptionInfo.of(exc)
-        with _collecting(task, req):
+        with _collecting(task, req), fixed_ids(cause_of(req, ":failed")):
             task.backend.mark_as_failure(
                 req.id, exc, einfo.traceback, request=req, store_result=store_errors, call_errbacks=call_errbacks
             )
@@ -198,6 +169,15 @@ class TraceInfo:
                 einfo=einfo,
             )
         return self._log_error(task, req, einfo)
+
+    def give_up(self, task: Any, req: Any) -> None:
+        """Nobody waits for the task any more: it ends without a result, and what would have followed it does not run.
+
+        For its chord, and for the rest of its chain, that is a failure.
+        """
+        if (req.chord or req.chain) and not req.replaced:
+            with _collecting(task, req):
+                task.backend.mark_as_failure(req.id, self.retval, request=req, store_result=False, call_errbacks=False)
 
     def _log_error(self, task: Any, req: Any, einfo: ExceptionInfo) -> ExceptionInfo:
         exc: BaseException = self.retval
@@ -357,27 +337,33 @@ class Tracer:
         return not is_result_ignored(self.task, request)
 
     def _keep(self, uuid: str, value: Any, request: Context) -> None:
-        """Callbacks first: they are children in the result. What cannot be sent or stored fails the task."""
-        if request.callbacks or request.chain:
-            outbox = request.outbox
-            if outbox is None:
-                send_callbacks(self.app, request, value)
-            else:
-                before = len(outbox)
-                try:
-                    with self.app.publisher.collect(outbox):
-                        send_callbacks(self.app, request, value)
-                except BaseException:
-                    del outbox[before:]
-                    raise
-        publishes = self._publishes(request)
-        if self.is_ours and request.effects is not None and not request.chord:
-            if publishes:
+        """Keep the result, and send what follows. What cannot be sent or stored fails the task."""
+        if request.callbacks or request.chain or request.chord:
+            self._keep_in_canvas(uuid, value, request)
+            return
+        if self._publishes(request):
+            if self.is_ours and request.effects is not None:
                 record = self.backend.record(uuid, value, SUCCESS, request=request, writer=request.writer)
                 request.effects.append(record)
-        elif publishes or request.chord:
+            else:
+                with _collecting(self.task, request):
+                    self.backend.mark_as_done(uuid, value, request)
+
+    def _keep_in_canvas(self, uuid: str, value: Any, request: Context) -> None:
+        """All of it or nothing. Callbacks first: they are children in the result."""
+        kept = [(items, len(items)) for items in (request.outbox, request.effects, request._children) if items]
+        try:
             with _collecting(self.task, request):
-                self.backend.mark_as_done(uuid, value, request, publishes)
+                if request.callbacks or request.chain:
+                    send_callbacks(self.app, request, value)
+                publishes = self._publishes(request)
+                if publishes or request.chord:
+                    self.backend.mark_as_done(uuid, value, request, publishes)
+        except BaseException:
+            for items in (request.outbox, request.effects, request._children):
+                if items:
+                    del items[next((length for known, length in kept if known is items), 0) :]
+            raise
 
     def _succeeded(self, uuid: str, args: Any, kwargs: Any, request: Context, value: Any, started: float) -> trace_ok_t:
         shown = saferepr(value, self.repr_size)
@@ -405,9 +391,12 @@ class Tracer:
         if isinstance(exc, Reject):
             ending = TraceInfo(REJECTED, exc)
             einfo = ending.handle_reject(task, request)
+            if not (exc.requeue and task.acks_late):
+                ending.give_up(task, request)
         elif isinstance(exc, Ignore):
             ending = TraceInfo(IGNORED, exc)
             einfo = ending.handle_ignore(task, request)
+            ending.give_up(task, request)
         elif isinstance(exc, Retry):
             ending = TraceInfo(RETRY, exc)
             einfo = ending.handle_error_state(task, request, eager=self.eager, call_errbacks=False)

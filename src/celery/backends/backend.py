@@ -9,13 +9,13 @@ from __future__ import annotations
 import pickle
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery import states
 from celery._state import get_current_task
-from celery.app.context import request_field
+from celery.app.context import Context, request_field
 from celery.app.einfo import ExceptionInfo
 from celery.app.followups import call_errbacks, propagate_to_chain
 from celery.backends.compression import compress_payload, decompress_payload, prepare_compression
@@ -143,13 +143,17 @@ class Backend:
             return
         if request_field(request, "chord"):
             self.on_chord_part_return(request, state, exc)
-        for later in propagate_to_chain(request):
-            if store_result and later.id is not None and state in states.PROPAGATE_STATES:
-                self.store_result(later.id, exc, state, traceback=traceback, request=later)
-            if later.chord:
-                self.on_chord_part_return(later, state, exc)
+        self._mark_as_never_run(propagate_to_chain(self.app, request), exc, traceback, state)
         if call_errbacks and request_field(request, "errbacks"):
             self._call_task_errbacks(request, exc, traceback)
+
+    def _mark_as_never_run(self, requests: Iterable[Context], exc: BaseException, traceback: Any, state: str) -> None:
+        for later in requests:
+            task_id = later.id
+            if task_id is not None and not (later.ignore_result or later.is_eager) and state in states.PROPAGATE_STATES:
+                self.store_result(task_id, exc, state, traceback=traceback, request=later)
+            if later.chord:
+                self.on_chord_part_return(later, state, exc)
 
     def _call_task_errbacks(self, request: Any, exc: BaseException, traceback: Any) -> None:
         call_errbacks(self.app, request, exc, traceback)

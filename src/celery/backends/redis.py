@@ -36,7 +36,7 @@ class RedisStore(Store):
     A `put`, `delete` or `get` of more than 1,000 is carried out in several steps of 1,000.
     """
 
-    can = StoreCapabilities(durable=True, shared=True, notify=True, expire=True)
+    can = StoreCapabilities(durable=True, shared=True, notify=True, expire=True, shared_joins=True)
 
     def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         super().__init__(url, options=options, clock=clock)

@@ -14,8 +14,8 @@ from celery import states
 from celery.app.context import Context, request_field
 from celery.backends.arrivals import ArrivalWatcher, rest
 from celery.backends.backend import Meta
+from celery.backends.chords import ChordParts
 from celery.backends.compression import compress_payload
-from celery.backends.keyvalue import BaseKeyValueStoreBackend
 from celery.exceptions import EncodeError, TimeoutError  # noqa: A004 - the public name
 from celery.result import AsyncResult, ResultSet
 from celery.utils import uuid
@@ -31,7 +31,7 @@ RECHECK = 5.0
 """Seconds after which a waiting reader looks again although it was not told of a write: a safety net."""
 
 
-class ResultBackend(BaseKeyValueStoreBackend):
+class ResultBackend(ChordParts):
     """Results in *store*. Thread-safe. Waiting readers are woken by the store where it can notify."""
 
     key_t = staticmethod(lambda key: key.decode() if isinstance(key, bytes) else key)

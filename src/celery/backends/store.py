@@ -46,6 +46,8 @@ class StoreCapabilities(msgspec.Struct, frozen=True):
     """`watch` wakes on writes instead of looking again at intervals."""
     expire: bool = True
     """Values end by themselves after their ttl."""
+    shared_joins: bool = False
+    """Workers of original Celery count in the same joins, and read from the store how many parts they have."""
 
 
 class Store(ABC):

@@ -6,12 +6,14 @@ signals, error callbacks and log lines that belong to it.  Everything here is of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import signals, states
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
-from celery.app.runner import writer_of
+from celery.app.nextsteps import cause_of
+from celery.app.runner import request_of, writer_of
+from celery.canvas.ids import fixed_ids
 from celery.exceptions import (
     CeleryError,
     DecodeError,
@@ -22,8 +24,8 @@ from celery.exceptions import (
 )
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
-from celery.wire.message import Delivery, Outgoing, Record, Settlement
-from celery.wire.protocol import Head, Message, decode_envelope, encode_envelope, split_body
+from celery.wire.message import Arrival, Delivery, Outgoing, Record, Settlement
+from celery.wire.protocol import Head, Message, decode_envelope, encode_envelope
 from celery.wire.serialization import accept_types
 from celery.worker.decisions import Dead, Ending, Facts, Lost, Reason, revocation
 from celery.worker.request import Request
@@ -33,8 +35,16 @@ if TYPE_CHECKING:
 
 logger = get_logger("celery.worker.request")
 
-Effects = tuple[tuple[Record, ...], tuple[Outgoing, ...]]
-NOTHING: Effects = ((), ())
+
+class Effects(NamedTuple):
+    """What an ending brings about besides the end of its message."""
+
+    records: tuple[Record, ...] = ()
+    messages: tuple[Outgoing, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+
+
+NOTHING = Effects()
 
 
 class Aftermath:
@@ -60,7 +70,7 @@ class Aftermath:
         logger.info("Discarding revoked task: %s", request)
         effects = self._record(request, revocation(reason), states.REVOKED)
         self._send_revoked(request, expired=reason == "expired", terminated=terminated, signum=signum)
-        return Settlement(request.delivery, records=effects[0], messages=effects[1])
+        return Settlement(request.delivery, **effects._asdict())
 
     def refused(self, request: Request, verdict: Dead | Lost) -> Settlement:
         """It was not run and never will be: it ends as FAILURE, in the dead set if it can be replayed."""
@@ -76,8 +86,8 @@ class Aftermath:
             logger.error("Task %s ends as a failure without being run: %s", request, reason)
         effects = self._record(request, verdict.error, states.FAILURE)
         if isinstance(verdict, Dead):
-            return Settlement(request.delivery, "dead", reason=verdict.reason, records=effects[0], messages=effects[1])
-        return Settlement(request.delivery, records=effects[0], messages=effects[1])
+            return Settlement(request.delivery, "dead", reason=verdict.reason, **effects._asdict())
+        return Settlement(request.delivery, **effects._asdict())
 
     def undecodable(self, delivery: Delivery, error: DecodeError) -> Settlement:
         """It is no task message: to the dead set. Whoever waits for the id that it may name is told."""
@@ -87,8 +97,8 @@ class Aftermath:
             return Settlement(delivery, "dead", reason=reason)
         head = Head(task=str(headers.get("task") or ""), id=task_id)
         request = Request(head, delivery, Facts(head.task), 0, self.hostname)
-        records, messages = self._record(request, InvalidTaskError(reason), states.FAILURE, self._bare(request))
-        return Settlement(delivery, "dead", reason=reason, records=records, messages=messages)
+        effects = self._record(request, InvalidTaskError(reason), states.FAILURE, self._bare(request))
+        return Settlement(delivery, "dead", reason=reason, **effects._asdict())
 
     def ended(self, request: Request, ending: Ending) -> Effects:
         """The effects of an ending that carries an error: of a task that was lost, timed out or was killed."""
@@ -127,8 +137,8 @@ class Aftermath:
             due=self.clock.time() + countdown,
             task_id=request.id,
         )
-        records, messages = self._record(request, error, states.RETRY)
-        return records, (*messages, again)
+        effects = self._record(request, error, states.RETRY)
+        return effects._replace(messages=(*effects.messages, again))
 
     def _record(self, request: Request, error: BaseException, state: str, context: Context | None = None) -> Effects:
         """Let the result backend say what *state* means, and collect it instead of storing it at once."""
@@ -137,7 +147,7 @@ class Aftermath:
         store = not request.ignore_result or (state == states.FAILURE and request.store_errors)
         info = ExceptionInfo.of(error)
         try:
-            with self.app.publisher.collect(context.outbox):
+            with self.app.publisher.collect(context.outbox), fixed_ids(cause_of(context, ":failed")):
                 if state == states.REVOKED:
                     backend.mark_as_revoked(request.id, str(error), request=context, store_result=store)
                 elif state == states.RETRY:
@@ -147,18 +157,17 @@ class Aftermath:
         except Exception:
             # A result backend of others, or an error callback: neither may end the worker.
             logger.exception("Could not record that task %s is %s", request, state)
-        return tuple(context.records or ()), tuple(context.outbox or ())
+        return Effects(tuple(context.records or ()), tuple(context.outbox or ()), tuple(context.arrivals or ()))
 
     def _context(self, request: Request) -> Context:
         """The task's request, as the task would have seen it; what can be read of it."""
         try:
             message = decode_envelope(request.delivery.envelope)
-            body = split_body(message, self._accept)
         except CeleryError:
             return self._bare(request)
-        context = Context.from_message(
-            message.headers, message.properties, body, hostname=self.hostname, redelivered=request.delivery.redelivered
-        )
+        redelivered = request.delivery.redelivered
+        context = request_of(message, self._accept, hostname=self.hostname, redelivered=redelivered)
+        context.id = request.id
         return self._collecting(context, request)
 
     def _bare(self, request: Request) -> Context:
@@ -167,7 +176,7 @@ class Aftermath:
 
     @staticmethod
     def _collecting(context: Context, request: Request) -> Context:
-        context.update(records=[], outbox=[], writer=writer_of(request.head))
+        context.update(records=[], outbox=[], arrivals=[], writer=writer_of(request.head))
         return context
 
     def _send_revoked(self, request: Request, **facts: Any) -> None:

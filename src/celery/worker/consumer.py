@@ -21,6 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from operator import add
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import signals
@@ -32,7 +33,7 @@ from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Outcome, Record, Settlement
 from celery.wire.protocol import peek
 from celery.worker import state
-from celery.worker.aftermath import NOTHING, Aftermath, unreadable
+from celery.worker.aftermath import NOTHING, Aftermath, Effects, unreadable
 from celery.worker.banner import masked
 from celery.worker.claims import Claims
 from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
@@ -302,15 +303,12 @@ class Consumer:
         if ending.verb == "again":
             self._hand_back(request)
             return
-        records, messages = self.aftermath.ended(request, ending) if ending.error is not None else NOTHING
+        ours = self.aftermath.ended(request, ending) if ending.error is not None else NOTHING
         if outcome.internal and not outcome.records:
-            records, messages = self.aftermath.failed(request, InvalidTaskError(outcome.detail))
-        if ending.effects:
-            records, messages = outcome.records + records, outcome.messages + messages
-        arrivals = outcome.arrivals if ending.effects else ()
-        self.endings.waiting.append(
-            Settlement(request.delivery, ending.verb, 0.0, ending.reason, records, messages, arrivals)
-        )
+            ours = self.aftermath.failed(request, InvalidTaskError(outcome.detail))
+        theirs = Effects(outcome.records, outcome.messages, outcome.arrivals) if ending.effects else NOTHING
+        effects = [*map(add, theirs, ours)]
+        self.endings.waiting.append(Settlement(request.delivery, ending.verb, 0.0, ending.reason, *effects))
 
     def _hand_back(self, request: Request) -> None:
         """The pool did not start it: first in line again, or back to the broker if this worker is leaving."""
