@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from celery.backends.base import ResultBackend
 from celery.canvas.composite import kind, link_all
 from celery.canvas.ids import fixed_ids
 from celery.canvas.signature import Signature, maybe_signature
@@ -25,8 +26,7 @@ def replace_task(task: Task[..., Any], sig: Any, visitor: Any = None) -> Any:
         if not request.is_eager:  # here the value is returned, and this execution goes on with it
             _take_the_place(substitute, request)
         request.replaced = True
-        outbox = nullcontext() if request.outbox is None else task.app.publisher.collect(request.outbox)
-        with outbox:
+        with _collecting(task, request):
             return task.on_replace(substitute)
 
 
@@ -56,14 +56,26 @@ def _take_the_place(sig: Signature[Any], request: Context) -> None:
 def add_to_chord(task: Task[..., Any], sig: Any, lazy: bool = False) -> Any:
     """See `Task.add_to_chord`."""
     request = task.request
-    if not request.chord:
+    group_id = request.group
+    if not request.chord or not group_id:
         raise ValueError("This task is in the header of no chord, so nothing can be added to it.")
     added: Any = maybe_signature(sig, app=task.app)
-    result = added.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id)
-    # Its place is behind those of all others: a number that no other part of the chord has.
-    added.set(group_index=(1 << 32) + int(result.id.replace("-", "")[:12], 16) if _is_hex(result.id) else None)
-    task.backend.add_to_chord(request.group, result)
-    return added if lazy else added.delay()
+    before = sum(arrival.grows for arrival in request.arrivals or ())
+    with fixed_ids(f"{request.id}:{request.retries}:add {before}"), _collecting(task, request):
+        result = added.freeze(group_id=group_id, chord=request.chord, root_id=request.root_id)
+        # Its place is behind those of all others: a number that no other part of the chord has.
+        added.set(group_index=(1 << 32) + int(result.id.replace("-", "")[:12], 16) if _is_hex(result.id) else None)
+        if lazy and isinstance(task.backend, ResultBackend):
+            # Whoever sends it may do so at once, and it must not arrive before the chord waits for it.
+            task.backend.add_to_chord(group_id, result, at_once=True)
+            return added
+        task.backend.add_to_chord(group_id, result)
+        return added if lazy else added.delay()
+
+
+def _collecting(task: Task[..., Any], request: Context) -> Any:
+    """In this block, what is sent is an effect of the execution, where a worker executes it."""
+    return nullcontext() if request.outbox is None else task.app.publisher.collect(request.outbox)
 
 
 def _is_hex(task_id: str) -> bool:

@@ -67,9 +67,12 @@ class ChordParts(BaseKeyValueStoreBackend):
             ),
         )
 
-    def add_to_chord(self, group_id: str, result: Any) -> None:
-        """Have the chord whose header is the group *group_id* wait for *result* too; for each of a group's results."""
-        task = get_current_worker_task()
+    def add_to_chord(self, group_id: str, result: Any, *, at_once: bool = False) -> None:
+        """Have the chord whose header is the group *group_id* wait for *result* too; for each of a group's results.
+
+        In a worker it does so from when the task has ended, unless *at_once*.
+        """
+        task = None if at_once else get_current_worker_task()
         for task_id in _ids(result):
             arrival = Arrival(self.join_key(group_id), f"+{task_id}", b"", 0, grows=True)
             self._arrive(task.request if task is not None else None, arrival)
