@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from celery.canvas.chord import chord as make_chord
 from celery.canvas.composite import PLACE, Composite, as_signatures, gather, hand_on, kind, link_all, root_of, shorten
 from celery.canvas.group import distinct, unroll_group
+from celery.canvas.record import remembering
 from celery.canvas.signature import FOLLOW, Signature, _Field, maybe_signature
 from celery.canvas.stamping import StampingVisitor, add_stamps
 
@@ -129,7 +130,8 @@ class chain(Composite[R_co]):  # noqa: N801 - the public name
         producer = producer or publisher
         if producer is not None:
             options["producer"] = producer
-        first.apply_async(partial, keywords, **options)
+        with remembering(self.app, copy, result, root_id, args=partial, kwargs=keywords, options=options):
+            first.apply_async(partial, keywords, **options)
         return result
 
     def _partial(

@@ -19,6 +19,7 @@ from celery.canvas.composite import (
 )
 from celery.canvas.group import add_to_trail, distinct, group, leaves
 from celery.canvas.ids import new_id
+from celery.canvas.record import remembering
 from celery.canvas.shelf import shelve_body
 from celery.canvas.signature import Signature, _Field, maybe_signature
 from celery.canvas.stamping import StampingVisitor, add_stamps
@@ -181,10 +182,11 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
             begin = getattr(app.backend, "set_chord_size", None)
             if begin is not None:
                 begin(own, size)
-        copy.header._send(
-            partial_args, kwargs, options, group_id=own, chord=carried, root_id=root_id, parent_id=parent_id,
-            producer=producer,
-        )  # fmt: skip
+        with remembering(app, copy, result, root_id, args=partial_args, kwargs=kwargs, options=options):
+            copy.header._send(
+                partial_args, kwargs, options, group_id=own, chord=carried, root_id=root_id, parent_id=parent_id,
+                producer=producer,
+            )  # fmt: skip
         if add_to_parent:
             add_to_trail(copy._header_result)
         if not size:

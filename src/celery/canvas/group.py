@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from celery._state import get_current_worker_task
 from celery.canvas.composite import PLACE, Composite, as_signatures, gather, hand_on, kind, link_all, shorten
 from celery.canvas.ids import new_id
+from celery.canvas.record import remembering
 from celery.canvas.signature import Signature, _Field, maybe_signature
 from celery.canvas.stamping import StampingVisitor, add_stamps
 
@@ -92,10 +93,11 @@ class group(Composite[R_co]):  # noqa: N801 - the public name
         group_id, chord, root_id, parent_id, first = (merged.pop(name, None) for name in _PLACES)
         copy = self.clone()
         result = copy.freeze(merged.pop("task_id", None), group_id, chord, root_id, parent_id, first)
-        copy._send(
-            partial, kwargs, merged, group_id=group_id if chord is not None else result.id, chord=chord,
-            root_id=root_id, parent_id=parent_id, first=first or 0, producer=producer,
-        )  # fmt: skip
+        with remembering(app, copy, result, root_id, args=partial, kwargs=kwargs, options=merged):
+            copy._send(
+                partial, kwargs, merged, group_id=group_id if chord is not None else result.id, chord=chord,
+                root_id=root_id, parent_id=parent_id, first=first or 0, producer=producer,
+            )  # fmt: skip
         if add_to_parent:
             add_to_trail(result)
         return result

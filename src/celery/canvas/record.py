@@ -163,10 +163,8 @@ def unpack(data: list[Any]) -> dict[str, Any]:
         kwargs = {"tasks": [unpack(part) for part in parts]}
     elif kind == "chord":
         tasks, body, given = parts
-        header = {
-            "task": "celery.group", "args": [], "kwargs": {"tasks": [unpack(part) for part in tasks]}, "immutable": False,
-            "options": {"task_id": options["task_id"]} if "task_id" in options else {}, "subtask_type": "group",
-        }  # fmt: skip
+        own = {"task_id": options["task_id"]} if "task_id" in options else {}
+        header = unpack(["group", "celery.group", [], tasks, own, False])
         kwargs = {"header": header, "body": unpack(body) if body is not None else None, "kwargs": given}
     return {
         "task": task, "args": args, "kwargs": kwargs, "options": options, "subtask_type": kind, "immutable": immutable,
