@@ -68,3 +68,19 @@ def whoami() -> int:
 @shared_task
 def length(text: str) -> int:
     return len(text)
+
+
+@shared_task
+def relay(x: int, y: int) -> str:
+    """Sends a task itself; its id."""
+    return str(add.delay(x, y).id)
+
+
+@shared_task(bind=True)
+def progress(self: Task[Any, Any], log: str) -> str:
+    """Says how far it is until somebody has noted that it was seen."""
+    self.update_state(state="PROGRESS", meta={"half": True})
+    deadline = time.monotonic() + 10
+    while not noted(Path(log)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return "whole"

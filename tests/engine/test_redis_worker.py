@@ -19,7 +19,7 @@ from celery import Celery
 from celery.contrib.testing.worker import TestWorkController, start_worker
 from celery.exceptions import TaskRevokedError
 from celery.worker import WorkController
-from engine.notes import noted
+from engine.notes import note, noted
 from rig.redis import RedisServer
 
 NODE = "w1@here"
@@ -173,6 +173,19 @@ def test_links_are_followed(app: Celery, start: Start, log: Path, jobs: Any) -> 
         assert app.AsyncResult("linked").get(timeout=10) == "linked"
         jobs.fail.apply_async(("on purpose",), link_error=jobs.mark.si(str(log), "failed"))
         wait_until(lambda: noted(log)["failed"])
+
+
+@every_pool
+def test_tasks_that_send_tasks_and_say_how_far_they_are(app: Celery, start: Start, log: Path, jobs: Any) -> None:
+    with start():
+        sent = [jobs.relay.delay(number, 1) for number in range(10)]
+        ids = [result.get(timeout=10) for result in sent]
+        assert [app.AsyncResult(id).get(timeout=10) for id in ids] == list(range(1, 11))
+        result = jobs.progress.delay(str(log))
+        wait_until(lambda: result.state == "PROGRESS")
+        assert result.info == {"half": True}
+        note(str(log), "seen")
+        assert result.get(timeout=10) == "whole"
 
 
 def test_a_refused_one_comes_again_and_says_so(app: Celery, start: Start, log: Path, jobs: Any) -> None:
