@@ -61,7 +61,7 @@ MOST_THREADS = 1000
 _read_facts = attrgetter(
     "name", "expires", "time_limit", "soft_time_limit", "ignore_result", "AsyncResult", "_exec_options"
 )
-_is_easy_id = re.compile(r"[\w.:-]+", re.ASCII).fullmatch
+is_easy_id = re.compile(r"[\w.:-]+", re.ASCII).fullmatch
 _tasks_here = _task_stack._items.get
 _new = object.__new__
 _process = 0
@@ -85,7 +85,7 @@ def send(
         return None
     if not task_id:
         task_id = uuid()
-    elif type(task_id) is not str or not _is_easy_id(task_id):
+    elif type(task_id) is not str or not is_easy_id(task_id):
         return None
     parent = get_current_worker_task() if _tasks_here() else None
     if parent is not None and (plan.inherits or parent.request.id == task_id):

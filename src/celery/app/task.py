@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, ca
 
 from celery._state import _task_stack, get_current_app
 from celery.app.annotations import resolve_all as resolve_all_annotations
+from celery.app.batches import Courier, courier_of
 from celery.app.context import Context, get_actual_ignore_result
 from celery.app.eager import apply_eagerly, through_serializer
 from celery.app.plans import Plan, Shape
@@ -324,9 +325,17 @@ class Task(Generic[P, R_co]):
             result_cls=self.AsyncResult, shadow=shadow, task_type=self, **preset,
         )  # fmt: skip
 
+    _plain_apply_async = apply_async
+
+    def _courier(self, options: dict[str, Any], chord: Any = None) -> Courier | None:
+        """What makes many messages of this task that differ in arguments, id and place in a group only, if any can."""
+        return courier_of(self, self._get_app(), options, chord)
+
     def shadow_name(self, args: Any, kwargs: Any, options: dict[str, Any]) -> str | None:
         """A name to show in logs and monitors instead of the task's own; for subclasses."""
         return None
+
+    _plain_shadow_name = shadow_name
 
     def _get_exec_options(self) -> dict[str, Any]:
         if self._exec_options is None:
@@ -467,10 +476,9 @@ class Task(Generic[P, R_co]):
         )
 
     def replace(self, sig: Signature[Any], visitor: Any = None) -> Any:
-        """Let *sig* take the place of this execution, with its id, its callbacks, its chain and its chord.
+        """Let *sig*, which *visitor* stamps, take the place of this execution, with its id, callbacks, chain and chord.
 
-        Raises `Ignore`, so that what follows in the task is not executed; in eager mode the value of *sig* is
-        returned.  *visitor* stamps *sig*.
+        Raises `Ignore`, so that what follows in the task is not executed; in eager mode the value of *sig* is returned.
         """
         return replace_task(self, sig, visitor)
 

@@ -362,7 +362,7 @@ def _join(parts: Sequence[Any]) -> Any:
 
 
 def _grow(tasks: list[Any], right: Any, ours: set[int]) -> None:
-    """Put *right* behind the *tasks* of a chain, in place; *ours* has the `id()` of every chord that nobody else has."""
+    """Put *right* behind the *tasks* of a chain, in place; *ours* has the `id()`s of chords only it has."""
     last: Any = tasks[-1] if tasks else None
     ends = kind(last) if last is not None else None
     if ends == "group" and kind(right) != "group":

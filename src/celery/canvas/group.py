@@ -116,19 +116,19 @@ class group(Composite[R_co]):  # noqa: N801 - the public name
         producer: Any = None,
     ) -> None:
         """Send its tasks, which are frozen, with these *options* for all of them."""
-        place = {"chord": chord, "root_id": root_id, "parent_id": parent_id}
+        place = {"group_id": group_id, "root_id": root_id, "parent_id": parent_id}
         options.update((name, value) for name, value in place.items() if value is not None)
-        with self.app.bulk():
+        app = self.app
+        couriers = Couriers(app, options, chord) if producer is None else None
+        if chord is not None:
+            options["chord"] = chord
+        partial = tuple(args)
+        with app.bulk():
             for task, index in zip(self.tasks, self._places(first), strict=True):
-                task.apply_async(
-                    args,
-                    kwargs,
-                    add_to_parent=False,
-                    producer=producer,
-                    group_id=group_id,
-                    group_index=index,
-                    **options,
-                )
+                if couriers is None or not couriers.send(task, partial, kwargs, index):
+                    task.apply_async(
+                        partial, kwargs, add_to_parent=False, producer=producer, group_index=index, **options
+                    )
 
     def _send_followed(self, rest: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         """Send it as the first step of a chain, of which *rest* are the others, the next one last."""
@@ -266,6 +266,46 @@ _PLACES = ("group_id", "chord", "root_id", "parent_id", "group_index")
 _NOT_EAGER = frozenset({"add_to_parent", "producer"})
 
 
+class Couriers:
+    """Sends the plain tasks of one group the short way: what their messages have in common is made once a task."""
+
+    _FROZEN = frozenset({"task_id", "reply_to", "group_id", "group_index", "chord", "root_id", "parent_id"})
+
+    def __init__(self, app: Celery, options: Mapping[str, Any], chord: Any) -> None:
+        self.app = app
+        self.options = dict(options)
+        self.chord = chord
+        self.replies = app.thread_oid
+        self.known: Any = app.tasks
+        self.couriers: dict[str, Any] = {}
+
+    def send(self, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, index: int) -> bool:
+        """Whether *task*, which is frozen, could be sent so. Raises as `Task.apply_async` does."""
+        if type(task) is not Signature:
+            return False
+        own = task["options"]
+        if not own.keys() <= self._FROZEN or own["reply_to"] != self.replies:
+            return False
+        if own.get("root_id") != self.options.get("root_id") or own.get("parent_id") != self.options.get("parent_id"):
+            return False
+        name = task["task"]
+        target = task._type or self.known.get(name)
+        if name not in self.couriers:
+            self.couriers[name] = None if target is None else target._courier(self.options, self.chord)
+        courier = self.couriers[name]
+        if courier is None or courier.task is not target:
+            return False
+        all_args, all_kwargs = task["args"], task["kwargs"]
+        if not task["immutable"]:
+            all_args = (*args, *all_args) if args else all_args
+            all_kwargs = {**all_kwargs, **kwargs} if kwargs else all_kwargs
+        message = courier.message(all_args, all_kwargs, own["task_id"], index)
+        if message is None:
+            return False
+        self.app.publisher.publish((message,))
+        return True
+
+
 def add_to_trail(result: Any) -> None:
     """Note *result* as a child of the task that is running here, if a worker runs one."""
     parent = get_current_worker_task()
@@ -286,6 +326,8 @@ def leaves(signature: Any) -> int:
 
     Of a chain it is those of its last step, of a group those of all its tasks, of a chord those of its body.
     """
+    if type(signature) is Signature and "chain" not in signature["options"]:
+        return 1
     parts = signature["kwargs"]
     match kind(signature):
         case "group":

@@ -167,6 +167,8 @@ class Signature(dict[str, Any], Generic[R_co]):
         """A copy, with these arguments and options merged in."""
         if args or kwargs or opts:
             new_args, new_kwargs, new_opts = self._merge(args, kwargs, opts)
+        elif type(self) is Signature:
+            return self._twin()
         else:
             new_args, new_kwargs, new_opts = self.args, self.kwargs, self.options
         copy = Signature.from_dict(
@@ -184,6 +186,16 @@ class Signature(dict[str, Any], Generic[R_co]):
         return cast("Signature[R_co]", copy)
 
     partial = clone
+
+    def _twin(self) -> Signature[R_co]:
+        """`clone` for what is a plain task, and is to have nothing else: there may be thousands."""
+        twin: Signature[R_co] = Signature.__new__(Signature)
+        twin.update(self)
+        twin["args"], twin["kwargs"] = tuple(self["args"]), dict(self["kwargs"])
+        options = self["options"]
+        twin["options"] = _copy_options(options) if options else {}
+        twin._app, twin._type = self._app, self._type
+        return twin
 
     def _merge(
         self,

@@ -28,6 +28,11 @@ _QUOTED = frozenset({"body", "id", "root_id", "correlation_id", "reply_to", "del
 """Holes of the usual messages whose values need no care, so that the quotation marks belong to what is around them."""
 
 
+def tail_with(chord: Any) -> bytes:
+    """What stands behind the arguments in the body of a message whose only callback is *chord*."""
+    return _TAIL if chord is None else b",%b]" % encode_json({**dict.fromkeys(EMBED), "chord": chord})
+
+
 def hole(name: str) -> str:
     """What stands in a message in the place of a value that is to be put in later."""
     return f"<hole: {name}>"
@@ -97,19 +102,39 @@ class Stencil:
         pieces[1::2] = [known[name] if name in known else encode(values[name]) for name in self.names]
         return b"".join(pieces)
 
-    def pack(self, args: Any, kwargs: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
-        """(body, argsrepr, kwargsrepr) in JSON, of arguments without callbacks. Raises what JSON raises."""
+    def narrowed(self, values: Mapping[str, Any]) -> Stencil:
+        """A stencil in which the holes that *values* names are filled. Raises what JSON raises."""
+        pieces = [self._pieces[0]]
+        for name, after in zip(self.names, self._pieces[2::2], strict=True):
+            if name in values:
+                pieces[-1] += self._encode(values[name]) + after
+            else:
+                pieces += name.encode(), after
+        made = object.__new__(Stencil)
+        made._encode, made._pieces, made._around = self._encode, pieces, ()
+        made.names = tuple(name.decode() for name in pieces[1::2])
+        return made
+
+    def fill_encoded(self, body: bytes, values: dict[str, bytes]) -> bytes:
+        """The message with these *values*, which are JSON already, and *body*, which is not."""
+        values["body"] = b'"%b"' % b2a_base64(body, newline=False)
+        pieces = self._pieces.copy()
+        pieces[1::2] = [values[name] for name in self.names]
+        return b"".join(pieces)
+
+    def pack(self, args: Any, kwargs: dict[str, Any], tail: bytes = _TAIL) -> tuple[bytes, bytes, bytes]:
+        """(body, argsrepr, kwargsrepr) in JSON, of arguments with *tail* behind them. Raises what JSON raises."""
         if _are_simple(args, kwargs):
             try:
                 if not kwargs:
-                    body, shown, others = b"[%b,{}%b" % (encode_plain(args), _TAIL), repr(args), "{}"
+                    body, shown, others = b"[%b,{}%b" % (encode_plain(args), tail), repr(args), "{}"
                 else:
-                    body, shown, others = encode_plain((args, kwargs))[:-1] + _TAIL, repr(args), repr(kwargs)
+                    body, shown, others = encode_plain((args, kwargs))[:-1] + tail, repr(args), repr(kwargs)
             except OverflowError:  # a number of more than 64 bits: the slower writer takes it
                 shown = others = ""
             if shown and len(shown) <= MAX_REPR and len(others) <= MAX_REPR:
                 return body, encode_plain(shown), encode_plain(others)
-        return encode_json((args, kwargs))[:-1] + _TAIL, *self.show(args, kwargs)
+        return encode_json((args, kwargs))[:-1] + tail, *self.show(args, kwargs)
 
     def show(self, args: Any, kwargs: dict[str, Any]) -> tuple[bytes, bytes]:
         """(argsrepr, kwargsrepr) in JSON."""
