@@ -152,7 +152,7 @@ def test_a_black_hole_under_consumers(
     assert worker.poll() is None
 
 
-@forms(Form(300, 5.0, 20), Form(10_000, 10.0, 100))
+@forms(Form(320, 5.0, 8), Form(10_000, 10.0, 100))
 def test_connections_are_reset_under_load(make_fleet: MakeFleet, durable: RedisServer, way: Proxy, form: Form) -> None:
     """Matrix row 22: producers and workers send again what was not answered; every task is there once."""
     fleet = make_fleet(broker=way.url(), lease=form.lease)
