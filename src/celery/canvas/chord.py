@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery.app.context import Context
 from celery.app.followups import call_errbacks
@@ -23,6 +23,7 @@ from celery.canvas.record import remembering
 from celery.canvas.shelf import shelve_body
 from celery.canvas.signature import Signature, _Field, maybe_signature
 from celery.canvas.stamping import StampingVisitor, add_stamps
+from celery.canvas.underway import OPEN, mark_as_under_way
 from celery.exceptions import ChordError
 from celery.utils.functional import maybe_list
 
@@ -100,7 +101,9 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
 
         `delay()` of that result gives it back: the chord is under way.
         """
-        return cast("AsyncResult[R]", _under_way(self.apply_async((), {"body": body} if body else {}, **options)))
+        group_id = options.setdefault("header_id", new_id())
+        result = self.apply_async((), {"body": body} if body else {}, stays_open=True, **options)
+        return cast("AsyncResult[R]", mark_as_under_way(result, group_id))
 
     def apply_async(
         self,
@@ -125,12 +128,14 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
             return cast("AsyncResult[R_co]", self.apply(args, given, body=body, task_id=task_id, **options))
         merged = self._merge((), {}, options)[2]
         partial = (*(args or ()), *self.args)
-        header_id = merged.pop("task_id", None)
-        if not isinstance(self.header, group):  # it was not frozen: the id is one that somebody chose for the result
-            task_id, header_id = task_id or header_id, None
+        own = merged.pop("task_id", None)
+        if isinstance(self.header, group):  # it was frozen: else its id is one that somebody chose for the result
+            merged["header_id"] = own
+        else:
+            task_id = task_id or own
         return self.run(
             self.header, body or self.body, partial, task_id=task_id, kwargs={**self.kwargs["kwargs"], **given},
-            header_id=header_id, producer=producer or publisher or connection, **merged,
+            producer=producer or publisher or connection, **merged,
         )  # fmt: skip
 
     def run(
@@ -156,9 +161,13 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
         root_id: str | None = None,
         parent_id: str | None = None,
         add_to_parent: bool = True,
+        stays_open: bool = False,
         **options: Any,
     ) -> AsyncResult[R_co]:
-        """Send *header*, with *body* to follow. See `apply_async`; *chain* has the steps that follow the body."""
+        """Send *header*, with *body* to follow. See `apply_async`; *chain* has the steps that follow the body.
+
+        With *stays_open*, steps can be put behind the body while the header is running.
+        """
         app = app or self.app
         if body is None:
             raise TypeError("This chord has no body: give it one, chord(header, body) or chord(header)(body).")
@@ -168,7 +177,9 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
         link_all(copy.body, link, None)
         copy._guard(link_error)
         own = copy.options["task_id"] = header_id or new_id()
-        result = copy.freeze(task_id, group_id or own, chord, root_id, parent_id, group_index)
+        # A chord that ends in the header of another is a part of that one, and says so to its body only.
+        place = group_id or (None if _is_placed(copy.body) else own)
+        result = copy.freeze(task_id, place, chord, root_id, parent_id, group_index)
         after = {name: value for name, value in options.items() if name not in TIMES}
         copy.body.options.update(copy.body._merge((), {}, after, force=True)[2])
         if countdown is not None:
@@ -178,6 +189,8 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
         if size:
             app.backend.ensure_chords_allowed()
             copy.body["chord_size"] = size
+            if stays_open:
+                copy.body[OPEN] = True
             carried = shelve_body(app, copy.body)
             begin = getattr(app.backend, "set_chord_size", None)
             if begin is not None:
@@ -353,6 +366,16 @@ def _as_header(header: Any, app: Celery | None, *, clone: bool = False) -> Any:
     return [part.clone() for part in parts] if clone else parts
 
 
+def _is_placed(signature: Any) -> bool:
+    """Whether what it ends with is in the header of a chord."""
+    match kind(signature):
+        case "group" | "chain":
+            return bool(signature.tasks) and _is_placed(signature.tasks[-1])
+        case "chord":
+            return signature.body is not None and _is_placed(signature.body)
+    return (signature.get("options") or {}).get("chord") is not None
+
+
 def _leaf_results(results: Any) -> Iterator[Any]:
     for result in results:
         if hasattr(result, "results"):
@@ -364,29 +387,6 @@ def _leaf_results(results: Any) -> Iterator[Any]:
 def _values(results: Any) -> Iterator[Any]:
     for result in _leaf_results(results):
         yield result.get(disable_sync_subtasks=False)
-
-
-class _UnderWay:
-    """What `chord(header)(body)` gives: its tasks have been sent, so sending it again gives the same result."""
-
-    def delay(self, *args: Any, **kwargs: Any) -> Self:
-        """The result itself: the chord is under way."""
-        return self
-
-    apply_async = delay
-
-
-_under_way_classes: dict[type, type] = {}
-
-
-def _under_way(result: Any) -> Any:
-    cls = type(result)
-    made = _under_way_classes.get(cls)
-    if made is None:
-        names = {"__module__": cls.__module__, "__doc__": cls.__doc__}
-        made = _under_way_classes[cls] = type(cls.__name__, (_UnderWay, cls), names)
-    result.__class__ = made
-    return result
 
 
 _chord = chord
