@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from celery import Celery
+from celery.brokers.redis import RedisBroker
 from celery.contrib.testing.worker import TestWorkController, start_worker
 from engine.notes import noted
 from rig.proxy import Proxy
@@ -230,6 +231,23 @@ def test_an_idle_worker_has_three_connections_that_bear_its_name_and_asks_little
         seconds = time.monotonic() - began
         assert (total_commands(redis_server) - asked) / seconds < 20  # what scripts do counts too
         assert (time.process_time() - used) / seconds < 0.02  # this test is in that
+
+
+def test_what_a_consumer_had_that_left_is_closed(
+    redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where others have used its connection since: workers change consumers with their queues."""
+    monkeypatch.setattr("celery.redis.link.SURPLUS", 0.05)
+    before = connections(redis_server)
+    with RedisBroker(redis_url) as broker:
+        former, consumer = broker.consumer(["a"], name="former"), broker.consumer(["b"], name="now")
+        former.claim(1)
+        consumer.claim(1)
+        former.close()
+        with broker.link.lane():
+            broker.stats()
+        wait_until(lambda: broker.stats() is not None and len(connections(redis_server, before)) == 2)
+        consumer.close()
 
 
 def test_who_sends_from_one_thread_has_one_connection(

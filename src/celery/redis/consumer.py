@@ -293,8 +293,10 @@ class RedisConsumer(Consumer):
             if self._channel is not None:
                 self._channel.close()
             self._ready.close()
-            with self._lane.lock:
-                self._lane.close()
+            lane, self._lane = self._lane, Lane(self._link)
+            with lane.lock:  # others may go on with it; then it is one of theirs
+                lane.close()
+                lane.kept = False
 
     def _register(self) -> None:
         """As a new consumer: what an earlier registration held is not this one's."""
