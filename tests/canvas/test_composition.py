@@ -111,7 +111,7 @@ def ours() -> Iterator[dict[str, Any]]:
 
 
 def alike(value: Any) -> Any:
-    """*value* without what says nothing: options that are None, leaks of the original, how many parts a chord has."""
+    """*value* without what says nothing: options that are None, leaks of the original, what we note of a chord."""
     if isinstance(value, list):
         return [alike(item) for item in value]
     if not isinstance(value, dict):
@@ -122,7 +122,7 @@ def alike(value: Any) -> Any:
             for name, item in value["options"].items()
             if item is not None and not (name == "chain" and item == []) and not (name in LEAKS and item is not True)
         }
-        value = {name: item for name, item in value.items() if name != "chord_size"} | {"options": options}
+        value = {name: item for name, item in value.items() if name not in {"chord_size", "continues"}} | {"options": options}
     if {"callbacks", "chain"} <= set(value):
         value = {name: item or None for name, item in value.items()}
     return {name: alike(item) for name, item in value.items()}

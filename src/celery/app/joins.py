@@ -11,23 +11,31 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from celery._state import connect_on_app_finalize
 from celery.app.context import Context
 from celery.app.followups import never_run, not_started
+from celery.app.runner import ONCE
 from celery.backends.base import ResultBackend
 from celery.backends.chords import JOIN
 from celery.canvas.ids import fixed_ids
 from celery.canvas.shelf import KEPT, unfold_body
+from celery.canvas.underway import steps_behind
 from celery.exceptions import BackendError, ChordError, Ignore, Reject
 from celery.states import FAILURE, PROPAGATE_STATES
 from celery.utils.functional import maybe_list
 from celery.utils.log import get_logger
+from celery.wire.message import Outgoing
+from celery.wire.protocol import decode_envelope, encode_envelope
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
 
 logger = get_logger("celery.app.trace")
 
+LIMIT = 3600.0
+"""Seconds: the limits that an app sets for its tasks are not for this one."""
 PAUSE = 1.0
 """Seconds before a join is handed back because the result store cannot be reached."""
 
@@ -38,8 +46,7 @@ def add_chord_join_task(app: Celery) -> Any:
 
     @app.task(
         bind=True, name=JOIN, shared=False, lazy=False, acks_late=True, acks_on_failure_or_timeout=True,
-        reject_on_worker_lost=True, ignore_result=True, track_started=False, time_limit=None, soft_time_limit=None,
-        rate_limit=None,
+        reject_on_worker_lost=True, ignore_result=True, track_started=False, time_limit=LIMIT, soft_time_limit=LIMIT,
     )  # fmt: skip
     def chord_join(self: Any, group_id: str, body: Any) -> None:
         Join(app, self.request, group_id, body).run()
@@ -56,8 +63,8 @@ class Join:
         self.group_id = group_id
         self.body = body
         self.backend = app.backend
-        # What the task itself stores or sends goes to its effects.
-        request.update(records=request.effects)
+        if request.records is None:
+            request.records = request.effects  # what is stored here is an effect of this task
 
     def run(self) -> None:
         """Send the body with the results of the parts, or fail it."""
@@ -104,28 +111,53 @@ class Join:
 
     def _send(self, results: list[Any], last: str) -> None:
         request, app = self.request, self.app
-        body = unfold_body(app, self.body, request.effects)
+        body = unfold_body(app, self.body, request.records)
         signature = app.signature({name: value for name, value in body.items() if name != "chord_size"})
         place: dict[str, Any] = {"root_id": request.root_id, "parent_id": last}
+        behind = steps_behind(app, self.group_id, body)
+        if behind:
+            place["chain"] = behind
         outbox: list[Any] = []
         with app.publisher.collect(outbox), fixed_ids(f"join:{self.group_id}"):
             signature.apply_async((results,), add_to_parent=False, **place)
         assert request.outbox is not None
-        request.outbox += outbox
+        fused = app.broker.fuses(self.backend.store)
+        request.outbox += outbox if fused else map(once, outbox)
 
     def _fail(self, error: Exception) -> None:
         """The body will not run: it has failed, and what would have followed it; its error callbacks are called."""
         if not isinstance(error, ChordError):
             logger.error("The body of the chord %s cannot be sent", self.group_id, exc_info=error)
         request, app = self.request, self.app
+        behind: list[Any] = []
         try:
-            body = unfold_body(app, self.body, request.effects)
+            body = unfold_body(app, self.body, request.records)
+            behind = steps_behind(app, self.group_id, body)
         except Exception as lost:
             logger.exception("The body of the chord %s cannot be read", self.group_id)
             error, body = lost, self.body
         assert request.outbox is not None
         with app.publisher.collect(request.outbox), fixed_ids(f"join:{self.group_id}:failed"):
             fail(app, body, request, error)
+            for step in reversed(behind):
+                _mark(app, never_run(app, step, request), error)
+
+
+def once(message: Outgoing) -> Outgoing:
+    """*message* as one that is run only if no other message for the same task was run before it."""
+    decoded = decode_envelope(message.envelope)
+    decoded.headers[ONCE] = True
+    return msgspec.structs.replace(message, envelope=encode_envelope(decoded))
+
+
+def give_up(app: Celery, request: Context, error: Exception) -> None:
+    """The join that *request* is has ended without having sent the body: that has failed with *error*."""
+    try:
+        group_id, body = request.kwargs["group_id"], request.kwargs["body"]
+    except (TypeError, KeyError):
+        return  # its message cannot be read
+    join = Join(app, request, group_id, body)
+    join._fail(ChordError(f"The chord {group_id} could not be completed: {error}"))
 
 
 def fail(app: Celery, signature: Mapping[str, Any], cause: Context, error: Exception, errbacks: Any = ()) -> None:

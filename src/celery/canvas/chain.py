@@ -11,6 +11,7 @@ from celery.canvas.group import distinct, unroll_group
 from celery.canvas.record import remembering
 from celery.canvas.signature import FOLLOW, Signature, _Field, maybe_signature
 from celery.canvas.stamping import StampingVisitor, add_stamps
+from celery.canvas.underway import follow_under_way
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -120,6 +121,10 @@ class chain(Composite[R_co]):  # noqa: N801 - the public name
         if chain:
             steps = unroll([*steps, *as_signatures(reversed(chain), self.app)], self._app)
         first, *rest = steps
+        if kind(first) == "under_way":
+            if rest:
+                follow_under_way(self.app, first, rest)
+            return result
         if rest:
             options["chain"] = [*reversed(rest)]
         if root_id is not None:
@@ -180,6 +185,8 @@ class chain(Composite[R_co]):  # noqa: N801 - the public name
         result: Any = None
         for number, step in enumerate(steps, 1):
             before = result
+            if before is not None and kind(step) == "under_way":
+                step.apply_async()  # says that it cannot be here
             if number == len(steps):
                 own = _id or self.options.get("task_id")
                 result = step.freeze(own, group_id, chord, root_id, parent_id if number == 1 else None, group_index)

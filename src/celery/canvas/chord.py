@@ -184,17 +184,7 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
         copy.body.options.update(copy.body._merge((), {}, after, force=True)[2])
         if countdown is not None:
             options["countdown"] = countdown
-        size = leaves(copy.header)
-        carried = None
-        if size:
-            app.backend.ensure_chords_allowed()
-            copy.body["chord_size"] = size
-            if stays_open:
-                copy.body[OPEN] = True
-            carried = shelve_body(app, copy.body)
-            begin = getattr(app.backend, "set_chord_size", None)
-            if begin is not None:
-                begin(own, size)
+        carried = copy._begin(app, own, stays_open=stays_open)
         with remembering(app, copy, result, root_id, args=partial_args, kwargs=kwargs, options=options):
             copy.header._send(
                 partial_args, kwargs, options, group_id=own, chord=carried, root_id=root_id, parent_id=parent_id,
@@ -202,9 +192,24 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
             )  # fmt: skip
         if add_to_parent:
             add_to_trail(copy._header_result)
-        if not size:
+        if carried is None:
             copy.body.apply_async(([],), producer=producer)
         return result
+
+    def _begin(self, app: Celery, group_id: str, *, stays_open: bool) -> Any:
+        """The body as the tasks of the header carry it, which is frozen; None where none of them would arrive."""
+        size = leaves(self.header)
+        if not size:
+            return None
+        app.backend.ensure_chords_allowed()
+        self.body["chord_size"] = size
+        if stays_open:
+            self.body[OPEN] = True
+        carried = shelve_body(app, self.body)
+        tell = getattr(app.backend, "set_chord_size", None)
+        if tell is not None:
+            tell(group_id, size)
+        return carried
 
     def _continued(self, body: Any, chain: Any) -> Any:
         """*body* with the steps of *chain* behind it, the next one of which is the last of the list."""
@@ -350,7 +355,7 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
         return "%" + shorten(body.reprcall(header), body)
 
 
-_NOT_EAGER = frozenset({"add_to_parent", "producer", "interval", "max_retries", "countdown"})
+_NOT_EAGER = frozenset({"add_to_parent", "producer", "interval", "max_retries", "countdown", "header_id", "stays_open"})
 
 
 def _as_header(header: Any, app: Celery | None, *, clone: bool = False) -> Any:

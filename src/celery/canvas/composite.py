@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery.canvas.signature import Signature, maybe_signature
+from celery.canvas.underway import UnderWay
 from celery.utils.functional import maybe_list
 
 if TYPE_CHECKING:
@@ -44,17 +45,23 @@ def kind(signature: Any) -> str | None:
 
 
 def as_signatures(items: Iterable[Any], app: Celery | None) -> list[Signature[Any]]:
-    """Signatures of what may be dictionaries (one that was read from JSON); None is left out."""
-    return [maybe_signature(item, app=app if not isinstance(item, Signature) else None) for item in items if item]  # type: ignore[misc]
+    """Signatures of what may be dictionaries, as they are read from JSON, or chords under way; None is left out."""
+    return [item if isinstance(item, Signature) else _as_signature(item, app) for item in items if item is not None]
+
+
+def _as_signature(item: Any, app: Celery | None) -> Signature[Any]:
+    if isinstance(item, Mapping):
+        return cast("Signature[Any]", maybe_signature(item, app=app))
+    if isinstance(item, UnderWay):
+        return item.as_step()
+    raise TypeError(f"A workflow is made of signatures, such as task.s(...): {item!r} is none.")
 
 
 def gather(items: tuple[Any, ...]) -> Any:
     """The parts of a composite as its constructor was given them: several, or one list or iterator of them."""
-    if len(items) == 1 and not isinstance(items[0], Mapping):
-        items = items[0]
-        if isinstance(items, list | tuple):
-            return items
-    return items if isinstance(items, tuple) else list(items)
+    if len(items) != 1 or isinstance(items[0], Mapping | UnderWay) or not isinstance(items[0], Iterable):
+        return items
+    return items[0] if isinstance(items[0], list | tuple) else list(items[0])
 
 
 def hand_on(options: Mapping[str, Any], part: Signature[Any]) -> Signature[Any]:

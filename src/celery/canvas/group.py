@@ -43,7 +43,7 @@ class group(Composite[R_co]):  # noqa: N801 - the public name
             parts = gather(tasks)
             if len(tasks) == 1 and isinstance(tasks[0], group):
                 parts = [task.clone() for task in tasks[0].tasks]
-            elif any(type(part) is dict for part in parts):
+            elif not all(isinstance(part, Signature) for part in parts):
                 parts = as_signatures(parts, options.get("app"))
             self._fill({"tasks": parts}, options, task="celery.group", subtask_type="group")
 

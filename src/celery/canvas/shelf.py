@@ -12,7 +12,7 @@ Lists of steps are in the order of the wire: the next step is the last element.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from celery.canvas.ids import new_id
 from celery.exceptions import CeleryError
@@ -117,9 +117,21 @@ def _encode(app: Celery, value: Any) -> tuple[str, str, bytes]:
     return dumps(value, app.conf.task_serializer)
 
 
-def _record(app: Celery, reference: Step, value: Any) -> Record:
+def pack(app: Celery, value: Any) -> bytes:
+    """*value*, made of signatures, as bytes that say how they are to be read. Raises kombu's `EncodeError`."""
     content_type, content_encoding, data = _encode(app, value)
-    return Record(_key(app, reference), f"{content_type};{content_encoding}\n".encode() + data, STATE)
+    return f"{content_type};{content_encoding}\n".encode() + data
+
+
+def unpack(app: Celery, packed: bytes) -> Any:
+    """What `pack` made *packed* of."""
+    head, _, data = packed.partition(b"\n")
+    content_type, _, content_encoding = head.decode().partition(";")
+    return loads(data, content_type, content_encoding, accept_types(app.conf.accept_content))
+
+
+def _record(app: Celery, reference: Step, value: Any) -> Record:
+    return Record(_key(app, reference), pack(app, value), STATE)
 
 
 def _key(app: Celery, reference: Mapping[str, Any]) -> str:
@@ -182,9 +194,7 @@ def _read(app: Celery, reference: Mapping[str, Any], spent: list[Record] | None)
         )
     if spent is not None:
         spent.append(Record(key, value, STATE, ttl=KEPT))
-    head, _, data = value.partition(b"\n")
-    content_type, _, content_encoding = head.decode().partition(";")
-    return cast("Any", loads(data, content_type, content_encoding, accept_types(app.conf.accept_content)))
+    return unpack(app, value)
 
 
 __all__ = [
@@ -192,10 +202,12 @@ __all__ = [
     "KEPT",
     "CanvasLost",
     "is_reference",
+    "pack",
     "refer",
     "shelve_body",
     "shelve_chain",
     "unfold_body",
     "unfold_chain",
+    "unpack",
     "walk_chain",
 ]
