@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,20 @@ def late(log: str, line: str, seconds: float = 0.0) -> str:
     if seconds:
         time.sleep(seconds)
     return line
+
+
+@shared_task
+def die(log: str) -> None:
+    note(log, "began")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@shared_task(acks_late=True, reject_on_worker_lost=True)
+def die_once(log: str) -> str:
+    note(log, "began again")
+    if noted(Path(log))["began again"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
 
 
 @shared_task

@@ -17,7 +17,7 @@ import pytest
 
 from celery import Celery
 from celery.contrib.testing.worker import TestWorkController, start_worker
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import TaskRevokedError, WorkerLostError
 from celery.worker import WorkController
 from engine.notes import note, noted
 from rig.redis import RedisServer
@@ -377,6 +377,27 @@ def test_pools_grow_and_shrink(app: Celery, start: Start, jobs: Any) -> None:
         app.control.pool_shrink(3, reply=True, timeout=5, limit=1)
         assert inspect.stats()[NODE]["pool"]["max-concurrency"] == 1
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
+
+
+def test_a_child_that_dies_with_its_task(app: Celery, start: Start, log: Path, jobs: Any) -> None:
+    with start(concurrency=1):
+        with pytest.raises(WorkerLostError):
+            jobs.die.delay(str(log)).get(timeout=10)
+        assert jobs.die_once.delay(str(log)).get(timeout=10) == "alive"
+    assert noted(log) == {"began": 1, "began again": 2}
+    assert counts(app) == (0, 0, 0, 0)
+
+
+def test_fair_workers_hold_nothing_back(app: Celery, start: Start, log: Path, jobs: Any) -> None:
+    """A worker whose slots are busy claims nothing: what comes is another's."""
+    with start(concurrency=1, optimization="fair"):
+        jobs.mark.delay(str(log), "long", 1.0)
+        wait_until(lambda: noted(log)["long"])
+        with app.bulk():
+            rest = [jobs.add.delay(number, 1) for number in range(5)]
+        assert counts(app) == (5, 1, 0, 0)
+        with start(concurrency=1, optimization="fair", hostname="w2@here"):
+            assert [result.get(timeout=0.9) for result in rest] == [1, 2, 3, 4, 5]
 
 
 def test_a_child_that_is_killed_is_replaced(app: Celery, start: Start, jobs: Any) -> None:
