@@ -9,9 +9,12 @@ from celery.canvas import chord as make_chord
 from celery.canvas import chunks
 from celery.canvas.signature import maybe_signature
 from celery.result import result_from_tuple
+from celery.utils.log import get_logger
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
+
+logger = get_logger(__name__)
 
 
 @connect_on_app_finalize
@@ -66,6 +69,20 @@ def _task_of(app: Celery, task: Any) -> Any:
     signature = maybe_signature(task, app=app)
     assert signature is not None
     return signature if signature.args or signature.kwargs else signature.type
+
+
+@connect_on_app_finalize
+def add_unlock_chord_task(app: Celery) -> Any:
+    """`celery.chord_unlock` comes from clients of original Celery whose result backend cannot count parts of chords.
+
+    There it looks again and again.  Here parts are counted as they end, whoever sent them, so it has nothing to do.
+    """
+
+    @app.task(name="celery.chord_unlock", shared=False, lazy=False, ignore_result=True)
+    def unlock_chord(group_id: str, callback: Any, *args: Any, **kwargs: Any) -> None:
+        logger.debug("The parts of chord %s are counted as they end: celery.chord_unlock does nothing.", group_id)
+
+    return unlock_chord
 
 
 @connect_on_app_finalize

@@ -20,7 +20,7 @@ from celery.canvas.composite import (
 from celery.canvas.group import add_to_trail, distinct, group, leaves
 from celery.canvas.ids import new_id
 from celery.canvas.record import remembering
-from celery.canvas.shelf import shelve_body
+from celery.canvas.shelf import shelve_body, unfold_chain
 from celery.canvas.signature import Signature, _Field, maybe_signature
 from celery.canvas.stamping import StampingVisitor, add_stamps
 from celery.canvas.underway import OPEN, mark_as_under_way
@@ -213,6 +213,7 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
 
     def _continued(self, body: Any, chain: Any) -> Any:
         """*body* with the steps of *chain* behind it, the next one of which is the last of the list."""
+        chain = unfold_chain(self.app, chain)
         steps: Any = cast("Any", self.TYPES["chain"])([body, *as_signatures(reversed(chain), self.app)], app=self.app)
         first, *rest = steps.unroll()
         if rest:

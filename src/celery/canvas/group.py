@@ -9,6 +9,7 @@ from celery._state import get_current_worker_task
 from celery.canvas.composite import PLACE, Composite, as_signatures, gather, hand_on, kind, link_all, shorten
 from celery.canvas.ids import new_id
 from celery.canvas.record import remembering
+from celery.canvas.shelf import unfold_chain
 from celery.canvas.signature import Signature, _Field, maybe_signature
 from celery.canvas.stamping import StampingVisitor, add_stamps
 
@@ -134,6 +135,7 @@ class group(Composite[R_co]):  # noqa: N801 - the public name
         """Send it as the first step of a chain, of which *rest* are the others, the next one last."""
         first = self.clone()
         first.options.pop("chain", None)
+        rest = unfold_chain(self.app, rest)
         steps: Any = cast("Any", self.TYPES["chain"])([first, *as_signatures(reversed(rest), self.app)], app=self.app)
         return steps.apply_async(args, kwargs, **options)
 
@@ -317,8 +319,16 @@ def distinct(tasks: Iterable[Signature[R_co]]) -> Iterator[Signature[R_co]]:
     """*tasks*, with a copy where one of them comes again: every task has an id of its own."""
     seen: set[int] = set()
     for task in tasks:
-        yield task.clone() if id(task) in seen else task
+        yield _without_ids(task.clone()) if id(task) in seen else task
         seen.add(id(task))
+
+
+def _without_ids(signature: Any) -> Any:
+    signature.options.pop("task_id", None)
+    if isinstance(signature, Composite):
+        for part in signature._parts():
+            _without_ids(part)
+    return signature
 
 
 def leaves(signature: Any) -> int:
