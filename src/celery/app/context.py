@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 NOT_CUSTOM = frozenset({
     "lang", "task", "argsrepr", "kwargsrepr", "compression", "id", "args", "kwargs", "embed", "outbox", "records",
-    "arrivals", "effects", "replays", "writer", "priority", "task_id", "redelivered", "x-death", "x-delivery-count",
-    "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason", "x-last-death-exchange",
-    "x-last-death-queue", "x-last-death-reason",
+    "arrivals", "effects", "celeriac_once", "replays", "writer", "priority", "task_id", "redelivered", "x-death",
+    "x-delivery-count", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason",
+    "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason",
 })  # fmt: skip
 """Names of a request that are not headers of the user, besides the attributes of `Context`."""
 

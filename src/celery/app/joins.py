@@ -150,7 +150,7 @@ def once(message: Outgoing) -> Outgoing:
     return msgspec.structs.replace(message, envelope=encode_envelope(decoded))
 
 
-def give_up(app: Celery, request: Context, error: Exception) -> None:
+def give_up(app: Celery, request: Context, error: BaseException) -> None:
     """The join that *request* is has ended without having sent the body: that has failed with *error*."""
     try:
         group_id, body = request.kwargs["group_id"], request.kwargs["body"]

@@ -12,8 +12,8 @@ from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
 from celery.app.nextsteps import cause_of
 from celery.canvas.ids import fixed_ids
-from celery.exceptions import CeleryError, DecodeError, NotRegistered
-from celery.states import FAILURE, REJECTED, SUCCESS
+from celery.exceptions import BackendError, CeleryError, DecodeError, NotRegistered
+from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 from celery.wire.message import Job, Outcome, Record
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from celery.app.base import Celery
 
 logger = get_logger("celery.app.trace")
+
+
+ONCE = "celeriac_once"
+"""The header of a message that is run only if no other message for its task was run before it."""
+ONCE_KEPT = 86_400.0
+"""Seconds for which it is known which message that was."""
 
 
 def make_runner(app: Celery, hostname: str) -> Runner:
@@ -64,6 +70,8 @@ class Runner:
             tracer = self.tracers.get(name) or self._tracer(name)
         except Exception as exc:  # noqa: BLE001 - a message that nobody can run goes to the dead set with its reason
             return self._refused(job, message, exc)
+        if ONCE in headers and not self._is_first(message, task_id):
+            return Outcome(job.tag, IGNORED, detail="Another message for the same task was run before this one.")
         request = Context.from_message(
             headers, message.properties, body, hostname=self.hostname, redelivered=job.redelivered
         )
@@ -89,6 +97,22 @@ class Runner:
                 traced.retstr or "",
             )  # fmt: skip
         return self._ended(job, traced, time.monotonic() - started, request)
+
+    def _is_first(self, message: Message, task_id: str) -> bool:
+        """Whether no other message was run for the task, which a ledger in two steps may have sent twice.
+
+        Where that cannot be found out now, the message is run: once too often is better than never.
+        """
+        store = self.app.store
+        if store is None:
+            return True
+        key = self.app.backend.get_key_for_task(task_id, ".once")
+        mine = str(message.properties.get("delivery_tag")).encode()
+        try:
+            return store.add(key, mine, ONCE_KEPT) or store.get([key]) == [mine]
+        except BackendError as error:
+            logger.warning("Task %s may be run twice: %s", task_id, error)
+            return True
 
     def _tracer(self, name: str) -> Any:
         """The tracer of a task, made when it is first run here."""

@@ -16,6 +16,7 @@ from celery.app.context import Context, request_field
 from celery.backends.keyvalue import BaseKeyValueStoreBackend
 from celery.wire.message import Arrival, Outgoing, Record
 from celery.wire.protocol import encode_envelope, task_message
+from celery.wire.serialization import dumps
 
 if TYPE_CHECKING:
     from celery.backends.store import Store
@@ -37,7 +38,7 @@ class ChordParts(BaseKeyValueStoreBackend):
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(app, *args, **kwargs)
-        self._join_messages: dict[str, Outgoing] = {}
+        self._join_messages: dict[tuple[Any, ...], Outgoing] = {}
 
     def join_key(self, group_id: str) -> str:
         """The key of the join of the chord whose header is the group *group_id*."""
@@ -55,13 +56,13 @@ class ChordParts(BaseKeyValueStoreBackend):
         index = request_field(request, "group_index")
         chord: Mapping[str, Any] = request_field(request, "chord")
         key = self.join_key(group_id)
-        value = self._encode([1, task_id, state, self.encode_result(result, state)])[2]
+        value = dumps([1, task_id, state, self.encode_result(result, state)], self.serializer)[2]
         self._arrive(
             request,
             Arrival(
                 key,
                 f"{task_id}:{'+inf' if index is None else index}",
-                value.encode() if isinstance(value, str) else value,
+                value,
                 int(chord.get("chord_size") or 0),
                 self._join_message(request, group_id, key, chord),
             ),
@@ -98,12 +99,13 @@ class ChordParts(BaseKeyValueStoreBackend):
 
     def _join_message(self, request: Any, group_id: str, key: str, chord: Mapping[str, Any]) -> Outgoing:
         """What is sent when the join is complete: to where the part came from, for some worker of ours is there."""
-        known = self._join_messages.get(key)
+        route: Mapping[str, Any] = request_field(request, "delivery_info") or {}
+        exchange, routing_key, priority = route.get("exchange") or "", route.get("routing_key"), route.get("priority")
+        known = self._join_messages.get((key, exchange, routing_key, priority))
         if known is not None:
             return known
-        route: Mapping[str, Any] = request_field(request, "delivery_info") or {}
-        exchange = route.get("exchange") or ""
-        routing_key = route.get("routing_key") or ("" if exchange else self.app.conf.task_default_queue)
+        if not routing_key and not exchange:
+            routing_key = self.app.conf.task_default_queue
         task_id = str(uuid5(_NAMESPACE, f"join:{key}"))
         message = task_message(
             JOIN,
@@ -116,13 +118,12 @@ class ChordParts(BaseKeyValueStoreBackend):
             ignore_result=True,
             exchange=exchange,
             routing_key=routing_key,
-            priority=route.get("priority"),
+            priority=priority,
         )
-        priority = route.get("priority")
-        made = Outgoing(encode_envelope(message), routing_key, exchange, priority, task_id=task_id, inner=True)
+        made = Outgoing(encode_envelope(message), routing_key or "", exchange, priority, task_id=task_id, inner=True)
         if len(self._join_messages) >= MOST_MESSAGES:
             self._join_messages.clear()
-        self._join_messages[key] = made
+        self._join_messages[key, exchange, route.get("routing_key"), priority] = made
         return made
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery import signals, states
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
+from celery.app.joins import give_up
 from celery.app.nextsteps import cause_of
-from celery.app.runner import request_of, writer_of
+from celery.app.runner import ONCE, request_of, writer_of
+from celery.backends.chords import JOIN
 from celery.canvas.ids import fixed_ids
 from celery.exceptions import (
     CeleryError,
@@ -129,6 +131,7 @@ class Aftermath:
         logger.info("Task %s retry: Retry in %gs: %r", request, countdown, error)
         message = decode_envelope(request.delivery.envelope)
         message.properties.pop("delivery_tag", None)  # it is another message now
+        message.headers.pop(ONCE, None)
         message.headers["retries"] = int(message.headers.get("retries") or 0) + 1
         again = Outgoing(
             encode_envelope(message),
@@ -154,6 +157,8 @@ class Aftermath:
                     backend.mark_as_retry(request.id, error, info.traceback, request=context, store_result=store)
                 else:
                     backend.mark_as_failure(request.id, error, info.traceback, request=context, store_result=store)
+                if request.type == JOIN and state in states.READY_STATES:
+                    give_up(self.app, context, error)
         except Exception:
             # A result backend of others, or an error callback: neither may end the worker.
             logger.exception("Could not record that task %s is %s", request, state)
