@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,6 +47,7 @@ class Fleet:
             "C_FORCE_ROOT": "1",
         }
         self.workers: list[Process] = []
+        self._client: Process | None = None
 
     def environment(self, **settings: Any) -> dict[str, str]:
         return {**self.env, "ORACLE_SETTINGS": json.dumps({**self.settings, **settings})}
@@ -69,14 +71,30 @@ class Fleet:
             assert process.poll() is None, f"the worker ended with {process.returncode}:\n{self.said[-4000:]}"
         return process
 
-    def client(self, code: str, timeout: float = 120, **settings: Any) -> str:
-        """Run *code* in a producer's process; what it prints."""
-        source, env = f"from oracle_app import *\n{code}", self.environment(**settings)
-        done = subprocess.run(
-            [sys.executable, "-c", source], env=env, capture_output=True, text=True, timeout=timeout, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def client(self, code: str, timeout: float = 120) -> str:
+        """Run *code* in the process of a producer, which is the same one for the whole fleet; what it prints."""
+        if self._client is None:
+            command, log = [sys.executable, str(FOLDER / "client.py")], (self.folder / "client.log").open("ab")
+            with log:
+                self._client = subprocess.Popen(
+                    command, env=self.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+                )
+        asked, answers = self._client.stdin, self._client.stdout
+        assert asked is not None
+        assert answers is not None
+        asked.write(json.dumps(code).encode() + b"\n")
+        asked.flush()
+        raw = b""
+        deadline = time.monotonic() + timeout
+        while not raw.endswith(b"\n"):
+            ready, _, _ = select.select([answers], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"no answer within {timeout} s to:\n{code}"
+            read = os.read(answers.fileno(), 1 << 20)
+            assert read, (self.folder / "client.log").read_text()
+            raw += read
+        printed, trouble = json.loads(raw)
+        assert not trouble, trouble
+        return str(printed)
 
     def publish(self, count: int, *, seconds: float = 0.0, early: bool = True) -> list[str]:
         """Send *count* late-ack tasks with a callback each, and as many early ones; the ids, late and early in turn."""
@@ -124,6 +142,13 @@ class Fleet:
     def idle(self) -> bool:
         """Whether no message is left in the queue or with a worker."""
         return self.counts().startswith("0 0 0 ")
+
+    def close(self) -> None:
+        """End everything."""
+        self.massacre()
+        if self._client is not None:
+            self._client.kill()
+            self._client.communicate()
 
     def massacre(self) -> None:
         """SIGKILL to every process of every worker at once."""
@@ -192,7 +217,7 @@ def killing(fleet: Fleet) -> Iterator[Fleet]:
     try:
         yield fleet
     finally:
-        fleet.massacre()
+        fleet.close()
 
 
 def check_promises(fleet: Fleet, ids: Sequence[str], *, lost_early: bool = True) -> None:
