@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_commands_of_other_packages(celery: Any, tmp_path: Path) -> None:
     (info / "entry_points.txt").write_text("[celery.commands]\nwater = garden:water\nmow = garden:mower\n")
     path = str(tmp_path)
     assert celery("-A", "single", "water", PYTHONPATH=path).out == "watering single\n"
-    assert "  water    Water the garden." in celery("--help", PYTHONPATH=path).out
+    assert re.search(r"  water +Water the garden\.", celery("--help", PYTHONPATH=path).out)
     said = celery("-A", "single", "mow", PYTHONPATH=path)
     assert said.code == 1
     assert "'mow' of garden:mower cannot be loaded" in said.err

@@ -41,6 +41,7 @@ COMMANDS = {
     "result": "result",
     "status": "control",
     "worker": "worker",
+    "workflow": "workflow",
 }
 """Command -> its module in this package; a module is imported when its command is used."""
 LATER = ("amqp", "beat", "events", "graph", "list", "logtool", "migrate", "multi", "shell", "upgrade")

@@ -2,16 +2,17 @@
 
 One request of the result store for each chain, group or chord that is sent, and nothing for single tasks: the setting
 `workflow_records` turns it off.  Nothing that runs depends on records.  One is kept under the id of the workflow's
-result, and named under the id of its first task (of its header, where it begins with a chord), which is what the
-tasks that have run lead to.  It is kept twice as long as results are: a workflow may run as long as the results of its
-first tasks last, and can be shown as long as that of its last.
+result, and named under the ids that it begins with (of its first task, of the header of a chord, and of up to `MOST`
+branches), to which the tasks that have run lead back.  It is kept twice as long as results are: a workflow may run as
+long as the results of its first tasks last, and can be shown as long as that of its last.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -28,6 +29,10 @@ PREFIX = "celeriac.workflow."
 TASK_KEYS = "celery-task-meta-"
 STATE = "WORKFLOW"
 """The state of its records: no terminal one, so that storing it again replaces it."""
+BATCH = 1000
+"""Records that are read in one step."""
+MOST = 100
+"""Beginnings of one workflow under which its record is named."""
 SMALL = 1000
 """Bytes up to which it is not compressed."""
 DROPPED = frozenset({
@@ -72,7 +77,8 @@ class remembering:  # noqa: N801 - it stands behind `with`
         if root_id is None and result is not None and not _nested.get() and app.conf.workflow_records:
             store = app.store
             if store is not None:
-                store.put(_records(app, canvas, result, args, kwargs, options))
+                given = list(args or ()), dict(kwargs or {}), _kept(options or {})
+                store.put(records_of(app, Recorded(result.id, canvas, *given)))
 
     def __enter__(self) -> None:
         self._token = _nested.set(True)
@@ -82,27 +88,44 @@ class remembering:  # noqa: N801 - it stands behind `with`
             _nested.reset(self._token)
 
 
-def _records(app: Celery, canvas: Any, result: Any, args: Any, kwargs: Any, options: Any) -> list[Record]:
-    backend = app.backend
-    ttl = 2 * backend.expires if backend.expires else None
-    first = result
-    while first.parent is not None:
-        first = first.parent
-    data = {
-        "id": result.id, "canvas": pack(canvas), "args": list(args or ()), "kwargs": dict(kwargs or {}),
-        "options": _kept(options or {}),
-    }  # fmt: skip
+def records_of(app: Celery, recorded: Recorded) -> list[Record]:
+    """What is stored of a workflow; nothing where it does not serialise."""
+    expires = app.backend.expires
+    ttl = 2 * expires if expires else None
+    data = {"id": recorded.id, "canvas": pack(recorded.canvas), "args": recorded.args, "kwargs": recorded.kwargs,
+            "options": recorded.options}  # fmt: skip
     try:
         content_type, content_encoding, payload = dumps(data, app.conf.task_serializer)
-    except EncodeError:  # a task that has a serializer of its own
+    except EncodeError:  # its tasks have a serializer of their own
         return []
     squeezed = len(payload) > SMALL
     head = f"{content_type};{content_encoding};{'zlib' if squeezed else ''}\n".encode()
     value = head + (zlib.compress(payload, 1) if squeezed else payload)
-    records = [Record(key_of(app, result.id), value, STATE, ttl=ttl)]
-    if first.id != result.id:
-        records.append(Record(key_of(app, first.id), f">{result.id}".encode(), STATE, ttl=ttl))
-    return records
+    name = f">{recorded.id}".encode()
+    begins = dict.fromkeys(id for id in islice(beginnings(recorded.canvas), MOST) if id != recorded.id)
+    named = [Record(key_of(app, id), name, STATE, ttl=ttl) for id in begins]
+    return [Record(key_of(app, recorded.id), value, STATE, ttl=ttl), *named]
+
+
+def beginnings(signature: Mapping[str, Any]) -> Iterator[str]:
+    """The ids from which every task of a frozen canvas comes: by its group, or by the task before it."""
+    kind, kwargs = signature.get("subtask_type"), signature["kwargs"]
+    if kind == "chain":
+        yield from beginnings(kwargs["tasks"][0])
+        return
+    yield signature["options"]["task_id"]
+    if kind in {"group", "chord"}:
+        for part in members(signature):
+            if part.get("subtask_type") in {"chain", "chord"}:
+                yield from beginnings(part)
+
+
+def members(signature: Mapping[str, Any]) -> Sequence[Any]:
+    """The tasks of a group, or of the header of a chord."""
+    kwargs = signature["kwargs"]
+    header = kwargs["tasks"] if "tasks" in kwargs else kwargs["header"]
+    members: Sequence[Any] = header["kwargs"]["tasks"] if isinstance(header, Mapping) else header
+    return members
 
 
 def key_of(app: Celery, id: str) -> str:
@@ -112,15 +135,35 @@ def key_of(app: Celery, id: str) -> str:
 
 
 def find(app: Celery, id: str) -> Recorded | None:
-    """The record of the workflow whose result, or whose first task, has *id*; None if there is none."""
+    """The record of the workflow whose result, or a beginning of which, has *id*; None if there is none."""
+    return find_many(app, [id]).get(id)
+
+
+def find_many(app: Celery, ids: Sequence[str]) -> dict[str, Recorded]:
+    """As `find`, for several ids: the records of those that have one."""
     store = app.store
     if store is None:
-        return None
-    value = store.get([key_of(app, id)])[0]
-    if value is not None and value.startswith(b">"):
-        value = store.get([key_of(app, value[1:].decode())])[0]
-    if value is None:
-        return None
+        return {}
+    found = _read(app, ids)
+    names = {id: value[1:].decode() for id, value in found.items() if value.startswith(b">")}
+    if names:
+        named = _read(app, list(names.values()))
+        found.update((id, named[name]) for id, name in names.items() if name in named)
+    return {id: _decode(app, value) for id, value in found.items() if not value.startswith(b">")}
+
+
+def _read(app: Celery, ids: Sequence[str]) -> dict[str, bytes]:
+    store = app.store
+    assert store is not None
+    found: dict[str, bytes] = {}
+    for start in range(0, len(ids), BATCH):
+        part = ids[start : start + BATCH]
+        values = store.get([key_of(app, id) for id in part])
+        found.update((id, value) for id, value in zip(part, values, strict=True) if value is not None)
+    return found
+
+
+def _decode(app: Celery, value: bytes) -> Recorded:
     head, _, payload = value.partition(b"\n")
     content_type, content_encoding, squeezed = head.decode().split(";")
     if squeezed:
@@ -139,10 +182,12 @@ def pack(signature: Mapping[str, Any]) -> list[Any]:
     if kind in {"chain", "group"}:
         parts: Any = [pack(part) for part in kwargs["tasks"]]
     elif kind == "chord":
-        header = kwargs["header"]
-        tasks = header["kwargs"]["tasks"] if isinstance(header, Mapping) else header
         body = kwargs["body"]
-        parts = [[pack(part) for part in tasks], pack(body) if body is not None else None, kwargs.get("kwargs") or {}]
+        parts = [
+            [pack(part) for part in members(signature)],
+            pack(body) if body is not None else None,
+            kwargs.get("kwargs") or {},
+        ]
     else:
         parts = kwargs
     return [
@@ -175,4 +220,15 @@ def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in DROPPED and value is not None}
 
 
-__all__ = ["PREFIX", "Recorded", "find", "key_of", "pack", "remembering", "unpack"]
+__all__ = [
+    "PREFIX",
+    "Recorded",
+    "find",
+    "find_many",
+    "key_of",
+    "members",
+    "pack",
+    "records_of",
+    "remembering",
+    "unpack",
+]
