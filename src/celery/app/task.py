@@ -537,7 +537,7 @@ class Task(Generic[P, R_co]):
         """Called when the task replaced itself; sends *sig* in its place."""
         with denied_join_result():
             if self.request.is_eager:
-                return sig.apply().get()
+                return sig.apply().get(disable_sync_subtasks=False)
             sig.delay()
         raise Ignore("Replaced by new task")
 

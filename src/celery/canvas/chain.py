@@ -6,7 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery.canvas.chord import chord as make_chord
-from celery.canvas.composite import PLACE, Composite, as_signatures, gather, hand_on, kind, link_all, root_of, shorten
+from celery.canvas.composite import (
+    PLACE,
+    Composite,
+    apply_part,
+    as_signatures,
+    failed_as,
+    failed_part,
+    gather,
+    hand_on,
+    kind,
+    link_all,
+    root_of,
+    shorten,
+)
 from celery.canvas.group import distinct, unroll_group
 from celery.canvas.record import remembering
 from celery.canvas.signature import FOLLOW, Signature, _Field, maybe_signature
@@ -146,12 +159,21 @@ class chain(Composite[R_co]):  # noqa: N801 - the public name
             return tuple(self.args), None
         return (*(args or ()), *self.args), kwargs
 
-    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run the steps here; the result of the last one. What a step before it raises is raised."""
+    def apply(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        propagate: bool = True,
+        **options: Any,
+    ) -> Any:
+        """Run the steps here; the result of the last one.
+
+        What a step before it raises is raised with *propagate*, else it is what the last one is said to have raised.
+        """
         merged = {**self.options, **options}
         copy = self.clone()
         copy.options = {}
-        copy.freeze(merged.get("task_id"))
+        promised = copy.freeze(merged.get("task_id"))
         steps = copy.tasks
         if not steps:
             return None
@@ -160,9 +182,13 @@ class chain(Composite[R_co]):  # noqa: N801 - the public name
             link_all(step, None, merged.get("link_error"))
         merged = {name: value for name, value in merged.items() if name not in PLACE and name not in _NOT_EAGER}
         partial, keywords = self._partial(args, kwargs)
-        result = steps[0].apply(partial, keywords, **merged)
+        result = apply_part(steps[0], partial, keywords, merged, propagate=propagate)
         for step in steps[1:]:
-            before, result = result, step.apply((result.get(disable_sync_subtasks=False),), **merged)
+            failed = None if propagate else failed_part(result)
+            if failed is not None:
+                return failed_as(promised, failed.result, failed.traceback)
+            value, before = result.get(disable_sync_subtasks=False), result
+            result = apply_part(step, (value,), None, merged, propagate=propagate)
             root_of(result).parent = before
         return result
 

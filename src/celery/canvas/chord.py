@@ -10,9 +10,13 @@ from celery.app.followups import call_errbacks
 from celery.canvas.composite import (
     PLACE,
     Composite,
+    apply_part,
     as_signatures,
+    failed_as,
+    failed_part,
     hand_on,
     kind,
+    leaf_results,
     link_all,
     root_of,
     shorten,
@@ -230,7 +234,8 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
     ) -> Any:
         """Run the header here, one task after the other, and then the body.
 
-        A task of the header that fails is raised, after the error callbacks of the body have been called.
+        Where a task of the header fails, the error callbacks of the body are called; then, with *propagate*, its error
+        is raised, else the body is said to have failed with `ChordError`.
         """
         given = dict(kwargs or {})
         merged = self._merge((), {}, options)[2]
@@ -243,21 +248,17 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
         merged = {name: value for name, value in merged.items() if name not in PLACE and name not in _NOT_EAGER}
         partial = (*(args or ()), *self.args)
         done = copy.header.apply(partial, {**self.kwargs["kwargs"], **given}, **merged)
-        try:
-            values = list(_values(done))
-        except Exception as error:
-            copy._tell_eagerly(result, done, error)
-            raise
-        return copy.body.apply((values,), **merged)
-
-    def _tell_eagerly(self, result: Any, header: Any, error: Exception) -> None:
-        """Call the error callbacks of the body, whose *result* there will never be."""
-        failed = next((part for part in _leaf_results(header) if part.failed()), None)
-        request = Context(
-            id=result.id, errbacks=maybe_list(self.body.options.get("link_error")), is_eager=True, root_id=result.id
-        )
-        told = ChordError(f"Dependency {failed.id if failed is not None else None} raised {error!r}")
-        call_errbacks(self.app, request, told, None)
+        failed = failed_part(done)
+        if failed is not None:
+            error = ChordError(f"Dependency {failed.id} raised {failed.result!r}")
+            errbacks = maybe_list(copy.body.options.get("link_error"))
+            request = Context(id=result.id, errbacks=errbacks, is_eager=True, root_id=result.id)
+            call_errbacks(self.app, request, error, None)
+            if propagate:
+                failed.get(disable_sync_subtasks=False)
+            return failed_as(result, error)
+        values = [part.get(disable_sync_subtasks=False) for part in leaf_results(done)]
+        return apply_part(copy.body, (values,), None, merged, propagate=propagate)
 
     # -- its parts ---------------------------------------------------------------------------------------------------
 
@@ -380,19 +381,6 @@ def _is_placed(signature: Any) -> bool:
         case "chord":
             return signature.body is not None and _is_placed(signature.body)
     return (signature.get("options") or {}).get("chord") is not None
-
-
-def _leaf_results(results: Any) -> Iterator[Any]:
-    for result in results:
-        if hasattr(result, "results"):
-            yield from _leaf_results(result)
-        else:
-            yield result
-
-
-def _values(results: Any) -> Iterator[Any]:
-    for result in _leaf_results(results):
-        yield result.get(disable_sync_subtasks=False)
 
 
 _chord = chord

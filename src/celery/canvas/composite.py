@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery.canvas.signature import Signature, maybe_signature
 from celery.canvas.underway import UnderWay
+from celery.result import EagerResult
+from celery.states import FAILURE
 from celery.utils.functional import maybe_list
 
 if TYPE_CHECKING:
@@ -78,6 +80,36 @@ def link_all(part: Signature[Any], link: Any, link_error: Any) -> None:
         part.link(callback)
     for errback in maybe_list(link_error) or ():
         part.link_error(errback)
+
+
+def apply_part(
+    part: Signature[Any], args: Iterable[Any], kwargs: Mapping[str, Any] | None, options: Any, *, propagate: bool
+) -> Any:
+    """Run a part of a workflow here; without *propagate* nothing is raised where it fails: its result says so."""
+    if kind(part) in {"chain", "chord"}:
+        options = {**options, "propagate": propagate}
+    return part.apply(args, kwargs, **options)
+
+
+def leaf_results(result: Any) -> Iterator[Any]:
+    """The results of single tasks in a result."""
+    for part in getattr(result, "results", None) or ():
+        yield from leaf_results(part)
+    if not hasattr(result, "results"):
+        yield result
+
+
+def failed_part(result: Any) -> Any:
+    """The first part of a result that has failed, if one has."""
+    return next((part for part in leaf_results(result) if part.failed()), None)
+
+
+def failed_as(promised: Any, error: BaseException, traceback: str | None = None) -> Any:
+    """What was *promised* as a result, all of it failed with *error*."""
+    parts = getattr(promised, "results", None)
+    if parts is None:
+        return EagerResult(promised.id, error, FAILURE, traceback)
+    return promised.app.GroupResult(promised.id, [failed_as(part, error, traceback) for part in parts])
 
 
 def root_of(result: Any) -> Any:

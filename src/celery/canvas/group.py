@@ -6,7 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from celery._state import get_current_worker_task
-from celery.canvas.composite import PLACE, Composite, as_signatures, gather, hand_on, kind, link_all, shorten
+from celery.canvas.composite import (
+    PLACE,
+    Composite,
+    apply_part,
+    as_signatures,
+    gather,
+    hand_on,
+    kind,
+    link_all,
+    shorten,
+)
 from celery.canvas.ids import new_id
 from celery.canvas.record import remembering
 from celery.canvas.shelf import unfold_chain
@@ -148,7 +158,7 @@ class group(Composite[R_co]):  # noqa: N801 - the public name
         copy = self.clone()
         group_id = copy.freeze(merged.get("task_id")).id
         merged = {name: value for name, value in merged.items() if name not in PLACE and name not in _NOT_EAGER}
-        results = [task.apply(partial, kwargs, **merged) for task in copy.tasks]
+        results = [apply_part(task, partial, kwargs, merged, propagate=False) for task in copy.tasks]
         return self.app.GroupResult(group_id, results)
 
     # -- its tasks ---------------------------------------------------------------------------------------------------
@@ -327,7 +337,8 @@ def _without_ids(signature: Any) -> Any:
     signature.options.pop("task_id", None)
     if isinstance(signature, Composite):
         for part in signature._parts():
-            _without_ids(part)
+            if isinstance(part, Signature):
+                _without_ids(part)
     return signature
 
 
