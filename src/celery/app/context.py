@@ -105,6 +105,8 @@ class Context:
     replaced: bool = False
     """Another task has taken the place of this execution: what follows it follows that one."""
 
+    _added: int = 0
+    """How many tasks this execution has added to its chord."""
     _children: list[Any] | None = None
     _protected: int = 0
     """Whether `Task.__call__` was reached in this execution: from then on a call is one of its own."""

@@ -16,11 +16,11 @@ import msgspec
 from celery._state import connect_on_app_finalize
 from celery.app.context import Context
 from celery.app.followups import never_run, not_started
-from celery.app.runner import ONCE
+from celery.app.runner import ONCE, is_first
 from celery.backends.base import ResultBackend
 from celery.backends.chords import JOIN
 from celery.canvas.ids import fixed_ids
-from celery.canvas.shelf import KEPT, unfold_body
+from celery.canvas.shelf import unfold_body
 from celery.canvas.underway import steps_behind
 from celery.exceptions import BackendError, ChordError, Ignore, Reject
 from celery.states import FAILURE, PROPAGATE_STATES
@@ -90,9 +90,7 @@ class Join:
         store, backend = self.backend.store, self.backend
         if self.app.broker.fuses(store):
             return
-        key = backend.join_key(self.group_id) + "fired"
-        mine = str((self.request.properties or {}).get("delivery_tag")).encode()
-        if not store.add(key, mine, KEPT) and store.get([key]) != [mine]:
+        if not is_first(store, backend.join_key(self.group_id) + "fired", self.request):
             raise Ignore(f"Another copy of this task has seen to the chord {self.group_id}.")
 
     def _results(self) -> tuple[list[Any], str]:

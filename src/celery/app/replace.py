@@ -60,8 +60,8 @@ def add_to_chord(task: Task[..., Any], sig: Any, lazy: bool = False) -> Any:
     if not request.chord or not group_id:
         raise ValueError("This task is in the header of no chord, so nothing can be added to it.")
     added: Any = maybe_signature(sig, app=task.app)
-    before = sum(arrival.grows for arrival in request.arrivals or ())
-    with fixed_ids(f"{request.id}:{request.retries}:add {before}"), _collecting(task, request):
+    request._added += 1
+    with fixed_ids(f"{request.id}:{request.retries}:add {request._added}"), _collecting(task, request):
         result = added.freeze(group_id=group_id, chord=request.chord, root_id=request.root_id)
         # Its place is behind those of all others: a number that no other part of the chord has.
         added.set(group_index=(1 << 32) + int(result.id.replace("-", "")[:12], 16) if _is_hex(result.id) else None)

@@ -11,6 +11,7 @@ from celery.app import trace
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
 from celery.app.nextsteps import cause_of
+from celery.backends.store import Store
 from celery.canvas.ids import fixed_ids
 from celery.exceptions import BackendError, CeleryError, DecodeError, NotRegistered
 from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
@@ -47,6 +48,17 @@ def _writer(tag: Any, task_id: Any, retries: Any, replays: Any) -> str:
     return f"{name}:{replays}" if replays else name
 
 
+def is_first(store: Store, key: str, request: Context) -> bool:
+    """Whether the message of *request* is the first that asks for *key*, or the same one once more.
+
+    A copy of a message that has all in common with it is told from it by not having been delivered before.
+    """
+    mine = str((request.properties or {}).get("delivery_tag")).encode()
+    if store.add(key, mine, ONCE_KEPT):
+        return True
+    return bool((request.delivery_info or {}).get("redelivered")) and store.get([key]) == [mine]
+
+
 class Runner:
     """Decodes a job, hands it to the tracer of its task, and puts what became of it into an `Outcome`."""
 
@@ -70,11 +82,11 @@ class Runner:
             tracer = self.tracers.get(name) or self._tracer(name)
         except Exception as exc:  # noqa: BLE001 - a message that nobody can run goes to the dead set with its reason
             return self._refused(job, message, exc)
-        if ONCE in headers and not self._is_first(message, task_id):
-            return Outcome(job.tag, IGNORED, detail="Another message for the same task was run before this one.")
         request = Context.from_message(
             headers, message.properties, body, hostname=self.hostname, redelivered=job.redelivered
         )
+        if ONCE in headers and not self._is_first(request):
+            return Outcome(job.tag, IGNORED, detail="Another message for the same task was run before this one.")
         effects: list[Record] = []
         fields = request.__dict__
         fields["effects"] = effects
@@ -98,20 +110,18 @@ class Runner:
             )  # fmt: skip
         return self._ended(job, traced, time.monotonic() - started, request)
 
-    def _is_first(self, message: Message, task_id: str) -> bool:
-        """Whether no other message was run for the task, which a ledger in two steps may have sent twice.
+    def _is_first(self, request: Context) -> bool:
+        """Whether no other message was run for the task, of which a ledger in two steps may have sent several.
 
         Where that cannot be found out now, the message is run: once too often is better than never.
         """
         store = self.app.store
-        if store is None:
+        if store is None or request.id is None:
             return True
-        key = self.app.backend.get_key_for_task(task_id, ".once")
-        mine = str(message.properties.get("delivery_tag")).encode()
         try:
-            return store.add(key, mine, ONCE_KEPT) or store.get([key]) == [mine]
+            return is_first(store, self.app.backend.get_key_for_task(request.id, ".once"), request)
         except BackendError as error:
-            logger.warning("Task %s may be run twice: %s", task_id, error)
+            logger.warning("Task %s may be run twice: %s", request.id, error)
             return True
 
     def _tracer(self, name: str) -> Any:
