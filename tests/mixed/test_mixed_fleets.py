@@ -110,8 +110,9 @@ def test_links_are_followed(mixed: Mixed, sender: str) -> None:
     assert sorted(mixed.lines()) == sorted(["3 linked", "one", "two", "failed f1 ValueError ('oh', 7)", "mourned f2"])
 
 
-def test_chains_and_groups_of_an_original_producer_are_run(mixed: Mixed) -> None:
-    producer, _ = roles(mixed, "theirs")
+@senders
+def test_chains_and_groups_are_run(mixed: Mixed, sender: str) -> None:
+    producer, _ = roles(mixed, sender)
     seen = answer(
         producer,
         "from celery import chain, group\n"
@@ -125,6 +126,24 @@ def test_chains_and_groups_of_an_original_producer_are_run(mixed: Mixed) -> None
     assert seen[:2] == [[3, 6, 10], [2 * number for number in range(10)]]
     assert "stop" in seen[2]
     assert seen[3] == "FAILURE"
+
+
+@senders
+def test_chords_are_run(mixed: Mixed, sender: str) -> None:
+    """Also with a header of one, in a chain, and with a part that fails: its body is told."""
+    producer, _ = roles(mixed, sender)
+    seen = answer(
+        producer,
+        "from celery import chain, chord, group\n"
+        "plain = chord([add.s(n, n) for n in range(10)])(total.s())\n"
+        "single = chord([add.s(1, 1)])(total.s())\n"
+        "inside = chain(add.s(1, 1), group(add.s(1), add.s(2)), total.s(), add.s(100)).apply_async()\n"
+        "broken = chord([add.s(1, 1), fail.s('part')])(total.s())\n"
+        "broken.get(timeout=20, propagate=False)\n"
+        "show([plain.get(timeout=20), single.get(timeout=20), inside.get(timeout=20), broken.state,\n"
+        "      type(broken.result).__name__])\n",
+    )
+    assert seen == [90, 2, 107, "FAILURE", "ChordError"]
 
 
 @senders
@@ -251,6 +270,20 @@ def test_both_kinds_share_a_queue(mixed: Mixed, redis_server: RedisServer, task:
     assert ran == {f"ran {number}": 1 for number in range(2 * count)}
     assert redis_server.ask("LLEN", "celery") == 0
     assert redis_server.ask("HLEN", "unacked") == 0
+
+
+def test_both_kinds_run_the_parts_of_one_chord(mixed: Mixed) -> None:
+    """Whoever ends a part counts it where the other kind does, or the body would never run."""
+    mixed.theirs.worker()
+    mixed.ours.worker()
+    for producer in (mixed.theirs, mixed.ours):
+        seen = answer(
+            producer,
+            "from celery import chord\n"
+            "made = [chord([add.s(n, n) for n in range(20)])(total.s()) for _ in range(10)]\n"
+            "show([body.get(timeout=30) for body in made])\n",
+        )
+        assert seen == [380] * 10
 
 
 def test_delayed_tasks_wait_for_whoever_comes(mixed: Mixed) -> None:
