@@ -479,12 +479,22 @@ def test_one_request_records_a_workflow_and_single_tasks_are_none(app: Celery, w
 
 
 def test_records_are_small_and_survive(app: Celery) -> None:
-    canvas = chain(s(app, "a", 1), group(s(app, "b", number) for number in range(2000)), s(app, "c"))
-    result = canvas.apply_async()
+    canvas = chain(
+        s(app, "a", 1), group(*(s(app, "b", number) for number in range(3000)), s(app, "b").set(queue="x")),
+        s(app, "c").set(immutable=True, link=s(app, "d")), chord([s(app, "e")], s(app, "f")),
+    )  # fmt: skip
+    result = canvas.apply_async((5,), queue="y")
     stored = app.backend.get(record.key_of(app, result.id))
-    assert len(stored) < 2002 * 60
+    assert len(stored) < 3005 * 60
     recorded = record.find(app, result.id)
     assert recorded is not None
     packed = record.pack(recorded.canvas)
     assert record.pack(app.signature(record.unpack(packed))) == packed
-    assert len(list(tree_of(recorded.canvas).leaves())) == 2002
+    assert (recorded.args, recorded.options["queue"]) == ([5], "y")
+    leaves = list(tree_of(recorded.canvas).leaves())
+    assert [leaf.signature["kwargs"]["name"] for leaf in leaves] == ["a", *["b"] * 3001, "c", "e", "f"]
+    assert [leaf.signature["args"] for leaf in leaves[:3]] == [[1], [0], [1]]
+    assert leaves[3001].signature["options"]["queue"] == "x"
+    assert leaves[3002].signature["immutable"]
+    assert leaves[3002].signature["options"]["link"]["kwargs"] == {"name": "d"}
+    assert len({leaf.id for leaf in leaves}) == 3005

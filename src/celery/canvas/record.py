@@ -33,8 +33,8 @@ BATCH = 1000
 """Records that are read in one step."""
 MOST = 100
 """Beginnings of one workflow under which its record is named."""
-SMALL = 1000
-"""Bytes up to which it is not compressed."""
+SMALL = 200_000
+"""Bytes up to which it is not compressed: that would take longer than encoding it."""
 DROPPED = frozenset({
     "reply_to", "group_id", "group_index", "chord", "chain", "root_id", "parent_id", "producer", "publisher",
     "connection", "router", "add_to_parent", "result_cls", "event_dispatcher",
@@ -175,29 +175,46 @@ def _decode(app: Celery, value: bytes) -> Recorded:
 
 # -- a signature in few bytes ------------------------------------------------------------------------------------------
 
+RUN = "run"
+"""Says that a list stands for several tasks in a row that differ in their ids and arguments only."""
+BARE = DROPPED | {"task_id"}
+
 
 def pack(signature: Mapping[str, Any]) -> list[Any]:
     """A signature, and those in it, as a list: encoded quickly, and with nothing that says where it is."""
     kind, kwargs, options = signature.get("subtask_type"), signature["kwargs"], _kept(signature.get("options") or {})
     if kind in {"chain", "group"}:
-        parts: Any = [pack(part) for part in kwargs["tasks"]]
+        parts: Any = _pack_all(kwargs["tasks"])
     elif kind == "chord":
         body = kwargs["body"]
-        parts = [
-            [pack(part) for part in members(signature)],
-            pack(body) if body is not None else None,
-            kwargs.get("kwargs") or {},
-        ]
+        parts = [_pack_all(members(signature)), pack(body) if body is not None else None, kwargs.get("kwargs") or {}]
     else:
         parts = kwargs
-    return [
-        kind,
-        signature["task"],
-        list(signature.get("args") or ()),
-        parts,
-        options,
-        bool(signature.get("immutable")),
-    ]
+    return [kind, signature["task"], signature.get("args") or (), parts, options, bool(signature.get("immutable"))]
+
+
+def _pack_all(signatures: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Several signatures. Most of them are calls of one task: those in a row are one list."""
+    packed: list[Any] = []
+    first: Mapping[str, Any] | None = None
+    ids: list[Any] = []
+    args: list[Any] = []
+    for signature in signatures:
+        options = signature["options"]
+        if signature.get("subtask_type") or not options.keys() <= BARE:
+            packed.append(pack(signature))
+            first = None
+            continue
+        if first is None or not (
+            signature["task"] == first["task"]
+            and signature["kwargs"] == first["kwargs"]
+            and signature["immutable"] == first["immutable"]
+        ):
+            first, ids, args = signature, [], []
+            packed.append([RUN, first["task"], first["kwargs"], bool(first["immutable"]), ids, args])
+        ids.append(options.get("task_id"))
+        args.append(signature["args"])
+    return packed
 
 
 def unpack(data: list[Any]) -> dict[str, Any]:
@@ -205,7 +222,7 @@ def unpack(data: list[Any]) -> dict[str, Any]:
     kind, task, args, parts, options, immutable = data
     kwargs: Any = parts
     if kind in {"chain", "group"}:
-        kwargs = {"tasks": [unpack(part) for part in parts]}
+        kwargs = {"tasks": _unpack_all(parts)}
     elif kind == "chord":
         tasks, body, given = parts
         own = {"task_id": options["task_id"]} if "task_id" in options else {}
@@ -214,6 +231,19 @@ def unpack(data: list[Any]) -> dict[str, Any]:
     return {
         "task": task, "args": args, "kwargs": kwargs, "options": options, "subtask_type": kind, "immutable": immutable,
     }  # fmt: skip
+
+
+def _unpack_all(packed: list[Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for data in packed:
+        if data[0] != RUN:
+            found.append(unpack(data))
+            continue
+        _, task, kwargs, immutable, ids, args = data
+        for id, each in zip(ids, args, strict=True):
+            options = {} if id is None else {"task_id": id}
+            found.append(unpack([None, task, each, dict(kwargs), options, immutable]))
+    return found
 
 
 def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
