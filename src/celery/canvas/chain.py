@@ -429,7 +429,7 @@ def _with_body(left: Any, right: Any) -> Any:
     copy = left.clone()
     if copy.body is None:
         raise TypeError("This chord has no body, so nothing can follow it: chord(header, body) | task.")
-    copy.body = follow(copy.body, right)
+    copy.body = follow(unroll_group(copy.body), right)
     return copy
 
 
