@@ -53,8 +53,6 @@ class Signature(dict[str, Any], Generic[R_co]):
     TYPES: ClassVar[dict[str, type[Signature[Any]]]] = {}
     _app: Celery | None = None
     _type: Task[..., R_co] | None = None
-    _OF_THE_PLACE: ClassVar[frozenset[str]] = frozenset({"group_id", "stamped_headers"})
-    """Options that say where in a canvas a task is: an immutable signature does not take them from its caller."""
 
     if TYPE_CHECKING:
         task: str
@@ -205,13 +203,14 @@ class Signature(dict[str, Any], Generic[R_co]):
         force: bool = False,
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
         mine, given = self.options, options or {}
-        if self.immutable and not force:
-            place = {key: value for key, value in given.items() if key not in self._OF_THE_PLACE or key not in mine}
-            return tuple(self.args), self.kwargs, {**mine, **place}
         merged = {**mine, **given}
         if mine.get("stamped_headers") and given.get("stamped_headers"):
             merged["stamped_headers"] = sorted({*mine["stamped_headers"], *given["stamped_headers"]})
             merged.update({key: mine[key] for key in mine["stamped_headers"] if key in mine})
+        if self.immutable and not force:
+            if "group_id" in mine:
+                merged["group_id"] = mine["group_id"]
+            return tuple(self.args), self.kwargs, merged
         return (
             (*args, *self.args) if args else tuple(self.args),
             {**self.kwargs, **kwargs} if kwargs else self.kwargs,
