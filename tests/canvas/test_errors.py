@@ -36,9 +36,7 @@ def test_chains_groups_and_chords_are_callbacks_too(stage: Stage) -> None:
         chord([stage.same.si("chord 1"), stage.same.si("chord 2")], stage.same.si("chord 3")),
     ]
     stage.app.signature("fail", link_error=forms).apply_async()
-    said = [
-        f"{form} {number}" for form, last in (("chain", 2), ("group", 2), ("chord", 3)) for number in range(1, last + 1)
-    ]
+    said = [*(f"{form} {number}" for form in ("chain", "group", "chord") for number in (1, 2)), "chord 3"]
     assert stage.counted(7) == Counter(("same", text) for text in said)
 
 
@@ -79,7 +77,7 @@ def test_steps_behind_a_failed_one_have_failed_with_it(stage: Stage, place: int)
     steps = [stage.same.si(number).set(task_id=task_id) for number, task_id in enumerate(task_ids)]
     steps[place] = stage.fail.si().set(task_id=task_ids[place])
     chain(steps).on_error(stage.told.s()).apply_async()
-    assert [note for note in stage.notes(1, "told")] == [("told", task_ids[place], "ValueError", "no")]
+    assert stage.notes(1, "told") == [("told", task_ids[place], "ValueError", "no")]
     states = [stage.meta(result)["status"] for result in results(stage, task_ids)]
     assert states == ["SUCCESS"] * place + ["FAILURE"] * (4 - place)
     assert all(isinstance(stage.error(result), ValueError) for result in results(stage, task_ids[place:]))
@@ -221,13 +219,8 @@ def test_nested_chords_fail_one_after_the_other(stage: Stage) -> None:
 
 
 def test_callback_of_what_follows_a_chord_is_called_where_it_fails(stage: Stage) -> None:
-    line = (
-        group(stage.add.s(1), stage.add.s(2))
-        | stage.total.s()
-        | stage.fail.s().on_error(stage.told.s())
-        | stage.same.s()
-    )
-    result = line.apply_async()
+    broken = stage.fail.s().on_error(stage.told.s())
+    result = (group(stage.add.s(1), stage.add.s(2)) | stage.total.s() | broken | stage.same.s()).apply_async()
     assert isinstance(stage.error(result), ValueError)
     assert [note[:3] for note in stage.notes(1, "told")] == [("told", result.parent.id, "ValueError")]
 
