@@ -29,6 +29,12 @@ def add(x: float, y: float = 0) -> float:
 
 
 @app.task
+def slow_add(x: float, y: float = 0) -> float:
+    time.sleep(0.02)
+    return x + y
+
+
+@app.task
 def echo(*args: Any, **kwargs: Any) -> Any:
     return [list(args), kwargs]
 
@@ -113,3 +119,10 @@ def sign(request: Any, exc: Any, traceback: Any) -> None:
 def mourn(task_id: str) -> None:
     """An error callback with one."""
     note("mourned", task_id)
+
+
+@app.task(bind=True)
+def grow(self: Any, value: float) -> float:
+    """Adds another task to the chord it is in."""
+    self.add_to_chord(add.s(100))
+    return value
