@@ -53,7 +53,7 @@ class group(Composite[R_co]):  # noqa: N801 - the public name
         def __init__(self, *tasks: Any, **options: Any) -> None:
             parts = gather(tasks)
             if len(tasks) == 1 and isinstance(tasks[0], group):
-                parts = [task.clone() for task in tasks[0].tasks]
+                parts = [hand_on(tasks[0].options, task.clone(tasks[0].args)) for task in tasks[0].tasks]
             elif not all(isinstance(part, Signature) for part in parts):
                 parts = as_signatures(parts, options.get("app"))
             self._fill({"tasks": parts}, options, task="celery.group", subtask_type="group")

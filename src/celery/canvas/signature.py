@@ -169,7 +169,7 @@ class Signature(dict[str, Any], Generic[R_co]):
             return self._twin()
         else:
             new_args, new_kwargs, new_opts = self.args, self.kwargs, self.options
-        copy = Signature.from_dict(
+        copy = type(self).from_dict(
             {
                 "task": self.task,
                 "args": tuple(new_args),
@@ -367,7 +367,7 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Signature[R_co]:
         memo[id(self)] = self
-        copy = Signature.from_dict(deepcopy(dict(self), memo), app=self._app)
+        copy = type(self).from_dict(deepcopy(dict(self), memo), app=self._app)
         copy._type = self._type
         return cast("Signature[R_co]", copy)
 
