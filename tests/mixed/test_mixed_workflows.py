@@ -96,12 +96,12 @@ def test_results_of_both_kinds_have_the_same_children(mixed: Mixed, sender: str)
     assert seen == [1, [12, 22], ["GroupResult"], 2]
 
 
-@pytest.mark.parametrize("kinds", ["one of each", "two of ours"])
+@pytest.mark.parametrize("kinds", ["one of each", "two of ours", "compressed"])
 def test_header_tasks_of_one_chord_run_on_workers_of_both_kinds(
     make_mixed: Callable[..., Mixed], redis_server: RedisServer, kinds: str
 ) -> None:
     """30 chords of 12 tasks, half of them sent by each kind. The body notes what it was given: once, and all of it."""
-    mixed = make_mixed()
+    mixed = make_mixed(**({"result_compression": "gzip"} if kinds == "compressed" else {}))
     chords, size = 15, 12
     ids: list[str] = []
     for sender, first in ((mixed.ours, 0), (mixed.theirs, chords)):

@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 
 from celery._state import get_current_worker_task
 from celery.app.context import Context, request_field
+from celery.backends.compression import compress_payload
 from celery.backends.keyvalue import BaseKeyValueStoreBackend
 from celery.wire.message import Arrival, Outgoing, Record
 from celery.wire.protocol import encode_envelope, task_message
@@ -57,6 +58,8 @@ class ChordParts(BaseKeyValueStoreBackend):
         chord: Mapping[str, Any] = request_field(request, "chord")
         key = self.join_key(group_id)
         value = dumps([1, task_id, state, self.encode_result(result, state)], self.serializer)[2]
+        if self.compression is not None:
+            value = compress_payload(value, self.compression)
         self._arrive(
             request,
             Arrival(
