@@ -74,12 +74,12 @@ def test_from_call_to_result_without_a_password_anywhere(on: Any, worker: Any, l
         ask("call", "single.no_such_task")
         running.expect("dead set")
         ask("dead", "list")
-        ask("queues")
-        ask("call", "single.add", "--countdown", "3600")
-        ask("purge", "-f")
         locked.restart()
         assert ask("result", ask("call", "single.add", "-a", "[1, 1]").strip()) == "2\n"
-        assert running.stop() == 0
+        ask("control", "-d", NODE, "add_consumer", "extra")
+        assert "extra" in ask("inspect", "-d", NODE, "active_queues")
+        on(url, "control", "-t", "0.2", "shutdown")
+        assert running.process.wait(timeout=30) == 0
         said.append(running.text())
     assert "redis://:**@127.0.0.1" in said[-1]
     assert [text for text in said if SECRET in text] == []
@@ -135,15 +135,6 @@ def test_rubbish_is_listed_and_dropped(on: Any, worker: Any, redis_url: str, red
     assert on(redis_url, "dead", "drop", str(entries[0]["tag"])).out == "Dropped 1 message.\n"
     assert on(redis_url, "dead", "drop", "--all").out == "Dropped 2 messages.\n"
     assert on(redis_url, "dead", "list").out == "No message is dead.\n"
-
-
-def test_a_worker_is_told_to_stop(on: Any, worker: Any, redis_url: str) -> None:
-    with worker(*SOLO, CELERY_BROKER_URL=redis_url) as running:
-        assert on(redis_url, "control", "-d", NODE, "add_consumer", "extra").code == 0
-        assert "extra" in on(redis_url, "inspect", "-d", NODE, "active_queues").out
-        assert on(redis_url, "control", "-t", "0.2", "shutdown").code in {0, 69}
-        assert running.process.wait(timeout=30) == 0
-    assert on(redis_url, "status", "-t", "0.3").code == 69
 
 
 # -- what there should be ----------------------------------------------------------------------------------------------
