@@ -122,7 +122,9 @@ def alike(value: Any) -> Any:
             for name, item in value["options"].items()
             if item is not None and not (name == "chain" and item == []) and not (name in LEAKS and item is not True)
         }
-        value = {name: item for name, item in value.items() if name not in {"chord_size", "continues"}} | {"options": options}
+        value = {name: item for name, item in value.items() if name not in {"chord_size", "continues"}} | {
+            "options": options
+        }
     if {"callbacks", "chain"} <= set(value):
         value = {name: item or None for name, item in value.items()}
     return {name: alike(item) for name, item in value.items()}
