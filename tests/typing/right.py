@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from celery import Celery, Signature, Task, current_app, shared_task, signature
-from celery.result import AsyncResult, EagerResult
+from celery import (
+    Celery,
+    Signature,
+    Task,
+    chain,
+    chord,
+    chunks,
+    current_app,
+    group,
+    shared_task,
+    signature,
+    xmap,
+)
+from celery.result import AsyncResult, EagerResult, GroupResult
 
 app = Celery("typed", broker="memory://", backend="memory://", task_acks_late=True)
 
@@ -108,6 +120,22 @@ async def caller() -> None:
     result = await add.adelay(1)
     assert_type(await result.aget(), int)
 
+
+assert_type(add.s(1) | greet.s(), Signature[str])
+assert_type((add.s(1) | greet.s()).delay().get(), str)
+assert_type(chain(add.s(1), greet.s()), chain[str])
+assert_type(chain(add.s(1), add.s(2), greet.s(loud=True)).apply_async().get(), str)
+assert_type(chain(add.s(x) for x in range(3)), chain[Any])
+assert_type(group(add.s(1), add.s(2)), group[int])
+assert_type(group(add.s(x) for x in range(3)).delay(), GroupResult)
+assert_type(chord([add.s(1)], greet.s()), chord[str])
+assert_type(chord([add.s(1)], greet.s()).delay().get(), str)
+assert_type(chord(group(add.s(1)))(greet.s()), AsyncResult[str])
+assert_type(chain(group(add.s(1), add.s(2)), greet.s()).delay().get(), str)
+assert_type(add.chunks([(1, 2)], 1).delay(), GroupResult)
+assert_type(add.map([1]), xmap[int])
+assert_type(chunks(add.s(), 2, [1, 2]).group(), group[list[int]])
+chain(chord([add.s(1)])(greet.s()), greet.s()).link_error(shared_plain.s())
 
 with app.bulk():
     add.delay(1)

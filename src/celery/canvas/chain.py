@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from celery.canvas.chord import chord as make_chord
 from celery.canvas.composite import (
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from celery.app.base import Celery
     from celery.result import AsyncResult
 
+    AnyStep = Signature[Any] | Mapping[str, Any] | AsyncResult[Any]
+
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
 @Signature.register_type("chain")
@@ -44,12 +47,33 @@ class chain(Composite[R_co]):  # noqa: N801 - the public name
     if TYPE_CHECKING:
         tasks: list[Signature[Any]]
 
+        @overload
+        def __init__(self: chain[T], last: Signature[T], /, *, app: Celery | None = None, **options: Any) -> None: ...
+        @overload
         def __init__(
-            self,
-            *tasks: Signature[Any] | Mapping[str, Any] | Iterable[Signature[Any] | Mapping[str, Any]],
+            self: chain[T], a: AnyStep, last: Signature[T], /, *, app: Celery | None = None, **options: Any
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: chain[T], a: AnyStep, b: AnyStep, last: Signature[T], /, *, app: Celery | None = None, **options: Any
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: chain[T],
+            a: AnyStep,
+            b: AnyStep,
+            c: AnyStep,
+            last: Signature[T],
+            /,
+            *,
             app: Celery | None = None,
             **options: Any,
         ) -> None: ...
+        @overload
+        def __init__(
+            self: chain[Any], /, *tasks: AnyStep | Iterable[AnyStep], app: Celery | None = None, **options: Any
+        ) -> None: ...
+        def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None: ...
     else:
         tasks = _Field("tasks", "kwargs")
 

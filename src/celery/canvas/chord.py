@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from celery.app.context import Context
 from celery.app.followups import call_errbacks
@@ -57,16 +57,29 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
         header: Any
         body: Signature[R_co]
 
+        @overload
         def __init__(
-            self,
+            self: chord[R],
             header: Signature[Any] | Iterable[Signature[Any] | Mapping[str, Any]],
-            body: Signature[R_co] | None = None,
+            body: Signature[R],
             task: str = "celery.chord",
             args: Iterable[Any] | None = None,
             kwargs: Mapping[str, Any] | None = None,
             app: Celery | None = None,
             **options: Any,
         ) -> None: ...
+        @overload
+        def __init__(
+            self: chord[Any],
+            header: Signature[Any] | Iterable[Signature[Any] | Mapping[str, Any]],
+            body: Mapping[str, Any] | None = None,
+            task: str = "celery.chord",
+            args: Iterable[Any] | None = None,
+            kwargs: Mapping[str, Any] | None = None,
+            app: Celery | None = None,
+            **options: Any,
+        ) -> None: ...
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None: ...
     else:
         header = tasks = _Field("header", "kwargs")
         body = _Field("body", "kwargs")
@@ -100,14 +113,21 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
-    def __call__(self, body: Signature[R] | None = None, **options: Any) -> AsyncResult[R]:  # type: ignore[override]
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def __call__(self, body: Signature[R], **options: Any) -> AsyncResult[R]: ...
+        @overload
+        def __call__(self, body: None = None, **options: Any) -> AsyncResult[R_co]: ...
+
+    def __call__(self, body: Any = None, **options: Any) -> Any:
         """Send it, with *body* if it has none yet; the result of the body.
 
         `delay()` of that result gives it back: the chord is under way.
         """
         group_id = options.setdefault("header_id", new_id())
         result = self.apply_async((), {"body": body} if body else {}, stays_open=True, **options)
-        return cast("AsyncResult[R]", mark_as_under_way(result, group_id))
+        return mark_as_under_way(result, group_id)
 
     def apply_async(
         self,

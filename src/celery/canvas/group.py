@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from celery._state import get_current_worker_task
 from celery.canvas.composite import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from celery.result import GroupResult
 
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
 @Signature.register_type("group")
@@ -41,12 +42,26 @@ class group(Composite[R_co]):  # noqa: N801 - the public name
     if TYPE_CHECKING:
         tasks: list[Signature[R_co]]
 
+        @overload
+        def __init__(self: group[Any], /, *, app: Celery | None = None, **options: Any) -> None: ...
+        @overload
         def __init__(
-            self,
-            *tasks: Signature[R_co] | Mapping[str, Any] | Iterable[Signature[R_co] | Mapping[str, Any]],
+            self: group[T], first: Signature[T], /, *tasks: Signature[T], app: Celery | None = None, **options: Any
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: group[T], tasks: Iterable[Signature[T]], /, *, app: Celery | None = None, **options: Any
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: group[Any],
+            tasks: Iterable[Mapping[str, Any]] | Mapping[str, Any],
+            /,
+            *more: Mapping[str, Any],
             app: Celery | None = None,
             **options: Any,
         ) -> None: ...
+        def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None: ...
     else:
         tasks = _Field("tasks", "kwargs")
 

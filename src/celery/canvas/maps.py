@@ -23,7 +23,7 @@ class _Map(Signature[R_co]):
     _task_name: ClassVar[str]
     _form: ClassVar[str]
 
-    def __init__(self, task: Any, it: Any, **options: Any) -> None:
+    def __init__(self, task: Task[..., R_co] | Signature[R_co], it: Iterable[Any], **options: Any) -> None:
         super().__init__(self._task_name, (), {"task": _signature_of(task), "it": list(it)}, immutable=True, **options)
 
     @classmethod
@@ -77,7 +77,7 @@ class chunks(Signature[R_co]):  # noqa: N801 - the public name
     are no tuples or lists are then single arguments.
     """
 
-    def __init__(self, task: Any, it: Any, n: Any, **options: Any) -> None:
+    def __init__(self, task: Task[..., R_co] | Signature[R_co], it: Any, n: Any, **options: Any) -> None:
         if isinstance(it, int) and not isinstance(n, int):
             it, n = [item if isinstance(item, tuple | list) else (item,) for item in n], it
         if not isinstance(n, int) or n < 1:

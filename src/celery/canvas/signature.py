@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+S = TypeVar("S", bound="Signature[Any]")
 
 FOLLOW: list[Callable[[Any, Any], Any]] = []
 """What `|` does, given by `canvas.compose`, which knows all kinds of signatures."""
@@ -394,10 +395,10 @@ class Signature(dict[str, Any], Generic[R_co]):
         return self.apply_async().get()
 
     @classmethod
-    def register_type(cls, name: str | None = None) -> Callable[[type[Signature[Any]]], type[Signature[Any]]]:
+    def register_type(cls, name: str | None = None) -> Callable[[type[S]], type[S]]:
         """Decorator: *name* as `subtask_type` leads to this class."""
 
-        def register(subclass: type[Signature[Any]]) -> type[Signature[Any]]:
+        def register(subclass: type[S]) -> type[S]:
             Signature.TYPES[name or subclass.__name__] = subclass
             return subclass
 
