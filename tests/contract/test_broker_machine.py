@@ -28,10 +28,12 @@ from celery.brokers.memory import MemoryBroker
 from celery.brokers.redis import RedisBroker
 from celery.brokers.sqlite import SQLiteBroker
 from celery.utils.clock import FakeClock
-from celery.wire.message import Delivery, Outgoing, Record, Settlement
+from celery.wire.message import Arrival, Delivery, Outgoing, Record, Settlement
 from rig.redis import RedisServer
 
 QUEUES = ("a", "b")
+JOIN = 2
+"""Parts of a join."""
 LEASE = 30.0
 
 
@@ -49,9 +51,12 @@ class Expected:
     started: bool = False
     deliveries: int = 0
     interrupted: bool = False
+    inner: bool = False
 
     def urgency(self, can: Capabilities) -> int:
-        """0 is served first."""
+        """What is smallest is served first."""
+        if self.inner:
+            return -1
         step = bisect_right(can.steps, self.priority) - 1
         return step if can.most_urgent == 0 else len(can.steps) - 1 - step
 
@@ -59,6 +64,25 @@ class Expected:
         if self.started:
             self.deliveries, self.interrupted = self.deliveries + 1, crashed
         self.kind, self.started, self.fence = "ready", False, 0
+
+
+@dataclass
+class Join:
+    """What has arrived at a join: parts by index, and those that only make it wait for more."""
+
+    parts: dict[str, bytes] = field(default_factory=dict)
+    grown: set[str] = field(default_factory=set)
+    last: str = ""
+
+    def arrive(self, arrival: Arrival) -> bool:
+        """Whether the arrival completes it."""
+        if not self.last and arrival.grows:
+            self.grown.add(arrival.index)
+        elif not self.last:
+            self.parts.setdefault(arrival.index, arrival.value)
+            if len(self.parts) == arrival.size + len(self.grown):
+                self.last = arrival.index
+        return self.last == arrival.index
 
 
 @dataclass(eq=False)
@@ -85,6 +109,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.broker, self.store = self.make()
         self.messages: dict[str, Expected] = {}
         self.results: dict[str, bytes] = {}
+        self.joins: dict[str, Join] = {}
+        self.parts = 0
         self.revocations: dict[str, float] = {}
         self.everyone: list[Party] = []
         self.places = 0
@@ -140,6 +166,18 @@ class BrokerMachine(RuleBasedStateMachine):
         self.claim(party, limit)
         if run and party.held[before:]:
             self.run(party, party.held[before:])
+
+    @precondition(living)
+    @rule(data=st.data(), limit=st.integers(1, 5), again=st.booleans())
+    def serve(self, data: st.DataObject, limit: int, *, again: bool) -> None:
+        """From claim to settlement, without anything in between; *again*: with what comes of it."""
+        party = data.draw(st.sampled_from(self.living()))
+        for _ in range(1 + again):
+            before = len(party.held)
+            self.claim(party, limit)
+            if party.held[before:]:
+                self.run(party, party.held[before:])
+                self.finish(party, [(delivery, "done") for delivery in party.held[before:]])
 
     def claim(self, party: Party, limit: int) -> None:
         if not party.registered:
@@ -197,17 +235,20 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def finish(self, party: Party, endings: list[tuple[Delivery, str]]) -> None:
         settlements, expected = [], []
+        joined: list[str] = []
         for delivery, verb in endings:
             body = delivery.envelope.decode()
             record = Record(body, f"{verb}-{delivery.fence}".encode())
             message = self.owns(party, delivery)
             expected.append(message is not None)
             follow_up = Outgoing(b"", party.queue)
+            arrivals: tuple[Arrival, ...] = ()
             if message is not None:
                 self.results.setdefault(body, record.value)
                 self.end(message, verb)
                 if verb == "done":
                     follow_up = self.enter(party.queue, 0, 0.0)
+                    arrivals = self.arrivals(body, party.queue, joined)
             settlements.append(
                 Settlement(
                     delivery,
@@ -216,15 +257,36 @@ class BrokerMachine(RuleBasedStateMachine):
                     reason=verb,
                     records=(record,),
                     messages=(follow_up,) if verb == "done" else (),
+                    arrivals=arrivals or (Arrival("lost.", f"{body}:0", b"lost", 1),) if verb == "done" else (),
                 )
             )
         # The follow-ups come after everything that this batch puts back.
         follow_ups = [
             s.messages[0].envelope.decode() for s, ok in zip(settlements, expected, strict=True) if ok and s.messages
         ]
-        for body in follow_ups:
+        for body in [*follow_ups, *joined]:
             self.messages[body].place = self.place()
         assert party.consumer.settle(settlements) == expected
+
+    def arrivals(self, body: str, queue: str, joined: list[str]) -> tuple[Arrival, ...]:
+        """What the end of message *body* means to the join that it is the next part of, also in the model.
+
+        *joined* is given the messages of joins that are complete by it.
+        """
+        number, self.parts = self.parts, self.parts + 1
+        group, place = f"join{number // JOIN}.", number % JOIN
+        message = self.enter(queue, 0, 0.0)
+        sent = Outgoing(message.envelope, queue, inner=number % 2 == 0, task_id=message.task_id)
+        found = [Arrival(group, f"{body}:{place}", b"part %d" % number, JOIN - 1, sent)]
+        if place == 0:
+            found.insert(0, Arrival(group, f"+{body}", b"", 0, grows=True))
+        join = self.joins.setdefault(group, Join())
+        if [join.arrive(arrival) for arrival in found][-1]:
+            joined.append(message.task_id)
+            self.messages[message.task_id].inner = sent.inner
+        else:
+            del self.messages[message.task_id]
+        return tuple(found)
 
     def end(self, message: Expected, verb: str) -> None:
         message.come_back(crashed=False)
@@ -354,6 +416,10 @@ class BrokerMachine(RuleBasedStateMachine):
                 later,
                 dead,
             )
+        for group, join in self.joins.items():
+            in_order = sorted(join.parts, key=lambda index: int(index.rpartition(":")[2]))
+            assert self.store.arrived(group) == [join.parts[index] for index in in_order]
+        assert self.store.arrived("lost.") == []
         keys = sorted(self.results)
         assert self.store.get(keys) == [self.results[key] for key in keys]
 

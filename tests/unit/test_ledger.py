@@ -10,7 +10,7 @@ import pytest
 from celery.backends.memory import MemoryStore
 from celery.brokers.base import Consumer
 from celery.brokers.memory import MemoryBroker
-from celery.exceptions import BackendError
+from celery.exceptions import BackendError, BrokerError
 from celery.utils.clock import FakeClock
 from celery.wire.message import Arrival, Delivery, Outgoing, Record, Settlement
 from celery.worker.ledger import Ledger
@@ -124,3 +124,71 @@ def test_without_a_store_messages_are_sent_all_the_same() -> None:
     assert isinstance(delivery, Delivery)
     ledger.commit(consumer, [Settlement(delivery, messages=(Outgoing(b"next", "q"),))])
     assert [found.envelope for found in consumer.claim(9)] == [b"next"]
+
+
+def parts(*numbers: int, size: int = 2) -> tuple[Arrival, ...]:
+    """Parts of one join, and the message that is sent when it is complete."""
+    joined = Outgoing(b"joined", "q", task_id="joined")
+    return tuple(Arrival("join.", f"id{number}:{number}", b"%d" % number, size, joined) for number in numbers)
+
+
+def test_message_of_a_join_is_sent_by_whoever_completes_it(case: Case) -> None:
+    case.broker.publish([Outgoing(b"second", "q")])
+    [second] = case.consumer.claim(1)
+    case.ledger.commit(case.consumer, [Settlement(case.delivery, arrivals=parts(0))])
+    assert case.consumer.claim(9) == []
+    case.ledger.commit(case.consumer, [Settlement(second, arrivals=parts(1))])
+    assert [delivery.envelope for delivery in case.consumer.claim(9)] == [b"joined"]
+    assert case.store.arrived("join.") == [b"0", b"1"]
+
+
+def test_both_parts_of_a_join_in_one_batch(case: Case) -> None:
+    case.broker.publish([Outgoing(b"second", "q")])
+    [second] = case.consumer.claim(1)
+    batch = [Settlement(second, arrivals=parts(1)), Settlement(case.delivery, arrivals=parts(0))]
+    assert case.ledger.commit(case.consumer, batch) == []
+    assert [delivery.envelope for delivery in case.consumer.claim(9)] == [b"joined"]
+
+
+class Refusing(MemoryBroker):
+    """Takes no message as long as it is told not to."""
+
+    down = False
+
+    def publish(self, messages: Any) -> None:
+        if self.down:
+            raise BrokerError("out of reach")
+        super().publish(messages)
+
+
+def test_split_message_of_a_join_is_sent_again_after_a_crash() -> None:
+    """Between the arrival that completes the join and the message: who executes the part again sends it."""
+    place = f"ledger{next(PLACES)}"
+    broker, store = Refusing(f"memory://{place}"), MemoryStore(f"memory://{place}x")
+    broker.publish([Outgoing(b"part", "q")])
+    crashed = broker.consumer(["q"], name="crashed")
+    [delivery] = crashed.claim(1)
+    crashed.start([delivery])
+    broker.down = True
+    with pytest.raises(BrokerError):
+        Ledger(broker, store).commit(crashed, [Settlement(delivery, arrivals=parts(7, size=1))])
+    assert store.arrived("join.") == [b"7"]
+    crashed.close()
+
+    broker.down = False
+    heir = broker.consumer(["q"], name="heir")
+    [again] = heir.claim(1)
+    assert Ledger(broker, store).commit(heir, [Settlement(again, arrivals=parts(7, size=1))]) == []
+    assert [found.envelope for found in heir.claim(9)] == [b"joined"]
+
+
+def test_split_what_was_sent_is_not_sent_twice_when_the_settlement_fails() -> None:
+    place = f"ledger{next(PLACES)}"
+    broker, store = MemoryBroker(f"memory://{place}"), MemoryStore(f"memory://{place}x")
+    ledger, consumer = Ledger(broker, store), broker.consumer(["q"], name="w")
+    broker.publish([Outgoing(b"part", "q")])
+    [delivery] = consumer.claim(1)
+    left = ledger.prepare([Settlement(delivery, arrivals=parts(0, size=1))])
+    assert left == ledger.prepare(left)
+    assert ledger.commit(consumer, left) == []
+    assert [found.envelope for found in consumer.claim(9)] == [b"joined"]

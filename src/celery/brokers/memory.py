@@ -374,12 +374,12 @@ class MemoryConsumer(Consumer):
         self._check_records(any(s.records or s.messages or s.arrivals for s in settlements))
         now = self._clock.time()
         space = self._space
-        applied = []
+        applied, joined = [], list[Outgoing]()
         with space.lock:
             # Routing can fail, and then nothing may have been done.
             targets = [[space.targets(follow_up) for follow_up in s.messages] for s in settlements]
-            for joined in (a.message for s in settlements for a in s.arrivals if a.message is not None):
-                space.targets(joined)
+            for sent in (a.message for s in settlements for a in s.arrivals if a.message is not None):
+                space.targets(sent)
             for settlement in settlements:
                 message = self._held(settlement.delivery)
                 applied.append(message is not None)
@@ -390,8 +390,9 @@ class MemoryConsumer(Consumer):
                     for follow_up, names in zip(settlement.messages, routed, strict=True):
                         space.push(follow_up, names, now)
                     if self._store is not None:
-                        for joined in self._store.write(None, settlement.records, settlement.arrivals):
-                            space.push(joined, space.targets(joined), now)
+                        joined += self._store.write(None, settlement.records, settlement.arrivals)
+            for sent in joined:
+                space.push(sent, space.targets(sent), now)
         return applied
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
