@@ -18,7 +18,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     ("1 wire", ["wire.message", "wire.serialization", "wire.*", "wire", "security*"]),
     ("2 ports", ["redis", "redis.address", "redis.scripts", "redis.link", "redis.channel", "redis.envelopes",
                  "backends.store", "backends", "brokers.base", "redis.outbox", "redis.*", "brokers.sqlitebus", "brokers", "concurrency.base", "concurrency.window", "concurrency.outcomes", "concurrency.frames", "concurrency.child",
-                 "concurrency.template", "concurrency.slot", "concurrency", "drivers"]),
+                 "concurrency.process", "concurrency.template", "concurrency.nursery", "concurrency.slot", "concurrency", "drivers"]),
     ("4 app", ["_state", "app.einfo", "app.context", "app.followups", "app.resulttree",
                "app.callbacks", "app.gathering", "app.asyncresult", "app.resultset", "result",
                "backends.compression", "backends.backend", "backends.polling", "backends.keyvalue",

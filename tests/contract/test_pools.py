@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from celery.concurrency import nursery
 from celery.concurrency.base import PoolOptions
 from celery.concurrency.prefork import PreforkPool
 from celery.concurrency.solo import SoloPool
@@ -40,6 +41,32 @@ class TestPreforkPoolOneByOne(PoolContract):
     options: ClassVar[dict[str, Any]] = {"window": 1}
 
     test_tiny_jobs_open_the_window = None
+
+
+class TestPreforkPoolElsewhere(PoolContract):
+    """Where a system does not let a worker adopt the children of its template."""
+
+    pool_class = PreforkPool
+
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(nursery, "can_adopt", lambda: False)
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+
+
+def test_interpreters_are_watched_without_handles_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    pool = PreforkPool(1, pools.boot, PoolOptions(start_method="spawn"))
+    pool.start()
+    try:
+        found = pools.by_tag(pools.run(pool, pools.jobs("exit 3", f"die {int(signal.SIGKILL)}", "echo x")))
+        assert [found[tag].detail for tag in (1, 2, 3)] == [
+            "Worker exited prematurely: exitcode 3.",
+            "Worker exited prematurely: signal 9 (SIGKILL).",
+            "x",
+        ]
+    finally:
+        assert pool.stop(10) == []
 
 
 def test_spawned_children_run_jobs() -> None:
@@ -135,6 +162,22 @@ pool.stop(10)
     assert run_script(tmp_path, body) == ["__main__", "__mp_main__", "exit handler"]
 
 
+def test_a_main_module_that_starts_a_pool_wherever_it_is_imported_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text("""
+from celery.concurrency.prefork import PreforkPool
+from celery.contrib.testing.contract import pools
+
+def boot():
+    return pools.boot()
+
+PreforkPool(1, boot).start()
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "The pool could not start: RuntimeError: The main module starts processes when it is imported" in done.stderr
+
+
 def test_a_pool_that_nobody_stops_does_not_keep_its_process(tmp_path: Path) -> None:
     body = f"""
 pool = PreforkPool(2, pools.boot)
@@ -162,7 +205,23 @@ pools.run(pool, pools.jobs("echo x"))
 pool.stop(10)
 """
     # Once here and once in the template; not in the six children.
-    assert run_script(tmp_path, body) == ["__main__", "imported", "imported"]
+    assert run_script(tmp_path, body.replace("(preload", "(max_tasks=100, preload")) == ["__main__", *["imported"] * 2]
+
+
+def test_a_template_that_has_ended_is_made_again_for_a_replacement(tmp_path: Path) -> None:
+    (tmp_path / "preloaded.py").write_text(
+        "from celery.contrib.testing.contract.pools import write_line\n"
+        f"write_line({str(tmp_path / 'diary')!r}, 'imported')\n"
+    )
+    body = """
+pool = PreforkPool(3, pools.boot, PoolOptions(preload=("preloaded",)))
+pool.start()
+note("started")
+pools.run(pool, pools.jobs(*["exit 1"] * 3))
+pools.run(pool, pools.jobs("echo x"))
+pool.stop(10)
+"""
+    assert run_script(tmp_path, body) == ["__main__", "imported", "started", "imported"]
 
 
 def test_a_preloaded_module_that_breaks_is_a_pool_error(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
+from celery.concurrency import nursery
+from celery.concurrency.base import PoolOptions
 from celery.concurrency.prefork import PreforkPool
 from celery.contrib.testing.contract import pools
 from celery.wire.message import Job
@@ -109,12 +110,31 @@ def test_hard_limits_and_withdrawals_under_load_run_nothing_twice(tmp_path: Path
 
 
 def test_the_pool_outlives_its_template() -> None:
+    # Given a pool that keeps its template
+    pool = PreforkPool(2, pools.boot, PoolOptions(max_tasks=1000))
+    pool.start()
+    try:
+        before, template = pool.pids(), pool.nursery.pid
+        # When that is killed, its children live on
+        os.kill(template, signal.SIGKILL)
+        pools.wait_until(pool, lambda: not pool.nursery.runs)
+        assert pool.pids() == before
+        # And those that come after them are forked from a new one
+        found = pools.by_tag(pools.run(pool, pools.jobs("exit 1", "exit 1", *["echo x"] * 100)))
+        assert Counter(outcome.state for outcome in found.values()) == {"LOST": 2, "SUCCESS": 100}
+        assert pool.nursery.runs
+        assert pool.nursery.pid != template
+        assert not any(alive(pid) for pid in (*before, template))
+    finally:
+        pool.terminate()
+
+
+def test_where_orphans_are_not_adopted_children_go_with_their_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nursery, "can_adopt", lambda: False)
     pool = PreforkPool(2, pools.boot)
     pool.start()
     try:
-        template = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-        assert template is not None
-        before = set(pool.pids())
+        before, template = set(pool.pids()), pool.nursery.pid
         os.kill(template, signal.SIGKILL)
         pools.wait_until(pool, lambda: pool.free() >= 2 and not before & set(pool.pids()))
         found = pools.by_tag(pools.run(pool, pools.jobs(*["echo x"] * 100)))
@@ -125,16 +145,15 @@ def test_the_pool_outlives_its_template() -> None:
 
 
 def test_sigterm_to_the_whole_group_leaves_the_template() -> None:
-    pool = PreforkPool(1, pools.boot)
+    pool = PreforkPool(1, pools.boot, PoolOptions(max_tasks=1000))
     pool.start()
     try:
-        template = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-        assert template is not None
+        template = pool.nursery.pid
         os.kill(template, signal.SIGTERM)
         os.kill(template, signal.SIGINT)
         assert pools.run(pool, pools.jobs("echo x", "exit 1"))[0].detail == "x"
         assert pools.run(pool, pools.jobs("echo x"))[0].detail == "x"
-        assert forkserver._forkserver._forkserver_pid == template  # type: ignore[attr-defined]
+        assert pool.nursery.pid == template
     finally:
         pool.terminate()
 

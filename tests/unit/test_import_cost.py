@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,27 +41,63 @@ def test_an_app_needs_neither_kombu_nor_click(statement: str) -> None:
     assert [name for name in modules if name.partition(".")[0] in unwanted] == []
 
 
-CHILD = """
+# What loads much and is needed by none of the processes of a plain worker.
+UNWANTED = {
+    "asyncio", "calendar", "email", "hashlib", "http", "importlib.metadata", "kombu", "logging.handlers", "redis",
+    "sqlite3", "ssl", "tempfile", "zipfile", "zoneinfo",
+}  # fmt: skip
+APP = """
 from celery import Celery
-app = Celery('x', broker='memory://', backend='cache+memory://')
-task = app.task(lambda x: x, name='x')
-from celery.concurrency import child
-from celery.worker.child import boot_here
+app = Celery("small_app", broker="redis://127.0.0.1:1", backend="redis://127.0.0.1:1")
+
+@app.task
+def double(x):
+    return 2 * x
+"""
+CHILD = """
+import small_app
+from celery.concurrency import prefork, template
+from celery.worker.child import ChildOptions, boot
 from celery.wire.message import Job
-runner = boot_here(app, 'w@x')
-envelope = app.amqp.outgoing('x', (1,), {}).envelope
-assert runner(Job(1, envelope)).state == 'SUCCESS'
+envelope = small_app.app.amqp.outgoing("small_app.double", (1,), {}).envelope
+outcome = boot("small_app:app", "w@x", ChildOptions(redirect_stdouts=False))(Job(1, envelope))
+assert outcome.records[0].state == "SUCCESS", outcome
+"""
+WORKER = """
+import small_app
+import celery.__main__, celery.bin.worker, celery.worker.worker, celery.concurrency.prefork, celery.app.log
+small_app.app.broker, small_app.app.store.url
 """
 
 
-def test_what_runs_tasks_needs_little() -> None:
-    modules = loaded_by(f"exec({CHILD!r})")
-    unwanted = {
-        "asyncio", "bz2", "calendar", "click", "concurrent", "ctypes", "email", "hashlib", "http", "kombu", "lzma",
-        "multiprocessing", "random", "redis", "sqlite3", "ssl", "subprocess", "tempfile", "zipfile", "zoneinfo",
-    }  # fmt: skip
-    assert [name for name in modules if name.partition(".")[0] in unwanted] == []
-    assert {"importlib.metadata", "logging.handlers"}.isdisjoint(modules)
+@pytest.fixture
+def small_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small_app.py").write_text(APP)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("small_app")
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [
+        (CHILD, ["bz2", "celery.redis", "click", "concurrent", "ctypes", "lzma", "pathlib", "random", "subprocess"]),
+        (WORKER, ["bz2", "lzma"]),
+    ],
+    ids=["child", "worker"],
+)
+def test_processes_of_a_worker_load_what_they_need(program: str, more: list[str]) -> None:
+    unwanted = {*UNWANTED, *more}
+    modules = loaded_by(f"exec({program!r})")
+    assert [name for name in modules if name in unwanted or name.partition(".")[0] in unwanted] == []
+
+
+@pytest.mark.usefixtures("small_app")
+def test_a_child_opens_the_result_store_when_a_task_asks_for_a_result() -> None:
+    ask = (
+        CHILD
+        + "assert small_app.app.backend.as_uri() == 'redis://127.0.0.1:1'\nassert small_app.app.store.can.notify\n"
+    )
+    assert "celery.backends.redis" in loaded_by(f"exec({ask!r})")
 
 
 def test_a_header_is_made_when_a_task_is_first_sent() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery import drivers
 from celery.app.home import embedded_url
@@ -11,6 +11,7 @@ from celery.backends.base import DisabledBackend, ResultBackend
 from celery.backends.store import Store
 from celery.brokers.base import Broker
 from celery.exceptions import ImproperlyConfigured
+from celery.local import PromiseProxy
 from celery.utils.imports import symbol_by_name
 from celery.utils.plugins import entry_points
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from celery.app.base import Celery
 
 UNKNOWN_BACKEND = "Unknown result backend: {0!r}. Did you spell it correctly? ({1!r})"
+GROUP = "celery.result_backends"
 BACKEND_ALIASES: dict[str, str] = {"disabled": "celery.backends.base:DisabledBackend"}
 
 
@@ -61,17 +63,34 @@ def result_url(app: Celery) -> str | None:
     return given
 
 
-def make_backend(app: Celery) -> Any:
-    """The result backend of *app*."""
+def make_backend(app: Celery, *, store_later: bool = False) -> Any:
+    """The result backend of *app*.
+
+    *store_later*: a store of ours is made, and its driver imported, when something is asked of it.  What is wrong with
+    its URL is then said no earlier.
+    """
     given = app.backend_cls or result_url(app)
     if not given or given == "disabled" or (isinstance(given, str) and given.startswith("disabled://")):
         return DisabledBackend(app=app)
     if not isinstance(given, str):
         return given(app=app)
+    if store_later and _is_built_in(given, app.loader):
+        return ResultBackend(cast("Store", PromiseProxy(_make_store, (app, given))), app, url=given)
     cls, url = by_url(given, app.loader)
     if issubclass(cls, Store):
         return ResultBackend(cls(url or given, options=store_options(app, url or given)), app)
     return cls(app=app, url=url)
+
+
+def _make_store(app: Celery, url: str) -> Store:
+    return drivers.store_class(url)(url, options=store_options(app, url))
+
+
+def _is_built_in(url: str, loader: Any) -> bool:
+    """Whether *url* leads to a store of ours, and nobody has put another backend in its place."""
+    name = drivers.scheme(url)
+    overridden = name in (getattr(loader, "override_backends", None) or {})
+    return name in drivers.STORES and not overridden and all(name != entry.name for entry in entry_points(GROUP))
 
 
 def store_options(app: Celery, url: str) -> dict[str, Any]:
@@ -97,7 +116,7 @@ def store_options(app: Celery, url: str) -> dict[str, Any]:
     return options
 
 
-def by_name(backend: str | None = None, loader: Any = None, extension_namespace: str = "celery.result_backends") -> Any:
+def by_name(backend: str | None = None, loader: Any = None, extension_namespace: str = GROUP) -> Any:
     """The class of a result backend, or of a store, by its name, URL scheme or `module:Class`."""
     name = backend or "disabled"
     aliases: dict[str, str] = {**BACKEND_ALIASES, **(getattr(loader, "override_backends", None) or {})}

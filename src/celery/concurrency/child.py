@@ -27,6 +27,7 @@ from celery.concurrency.frames import (
     decode_job,
     encode,
     notice_frame,
+    reading_buffer,
 )
 from celery.concurrency.outcomes import failed
 from celery.exceptions import SoftTimeLimitExceeded
@@ -71,7 +72,7 @@ class Channel:
         self._permits = permits
         self._waiter = select.poll()
         self._waiter.register(permits, select.POLLIN)
-        self._buffer = memoryview(bytearray(CHUNK))
+        self._buffer = reading_buffer()
         self._data = memoryview(b"")
         self.send = stream.sendall
 

@@ -12,6 +12,7 @@ Towards the worker the socket carries a frame for each outcome, with the microse
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Sequence
 from typing import Literal
@@ -36,11 +37,11 @@ CHUNK = 256 * 1024
 class Notice(msgspec.Struct, frozen=True, array_like=True):
     """What a child says of itself.
 
-    `ready`: it takes jobs. `failed`: it could not boot, `text` says why. `leaving`: it takes no more jobs and ends,
-    `text` says why.
+    `born`: it is there, `text` is its number. `ready`: it takes jobs. `failed`: it could not boot, `text` says why.
+    `leaving`: it takes no more jobs and ends, `text` says why.
     """
 
-    kind: Literal["ready", "failed", "leaving"]
+    kind: Literal["born", "ready", "failed", "leaving"]
     text: str = ""
 
 
@@ -48,6 +49,11 @@ encode = msgspec.msgpack.Encoder().encode
 decode_job = msgspec.msgpack.Decoder(Job).decode
 decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 decode_notice = msgspec.msgpack.Decoder(Notice).decode
+
+
+def reading_buffer() -> memoryview:
+    """Space for a `CHUNK`, of which only what is written to takes memory."""
+    return memoryview(mmap.mmap(-1, CHUNK, flags=mmap.MAP_PRIVATE))
 
 
 def notice_frame(notice: Notice) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import multiprocessing
 import os
 import pickle
 import selectors
@@ -19,15 +18,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import Any, cast
 
-from celery.concurrency import template
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
 from celery.concurrency.child import Channel, ParentGone, end_with_parent, leave, prepare_signals, serve
 from celery.concurrency.frames import Notice, notice_frame
+from celery.concurrency.nursery import Nursery, main_module
 from celery.concurrency.outcomes import plain, returned
 from celery.concurrency.slot import Slot, open_slot
+from celery.concurrency.template import prepare_main
 from celery.concurrency.window import PATIENCE, share
 from celery.exceptions import PoolError, TimeLimitExceeded
 from celery.wire.message import Job, Outcome
@@ -44,6 +44,8 @@ MOST_FAILURES = 6
 """Children in a row that die before they did anything, after which the pool gives up."""
 FIRST_RETRY = 0.1
 """Seconds until a child that died at its start is replaced; each further one doubles them."""
+LINGER = 300.0
+"""Seconds that a template is kept after it was needed for a replacement: deaths come in crowds."""
 QUICK_DEATH = 1.0
 """Seconds; a child that lived no longer and finished no job died at its start."""
 
@@ -58,22 +60,25 @@ def process_destructor(pid: int, exitcode: int) -> None:
 
 
 def run_child(
-    stream: socket.socket, permits: Connection, lifeline: Connection, boot: bytes, options: PoolOptions
+    stream: int, permits: int, lifeline: int, boot: bytes, options: PoolOptions, main: dict[str, Any] | None
 ) -> None:
-    """The life of a child, from its fork to its end. Called by `multiprocessing`."""
+    """The life of a child, from its first step to its end. The nursery has it called."""
+    channel = Channel(socket.socket(fileno=stream), permits)
     prepare_signals()
     runner: Runner | None = None
     try:
-        end_with_parent(lifeline.fileno())
+        end_with_parent(lifeline)
+        channel.send(notice_frame(Notice("born", str(os.getpid()))))
         try:
+            if main is not None:
+                prepare_main(main)
             runner = process_initializer(pickle.loads(boot))
         except Exception as exc:
             text = plain(f"{type(exc).__name__}: {exc}")
-            stream.sendall(notice_frame(Notice("failed", text)))
+            channel.send(notice_frame(Notice("failed", text)))
             logger.debug("A pool process could not boot", exc_info=True)
             sys.exit(1)
-        channel = Channel(stream, permits.fileno())
-        stream.sendall(notice_frame(Notice("ready")))
+        channel.send(notice_frame(Notice("ready")))
         leave(channel, serve(runner, channel, options))
     except (ParentGone, BrokenPipeError, ConnectionResetError):
         # Nobody is left to tell; what this process ran will be swept with its worker's lease.
@@ -91,16 +96,20 @@ def _close(runner: Runner | None) -> None:
             close()
     finally:
         process_destructor(os.getpid(), code if isinstance(code, int) else int(code is not None))
-        # `multiprocessing` ends a child without them before Python 3.14; they run once in any case.
+        # The process ends without them; they run once in any case.
         atexit._run_exitfuncs()
 
 
 class PreforkPool(Pool):
     """Processes that run one job at a time each.
 
-    `boot` must be picklable. `options.preload` is imported in the template, which the pools of a process share: what
-    the first pool asked for holds for all. `start_method` is `forkserver` (also called `fork`) or `spawn`, which
-    imports the application anew in every child.
+    `boot` must be picklable. The module it comes from and `options.preload` are imported in the template that children
+    are forked from. `start_method` is `forkserver` (also called `fork`) or `spawn`, which imports the application anew
+    in every child.
+
+    A template is there while children are being made. It stays where they will be replaced as a matter of course, and
+    for `LINGER` seconds after one was; else it ends, for it holds as much memory as a child, and the first child that
+    has to be replaced takes as long as the application takes to import.
 
     What `submit` takes beyond the windows of the children waits in the pool, as does what was taken back from a child
     that turned out to be busy.
@@ -116,7 +125,10 @@ class PreforkPool(Pool):
             raise PoolError(
                 f"There is no start method {self.options.start_method!r} for pool processes; use 'fork' or 'spawn'."
             )
-        self._context = multiprocessing.get_context(method)
+        modules = [name for name in (__name__, *self.options.preload, _home(boot)) if name != "__main__"]
+        self.nursery = Nursery(modules, forks=method == "forkserver")
+        self._watched = -1
+        self._template_until = 0.0
         self._window = max(1, min(self.options.window, MOST_WINDOW))
         self._boot_bytes = b""
         self._boot_needs_main = False
@@ -145,7 +157,6 @@ class PreforkPool(Pool):
         self._boot_needs_main = b"__main__" in self._boot_bytes
         self._selector = selectors.DefaultSelector()
         self._running, self._starting, self._owner = True, True, os.getpid()
-        # `multiprocessing` waits at exit for children that nobody told to end.
         atexit.register(self._end_at_exit)
         try:
             self._start_slots()
@@ -168,6 +179,7 @@ class PreforkPool(Pool):
             self._collect(left)
             if self._failure:
                 raise PoolError(f"The pool could not start: {self._failure}")
+        self._tend_template(time.monotonic())
 
     def free(self) -> int:
         now, most = time.monotonic(), self._window
@@ -207,6 +219,8 @@ class PreforkPool(Pool):
         times = [when for slot in self._slots if (when := self._next_look(slot)) is not None]
         if self._active() < self.size:
             times.append(self._retry_at)
+        if self.nursery.runs and not self._keeps_template:
+            times.append(self._template_until)
         return max(0.0, min(times) - now) if times else None
 
     def running(self) -> list[Running]:
@@ -246,7 +260,7 @@ class PreforkPool(Pool):
             self._refill(time.monotonic())
 
     def pids(self) -> list[int]:
-        return [slot.pid for slot in self._slots]
+        return [slot.pid for slot in self._slots if slot.pid]
 
     def stop(self, timeout: float | None = None) -> list[Outcome]:
         if not self._running:
@@ -284,20 +298,46 @@ class PreforkPool(Pool):
 
     def _launch(self) -> None:
         assert self._selector is not None
-        if self._context.get_start_method() == "forkserver":
-            template.ensure_running(self._context, ("celery.concurrency.prefork", *self.options.preload))
         self._made += 1
         slot = open_slot(
-            self._context,
+            self.nursery,
             run_child,
             f"ForkPoolWorker-{self._made}",
-            (self._boot_bytes, self.options),
+            (self._boot_bytes, self.options, main_module() if self._boot_needs_main else None),
             mean=self._last_mean,
-            main=self._boot_needs_main,
         )
+        self._watch_template()
         self._selector.register(slot.stream, selectors.EVENT_READ, slot)
-        self._selector.register(slot.sentinel, selectors.EVENT_READ, slot)
         self._slots.append(slot)
+        self._watch_end(slot)
+
+    def _watch_end(self, slot: Slot) -> None:
+        if slot.sentinel is None and slot.process.sentinel is not None:
+            assert self._selector is not None
+            slot.sentinel = slot.process.sentinel
+            self._selector.register(slot.sentinel, selectors.EVENT_READ, slot)
+
+    def _watch_template(self) -> None:
+        """Look at the template there is, and at no other any more."""
+        assert self._selector is not None
+        number = self.nursery.fileno() if self.nursery.runs else -1
+        if number != self._watched:
+            if self._watched >= 0:
+                self._selector.unregister(self._watched)
+            if number >= 0:
+                self._selector.register(number, selectors.EVENT_READ, self.nursery)
+            self._watched = number
+
+    @property
+    def _keeps_template(self) -> bool:
+        """The children need it, or will be replaced as a matter of course."""
+        return not self.nursery.adopts or self.options.max_tasks is not None or self.options.max_memory is not None
+
+    def _tend_template(self, now: float) -> None:
+        nursery = self.nursery
+        if nursery.runs and not nursery.busy and not self._keeps_template and now >= self._template_until:
+            nursery.end()
+            self._watch_template()
 
     def _active(self) -> int:
         return sum(not slot.asked_to_end for slot in self._slots)
@@ -305,6 +345,7 @@ class PreforkPool(Pool):
     def _refill(self, now: float) -> None:
         """Start the children that are missing, unless the last ones died at their start a moment ago."""
         while self._active() < self.size and now >= self._retry_at and self._failures < MOST_FAILURES:
+            self._template_until = now + LINGER
             try:
                 self._launch()
             except (OSError, EOFError) as exc:
@@ -317,6 +358,10 @@ class PreforkPool(Pool):
         events = self._selector.select(timeout)
         now = time.monotonic()
         for key, mask in events:
+            if key.data is self.nursery:
+                self.nursery.attend()
+                self._watch_template()
+                continue
             slot: Slot = key.data
             if key.fileobj is not slot.stream:
                 dead.append(slot)
@@ -328,6 +373,8 @@ class PreforkPool(Pool):
                 if slot.hung_up:
                     # It would be readable for ever; the sentinel follows.
                     self._ignore(slot)
+                    if slot.sentinel is None:
+                        dead.append(slot)
                     continue
             if mask & selectors.EVENT_WRITE:
                 slot.flush()
@@ -360,7 +407,11 @@ class PreforkPool(Pool):
     def _heed(self, slot: Slot, now: float) -> None:
         notices, slot.notices = slot.notices, []
         for notice in notices:
-            if notice.kind == "ready":
+            if notice.kind == "born":
+                slot.process.known_as(int(notice.text))
+                self.nursery.settle(slot.process)
+                self._watch_end(slot)
+            elif notice.kind == "ready":
                 slot.ready = not slot.asked_to_end
             elif notice.kind == "failed":
                 slot.failure = notice.text
@@ -415,7 +466,12 @@ class PreforkPool(Pool):
             elif not slot.ready and not slot.asked_to_end:
                 slot.failure = f"It was not ready within {self.options.start_timeout:g} seconds."
                 slot.born = now
-                slot.send_signal(signal.SIGKILL)
+                if slot.pid:
+                    slot.send_signal(signal.SIGKILL)
+                else:
+                    # The template hangs, or is gone.
+                    self.nursery.end()
+                    self._watch_template()
             else:
                 self._enforce(slot, now)
         if self._running:
@@ -423,6 +479,7 @@ class PreforkPool(Pool):
                 self._failures = 0
             if len(self._slots) != self.size or self._active() < self.size:
                 self._refill(now)
+            self._tend_template(now)
 
     def _settled(self, now: float) -> bool:
         """Every child has outlived the time in which one dies at its start."""
@@ -449,8 +506,10 @@ class PreforkPool(Pool):
         assert self._selector is not None
         self._slots.remove(slot)
         self._ignore(slot)
-        self._selector.unregister(slot.sentinel)
-        ending = slot.finish()
+        if slot.sentinel is not None:
+            self._selector.unregister(slot.sentinel)
+        self.nursery.settle(slot.process)
+        ending = slot.finish() if slot.pid else self.nursery.trouble or "It ended before it had begun."
         now = time.monotonic()
         began = slot.started
         self._read(slot, now)
@@ -479,8 +538,11 @@ class PreforkPool(Pool):
     def _close_down(self) -> None:
         """Nothing new starts: everything unstarted is returned, and children end after their running jobs."""
         self._running = False
-        for slot in self._slots:
+        for slot in self._slots.copy():
             self._unwind(slot)
+            if not slot.pid:
+                self._bury(slot)
+                continue
             booting = not slot.ready and not slot.asked_to_end and not slot.timed_out
             slot.ask_to_end()
             if booting:
@@ -489,6 +551,7 @@ class PreforkPool(Pool):
         self._waiting.clear()
 
     def _last_outcomes(self) -> list[Outcome]:
+        self.nursery.end()
         if self._selector is not None:
             self._selector.close()
             self._selector = None
@@ -500,6 +563,13 @@ class PreforkPool(Pool):
         # A fork of the worker that exits must leave the worker's children alone.
         if os.getpid() == self._owner:
             self.terminate()
+
+
+def _home(boot: Boot) -> str:
+    """The module that *boot* comes from."""
+    while isinstance(boot, partial):
+        boot = boot.func
+    return getattr(boot, "__module__", None) or __name__
 
 
 def _held(slot: Slot) -> int:

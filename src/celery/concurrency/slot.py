@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import select
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
-from typing import Any, cast
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -29,18 +24,18 @@ from celery.concurrency.frames import (
     encode,
     numbers_of,
     permits,
+    reading_buffer,
 )
-from celery.concurrency.template import main_module_hidden
+from celery.concurrency.nursery import Nursery
+from celery.concurrency.process import Process, describe_exit
 from celery.concurrency.window import Pace
 from celery.wire.message import Job, Outcome
 
 logger = logging.getLogger("celery.pool")
 
 Life = Callable[..., None]
-"""What a child does: called with the stream, the reading ends of its permits and of its lifeline, and more."""
-GRACE = 5.0
-"""Seconds a process may take to die once it is killed."""
-_BUFFER = memoryview(bytearray(CHUNK))
+"""What a child does: called with its stream, the reading ends of its permits and of its lifeline, and more."""
+_BUFFER = reading_buffer()
 """Read into by every slot: what is left of a frame is copied out before the next read."""
 
 
@@ -53,7 +48,7 @@ class Slot:
 
     def __init__(
         self,
-        process: BaseProcess,
+        process: Process,
         stream: socket.socket,
         permit_reader: int,
         permit_writer: int,
@@ -61,7 +56,8 @@ class Slot:
         pace: Pace,
     ) -> None:
         self.process = process
-        self.pid = process.pid or 0
+        self.sentinel: int | None = None
+        """What its end is watched by, once it can be."""
         self.stream = stream
         self.pace = pace
         self.jobs: dict[int, Job] = {}
@@ -86,7 +82,11 @@ class Slot:
         self._unread = bytearray()
         self._wanted = 0
         self._given = 0
-        self.sentinel, self._pidfd = process.sentinel, _open_pidfd(self.pid)
+
+    @property
+    def pid(self) -> int:
+        """Its number; 0 until it says that it is there."""
+        return self.process.pid
 
     def room(self, most: int, now: float) -> int:
         """How many more jobs this child should be given: none while its window is more than half full.
@@ -219,78 +219,43 @@ class Slot:
 
     def send_signal(self, number: int) -> None:
         """Signal the child's process, and never another one that got its number."""
-        try:
-            if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, number)
-            elif self.process.exitcode is None:
-                os.kill(self.pid, number)
-        except ProcessLookupError:
-            # It ended by itself just now.
-            return
+        self.process.send_signal(number)
 
     def finish(self) -> str:
-        """See that the process is dead, and say how it ended. Call when its sentinel is readable."""
-        # The sentinel also turns readable when the template dies: a child whose end nobody reports must not live on.
-        self.send_signal(signal.SIGKILL)
-        self.process.join(GRACE)
-        if self._pidfd is not None:
-            select.select([self._pidfd], [], [], GRACE)
-        return describe_exit(self.process.exitcode)
+        """See that the process is dead, and say how it ended."""
+        return describe_exit(self.process.finish())
 
     def close(self) -> None:
         """Free what the child used. Read what it said and take its window back first."""
         self.stream.close()
-        for number in (self._permit_reader, self._permit_writer, self._lifeline, self._pidfd):
-            if number is not None:
-                os.close(number)
+        for number in (self._permit_reader, self._permit_writer, self._lifeline):
+            os.close(number)
         self.process.close()
 
 
 def open_slot(
-    context: BaseContext, life: Life, name: str, arguments: tuple[Any, ...], *, mean: float | None, main: bool
+    nursery: Nursery, life: Life, name: str, arguments: tuple[Any, ...], *, mean: float | None = None
 ) -> Slot:
-    """Start a process that lives *life* on new channels, and the slot for it; it is not ready yet.
+    """Ask for a process that lives *life* on new channels; the slot for it, which is not ready yet.
 
-    *mean* is what is known of durations; *main*: the child needs the names of the main module.
+    *mean* is what is known of durations.
     """
     ours, theirs = socket.socketpair()
-    permit_reader, permit_writer = context.Pipe(duplex=False)
-    lifeline_reader, lifeline_writer = context.Pipe(duplex=False)
+    permit_reader, permit_writer = os.pipe()
+    lifeline_reader, lifeline_writer = os.pipe()
     # The pipe's reading end has two holders and one state: neither of them may block in it.
-    os.set_blocking(permit_reader.fileno(), False)
-    os.set_blocking(permit_writer.fileno(), False)
+    os.set_blocking(permit_reader, False)
+    os.set_blocking(permit_writer, False)
     ours.setblocking(False)
-    process = cast("Any", context).Process(
-        target=life, args=(theirs, permit_reader, lifeline_reader, *arguments), name=name
-    )
-    with theirs, permit_reader, lifeline_reader, permit_writer, lifeline_writer:
-        try:
-            with contextlib.nullcontext() if main else main_module_hidden():
-                process.start()
-        except BaseException:
-            ours.close()
-            raise
-        permits_in, permits_out = os.dup(permit_reader.fileno()), os.dup(permit_writer.fileno())
-        return Slot(process, ours, permits_in, permits_out, os.dup(lifeline_writer.fileno()), Pace(mean))
-
-
-def describe_exit(code: int | None) -> str:
-    """How a process ended, in the words that users of WorkerLostError know."""
-    if code is not None and code < 0:
-        try:
-            name = f" ({signal.Signals(-code).name})"
-        except ValueError:
-            name = ""
-        return f"Worker exited prematurely: signal {-code}{name}."
-    return f"Worker exited prematurely: exitcode {code}."
-
-
-def _open_pidfd(pid: int) -> int | None:
-    """A handle of the process, where the system has them."""
-    opener = getattr(os, "pidfd_open", None)
-    if opener is None:
-        return None
     try:
-        return int(opener(pid))
-    except OSError:
-        return None
+        with theirs:
+            descriptors = (theirs.fileno(), permit_reader, lifeline_reader)
+            process = nursery.ask(name, life, arguments, descriptors)
+    except BaseException:
+        ours.close()
+        for number in (permit_reader, permit_writer, lifeline_writer):
+            os.close(number)
+        raise
+    finally:
+        os.close(lifeline_reader)
+    return Slot(process, ours, permit_reader, permit_writer, lifeline_writer, Pace(mean))

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from celery import signals
+from celery.app.backends import make_backend
+from celery.app.parts import Parts
 from celery.app.runner import make_runner
 from celery.concurrency.base import Boot, Runner
 from celery.exceptions import ImproperlyConfigured
@@ -50,7 +52,14 @@ def boot(app_ref: str | bytes, hostname: str, options: ChildOptions) -> Runner:
     app.loader.init_worker_process()
     app.finalize()
     signals.worker_process_init.send(sender=None)
+    _leave_store(app)
     return _closing(make_runner(app, hostname))
+
+
+def _leave_store(app: Celery) -> None:
+    """Results go to the worker: a child opens the store only for a task that asks for some, and most never do."""
+    if type(app).backend is Parts.backend and "backend" not in vars(app):
+        app.backend = make_backend(app, store_later=True)
 
 
 def boot_here(app: Celery, hostname: str, *, process_signals: bool = True) -> Runner:
