@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -44,9 +45,8 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
         state._offers.clear()  # tasks of this test's apps, which others would get until those are collected
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """A worker in a test sets up logging for its process: that ends with the test."""
+@contextmanager
+def _keep_logging() -> Iterator[None]:
     ours = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "celery"]
     loggers = [logging.root, *map(logging.getLogger, ours)]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
@@ -59,6 +59,20 @@ def _logging_as_it_was() -> Iterator[None]:
     log = sys.modules.get("celery.app.log")
     if log is not None:
         log.Logging._setup = False
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _logging_as_it_was_before_the_module() -> Iterator[None]:
+    """A worker that several tests share sets it up too."""
+    with _keep_logging():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A worker in a test sets up logging for its process: that ends with the test."""
+    with _keep_logging():
+        yield
 
 
 @pytest.fixture(autouse=True)
