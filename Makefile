@@ -15,7 +15,7 @@ demo: $(VENV)/installed  ## index the standard library with two real worker proc
 	@$(BIN)/python -m examples.stdlib_index
 
 test: check  ## every gate: the static ones, then all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 4 --dist loadfile
 
 check: $(VENV)/dev  ## the static gates only: format, lint, types
 	$(BIN)/ruff format --check .

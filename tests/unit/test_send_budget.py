@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
 from celery import Celery
+from rig.calls import count_calls
 
 SHORT_WAY, WITH_TIMES, LONG_WAY, ON_SQLITE = 18, 26, 47, 31
-
-
-def count_calls(step: Callable[[], Any]) -> Counter[str]:
-    calls: Counter[str] = Counter()
-
-    def note(frame: FrameType, event: str, arg: Any) -> None:
-        if event == "call":
-            calls[f"{frame.f_code.co_filename}:{frame.f_code.co_name}"] += 1
-
-    sys.setprofile(note)
-    try:
-        step()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 def test_delay_on_the_memory_broker_stays_within_its_budget() -> None:
