@@ -6,6 +6,7 @@ Requests are broadcast on the broker's bus to whoever listens; replies come back
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -16,12 +17,15 @@ from celery.app.lamport import LamportClock
 from celery.exceptions import DecodeError, DuplicateNodenameWarning
 from celery.utils import uuid
 from celery.utils.text import pluralize
-from celery.wire.serialization import decode_json, encode_json
+from celery.wire import broadcast
+from celery.wire.serialization import accept_types
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
 
 __all__ = ("Control", "Inspect", "flatten_reply")
+
+logger = logging.getLogger(__name__)
 
 TERM_SIGNAME = "SIGTERM"
 REVOKE_EXPIRES = float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", "10800"))
@@ -31,32 +35,6 @@ Reply = dict[str, Any]
 W_DUPNODE = "Received multiple replies from node {0}: {1}.\nMake sure you give each worker a unique name with -n."
 
 
-# --- what travels -----------------------------------------------------------------------------------------------------
-
-
-def pack(body: Mapping[str, Any], headers: Mapping[str, Any]) -> bytes:
-    """A control message: its body and headers as one JSON object. What JSON has no word for is sent as its repr."""
-    return encode_json({"body": _plain(body), "headers": dict(headers)})
-
-
-def unpack(payload: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Body and headers; raises DecodeError for anything else."""
-    message = decode_json(payload)
-    if not isinstance(message, dict) or not isinstance(message.get("body"), dict):
-        raise DecodeError("a control message is a JSON object with a body")
-    return message["body"], message.get("headers") or {}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    return repr(value)
-
-
 def mailbox_topic(app: Celery) -> str:
     """Where workers listen."""
     return f"{app.conf.control_exchange}.pidbox"
@@ -64,7 +42,7 @@ def mailbox_topic(app: Celery) -> str:
 
 def reply_topic(oid: str, exchange: str) -> str:
     """Where the answers to requests of *oid* go."""
-    return f"{oid}.{exchange}"
+    return broadcast.topic(exchange, oid)
 
 
 # --- the client -------------------------------------------------------------------------------------------------------
@@ -123,18 +101,28 @@ class Mailbox:
             "matcher": matcher,
         }
         if not reply:
-            bus.publish(mailbox_topic(app), pack(body, {"clock": self.clock.forward(), "expires": 0}))
+            bus.publish(mailbox_topic(app), self._pack(body, 0))
             return None
         wait = 1.0 if timeout is None else timeout
         exchange = f"reply.{self.namespace}.pidbox"
         oid = app.thread_oid
         body |= {"ticket": ticket, "reply_to": {"exchange": exchange, "routing_key": oid}}
-        headers = {"clock": self.clock.forward(), "expires": time.time() + wait if wait else 0}
+        payload = self._pack(body, time.time() + wait if wait else 0)
         if limit is None and destination:
             limit = len(destination)
         with bus.subscribe([reply_topic(oid, exchange)]) as answers:
-            bus.publish(mailbox_topic(app), pack(body, headers))
+            bus.publish(mailbox_topic(app), payload)
             return self._gather(answers.get, ticket, wait, limit, callback)
+
+    def _pack(self, body: Reply, expires: float) -> bytes:
+        conf = self.app.conf
+        return broadcast.encode(
+            body,
+            exchange=mailbox_topic(self.app),
+            headers={"clock": self.clock.forward(), "expires": expires},
+            delivery_mode=broadcast.PERSISTENT,
+            serializer=conf.task_serializer,
+        )
 
     def _gather(
         self,
@@ -145,15 +133,21 @@ class Mailbox:
         callback: Callable[[Reply], Any] | None,
     ) -> list[Reply]:
         replies: list[Reply] = []
+        accept = accept_types(self.app.conf.accept_content)
         until = time.monotonic() + timeout
         while limit is None or len(replies) < limit:
             left = until - time.monotonic()
             received = get(left) if left > 0 else None
             if received is None:
                 break
-            body, headers = unpack(received[1])
-            self.clock.adjust(int(headers.get("clock") or 0))
-            if headers.get("ticket") not in {None, ticket}:
+            try:
+                notice = broadcast.decode(received[1], accept)
+                body = broadcast.mapping(notice)
+            except DecodeError as error:
+                logger.warning("A reply to a remote control request cannot be read: %s", error)
+                continue
+            self.clock.adjust(broadcast.clock_of(notice))
+            if notice.headers.get("ticket") not in {None, ticket}:
                 continue
             replies.append(body)
             if callback is not None:

@@ -8,10 +8,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery.app.control import mailbox_topic, pack, reply_topic, unpack
+from celery.app.control import mailbox_topic, reply_topic
 from celery.brokers.base import Bus, Subscription
-from celery.exceptions import BrokerError, DecodeError
+from celery.exceptions import BrokerError, DecodeError, EncodeError
 from celery.utils.log import get_logger
+from celery.wire import broadcast
+from celery.wire.serialization import accept_types
 
 if TYPE_CHECKING:
     from celery.worker.control import ControlState, Panel
@@ -30,6 +32,7 @@ class Mailbox:
         self.hostname = state.hostname
         self._bus: Bus = state.controller.broker.bus()
         self._topic = mailbox_topic(state.app)
+        self._accept = accept_types(state.app.conf.accept_content)
         self._subscription: Subscription | None = None
         self._stopped = threading.Event()
         self._listening = threading.Event()
@@ -70,13 +73,14 @@ class Mailbox:
     def receive(self, payload: bytes) -> None:
         """Carry out one request. Whatever is in it, this returns."""
         try:
-            body, headers = unpack(payload)
+            notice = broadcast.decode(payload, self._accept)
+            body = broadcast.mapping(notice)
         except DecodeError as error:
             logger.warning("A remote control message cannot be read: %s", error)
             return
-        self.state.app.control.clock.adjust(int(headers.get("clock") or 0))
-        expires = headers.get("expires")
-        if (expires and float(expires) < time.time()) or not self._is_meant(body):
+        self.state.app.control.clock.adjust(broadcast.clock_of(notice))
+        expires = notice.headers.get("expires")
+        if (isinstance(expires, int | float) and 0 < expires < time.time()) or not self._is_meant(body):
             return
         method = str(body.get("method"))
         arguments = body.get("arguments") or {}
@@ -116,8 +120,12 @@ class Mailbox:
 
     def _reply(self, answer: Any, reply_to: dict[str, Any], ticket: Any) -> None:
         headers = {"ticket": ticket, "clock": self.state.app.control.clock.forward()}
-        topic = reply_topic(str(reply_to.get("routing_key")), str(reply_to.get("exchange")))
+        exchange, key = str(reply_to.get("exchange")), str(reply_to.get("routing_key"))
+        serializer = self.state.app.conf.task_serializer
         try:
-            self._bus.publish(topic, pack({self.hostname: answer}, headers))
-        except BrokerError as error:
+            payload = broadcast.encode(
+                {self.hostname: answer}, exchange=exchange, routing_key=key, headers=headers, serializer=serializer
+            )
+            self._bus.publish(reply_topic(key, exchange), payload)
+        except (BrokerError, EncodeError) as error:
             logger.warning("Could not answer a remote control request: %s", error)
