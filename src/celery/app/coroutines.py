@@ -123,7 +123,7 @@ def _woken_by_signals(ours: _Loop) -> Iterator[None]:
         numbers = reader.recv(4096)
         if before != -1:
             with suppress(BlockingIOError):
-                os.write(before, numbers)
+                write(before, numbers)
 
     loop.add_reader(reader, pass_on)
     try:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from celery.utils.descriptors import Poll, poll
 from celery.wire.message import Job, Outcome
 
 Runner = Callable[[Job], Outcome]
@@ -82,6 +83,10 @@ class Pool(ABC):
     @abstractmethod
     def filenos(self) -> list[int]:
         """Descriptors that turn readable when `poll` may have something to say. Ask again after each `poll`."""
+
+    def poller(self) -> Poll:
+        """What the loop waits with. Jobs that run on the loop's own thread run on meanwhile."""
+        return poll()
 
     @abstractmethod
     def wait_hint(self) -> float | None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import random
-import selectors
 import threading
 import time
 import weakref
@@ -32,6 +31,7 @@ from celery.redis.link import PAUSES, Link, forks
 from celery.redis.replies import LATER, Refused, code_of, refusal
 from celery.redis.wire import Broken, ReplyError, Wire, pack
 from celery.utils.bell import Chime
+from celery.utils.descriptors import Gathering
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ class Channel:
         self._pause = 0.0
         self._reported = False
         self._chime = Chime()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._chime.fileno(), selectors.EVENT_READ)
+        self._ready = Gathering(self._chime.fileno())
         self._tick: threading.Event | None = None
 
     # -- subscribing ---------------------------------------------------------------------------------------------
@@ -154,7 +153,7 @@ class Channel:
             elif left <= 0:
                 raise self._link.explain(TimeoutError("the server does not confirm a subscription"))
             else:
-                self._selector.select(min(left, SLICE))
+                self._ready.wait(min(left, SLICE))
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -176,7 +175,7 @@ class Channel:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            self._selector.select(left)
+            self._ready.wait(left)
 
     def fileno(self) -> int:
         """A descriptor that is readable when `get(0)` may find something, `generation` has changed, or it was closed.
@@ -184,7 +183,7 @@ class Channel:
         Another one after a fork.
         """
         with self._locked():
-            return int(self._selector.fileno())
+            return self._ready.fileno()
 
     def close(self) -> None:
         """End a `get` that waits and all later ones. Idempotent; never waits."""
@@ -200,9 +199,9 @@ class Channel:
                 self._lock.release()
 
     def __del__(self) -> None:
-        if hasattr(self, "_selector"):
+        if hasattr(self, "_ready"):
             self.close()
-            self._selector.close()
+            self._ready.close()
 
     # -- the connection; under the lock --------------------------------------------------------------------------
 
@@ -296,7 +295,7 @@ class Channel:
     def _drop(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
-            self._selector.unregister(wire.descriptor)
+            self._ready.remove(wire.descriptor)
             wire.close()
         self._asked.clear()
         for names in self._confirmed.values():
@@ -382,7 +381,7 @@ class Channel:
             wire.close()
             return
         self._wire = wire
-        self._selector.register(wire.descriptor, selectors.EVENT_READ)
+        self._ready.add(wire.descriptor)
         self.generation += 1
         self._fresh = self.generation > 1
         self._heard_at, self._pinged_at, self._pause = time.monotonic(), None, 0.0

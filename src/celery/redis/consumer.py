@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import select
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,6 +25,7 @@ from celery.redis.outbox import Addressed, Outbox
 from celery.redis.scripts import Script, Scripts
 from celery.redis.wire import pack
 from celery.utils.bell import Chime
+from celery.utils.descriptors import Gathering
 from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class RedisConsumer(Consumer):
         self._channel: Channel | None = None
         self._tracked: tuple[int, int] | None = None
         self._blind = False
-        self._ready = _Either(self._chime)
+        self._ready = Gathering(self._chime.fileno())
         self._woken = self._rung = False
         self._in_vain = 0
         self._hold_off_until = 0.0
@@ -397,36 +396,6 @@ class RedisConsumer(Consumer):
         args = (self._scripts.now(), self._id, self._batch, _encode(plan), *blobs)
         with self._lane.lock:
             return self._link.run(self._commit_script, (), args, self._lane)
-
-
-class _Either:
-    """One descriptor for two: readable when the chime rings or the server has something to tell."""
-
-    def __init__(self, chime: Chime) -> None:
-        self._events: Any
-        if sys.platform == "linux":
-            self._events = select.epoll()
-        else:
-            self._events = select.kqueue()
-        self.add(chime.fileno())
-
-    def add(self, descriptor: int) -> None:
-        if sys.platform == "linux":
-            self._events.register(descriptor, select.EPOLLIN)
-        else:
-            self._events.control([select.kevent(descriptor, select.KQ_FILTER_READ, select.KQ_EV_ADD)], 0)
-
-    def fileno(self) -> int:
-        return int(self._events.fileno())
-
-    def wait(self, timeout: float) -> None:
-        if sys.platform == "linux":
-            self._events.poll(max(0.0, timeout), 1)
-        else:
-            self._events.control(None, 1, max(0.0, timeout))
-
-    def close(self) -> None:
-        self._events.close()
 
 
 class _Joined:

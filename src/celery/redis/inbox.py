@@ -15,7 +15,6 @@ take no lock: they are called by event loops and by the garbage collector.
 from __future__ import annotations
 
 import os
-import select
 import threading
 import time
 import weakref
@@ -26,6 +25,7 @@ from contextlib import suppress
 from celery.redis.channel import Channel
 from celery.redis.link import Link
 from celery.utils.bell import Chime
+from celery.utils.descriptors import POLLIN, Poll, poll
 
 IDLE = 5.0
 """Seconds without a listener after which the connection is closed."""
@@ -113,7 +113,7 @@ class Inbox:
         self._generation = 0
         self._subscribed: set[bytes] = set()
         self._chime = Chime()
-        self._poll = select.poll()
+        self._poll = poll()
         self._polled = -1
         self._caretaker: threading.Event | None = None
 
@@ -259,18 +259,18 @@ class Inbox:
                 left = LONGEST if deadline is None else deadline - time.monotonic()
                 if listener.rung or listener.closed or left <= 0:
                     return self._depart(listener)
-                poll, chime = self._pollable(channel)
-            for ready, _ in poll.poll(min(left, LONGEST) * 1000.0):
+                sleeper, chime = self._pollable(channel)
+            for ready, _ in sleeper.poll(min(left, LONGEST) * 1000.0):
                 if ready == chime.fileno():
                     chime.clear()
 
-    def _pollable(self, channel: Channel) -> tuple[select.poll, Chime]:
+    def _pollable(self, channel: Channel) -> tuple[Poll, Chime]:
         """What the leader sleeps on: the connection, and what wakes it beside that."""
         descriptor, chime = channel.fileno(), self._chime
         if descriptor != self._polled:
-            self._poll, self._polled = select.poll(), descriptor
-            self._poll.register(descriptor, select.POLLIN)
-            self._poll.register(chime, select.POLLIN)
+            self._poll, self._polled = poll(), descriptor
+            self._poll.register(descriptor, POLLIN)
+            self._poll.register(chime, POLLIN)
         return self._poll, chime
 
     def _hear(self, reader: Listener | None) -> None:

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.descriptors import POLLIN, POLLOUT, is_green, poll, read, write
 
 try:
     import hiredis
@@ -35,7 +36,7 @@ CLOSED = "the server closed the connection"
 HALF_OPEN = 10.0
 """Seconds after which a connection that the other side does not know any more is noticed by TCP itself."""
 
-POLLS = hasattr(select, "poll") and os.name == "posix"
+POLLS = os.name == "posix"
 """Whether descriptors of sockets can be read and polled here."""
 
 Argument = bytes | str | int | float | memoryview
@@ -81,9 +82,10 @@ class Wire:
         connected.settimeout(0.0)
         self.descriptor = connected.fileno()
         if POLLS:
-            self._poll = select.poll()
-            self._poll.register(self.descriptor, select.POLLIN)
-        self._most = self.spins = SPINS if processors() > 1 else 0
+            self._poll = poll()
+            self._poll.register(self.descriptor, POLLIN)
+        # Greenlets that look for an answer, and find it every time, would never let another one run.
+        self._most = self.spins = SPINS if processors() > 1 and not is_green() else 0
         self._misses = 0
         self._rest = REST
 
@@ -117,7 +119,7 @@ class Wire:
     def send(self, packed: bytes, deadline: float, patience: float) -> None:
         """Send *packed*; whatever arrives meanwhile is kept for `replies`."""
         try:
-            sent = os.write(self.descriptor, packed)
+            sent = write(self.descriptor, packed)
         except BlockingIOError:
             sent = 0
         if sent < len(packed):
@@ -130,7 +132,7 @@ class Wire:
             if self._rest == 0:
                 self.spins = self._most
             return
-        read, descriptor = os.read, self.descriptor
+        descriptor = self.descriptor
         for _ in range(self.spins):
             try:
                 data = read(descriptor, CHUNK)
@@ -187,7 +189,7 @@ class Wire:
 
     def _feed(self, size: int) -> int:
         """Read once what is there; how many bytes. Raises BlockingIOError if there is nothing."""
-        data = os.read(self.descriptor, size)
+        data = read(self.descriptor, size)
         if not data:
             raise ConnectionResetError(CLOSED)
         self.reader.feed(data)
@@ -195,18 +197,18 @@ class Wire:
 
     def _send_rest(self, rest: memoryview, deadline: float, patience: float) -> None:
         """Send what did not fit into the socket's buffer. Reads meanwhile, lest both sides wait for each other."""
-        poll = select.poll()
-        poll.register(self.descriptor, select.POLLIN | select.POLLOUT)
+        both = poll()
+        both.register(self.descriptor, POLLIN | POLLOUT)
         while rest:
             left = min(deadline - time.monotonic(), patience)
-            events = poll.poll(left * 1000.0) if left > 0 else []
+            events = both.poll(left * 1000.0) if left > 0 else []
             if not events:
                 raise TimeoutError("the server does not read")
             with suppress(BlockingIOError):
-                if events[0][1] & select.POLLIN:
+                if events[0][1] & POLLIN:
                     self._feed(CHUNK)
-                if events[0][1] & ~select.POLLIN:
-                    rest = rest[os.write(self.descriptor, rest) :]
+                if events[0][1] & ~POLLIN:
+                    rest = rest[write(self.descriptor, rest) :]
 
 
 class StreamWire(Wire):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import select
 import threading
 import time
 import weakref
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+
+from celery.utils.descriptors import POLLIN, pipe, poll, read, write
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ class Chime:
     def __init__(self, descriptor: int | None = None) -> None:
         self.closed = False
         self._reader, self._writer = _open_pair() if descriptor is None else (descriptor, descriptor)
-        self._poll = select.poll()
-        self._poll.register(self._reader, select.POLLIN)
+        self._poll = poll()
+        self._poll.register(self._reader, POLLIN)
 
     def fileno(self) -> int:
         return self._reader
@@ -47,14 +48,14 @@ class Chime:
     def ring(self) -> None:
         """Wake the waiter, now or at its next `wait`."""
         try:
-            os.write(self._writer, _RING)
+            write(self._writer, _RING)
         except BlockingIOError:
             return  # it is full of rings: readable as it should be
 
     def clear(self) -> None:
         """Forget the rings so far."""
         try:
-            while len(os.read(self._reader, 4096)) == 4096:
+            while len(read(self._reader, 4096)) == 4096:
                 pass
         except BlockingIOError:
             return
@@ -97,10 +98,7 @@ def _open_pair() -> tuple[int, int]:
     if hasattr(os, "eventfd"):
         descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         return descriptor, descriptor
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    return reader, writer
+    return pipe()
 
 
 class Belfry:
@@ -210,7 +208,7 @@ class Belfry:
 
     def _ring(self, pipe: tuple[str, frozenset[str], int]) -> None:
         try:
-            os.write(pipe[2], _RING)
+            write(pipe[2], _RING)
         except BlockingIOError:
             self._sweep(pipe[0])  # full of rings: nobody reads them now, perhaps never again
         except OSError:

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.descriptors import is_green
 
 APPLICATION = 0x43454C52
 """Marks the files of this package (`PRAGMA application_id`)."""
@@ -227,6 +228,8 @@ class Session:
             raise self._database.explain(error) from error
         finally:
             self._file.release()
+        if self._file.green:
+            time.sleep(0)  # who writes and writes must let other greenlets run
         if isinstance(value, sqlite3.Error):
             raise self._database.explain(value) from value
 
@@ -244,6 +247,7 @@ class _File:
         self.durable = True
         self._identity = (0, 0)
         self._looked = 0.0
+        self.green = is_green()
         self._checkpoint = _CHECKPOINT
         self._users: weakref.WeakSet[Database] = weakref.WeakSet()
 

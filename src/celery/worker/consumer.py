@@ -15,7 +15,6 @@ import itertools
 import logging
 import math
 import os
-import select
 import signal
 import threading
 from collections import deque
@@ -29,6 +28,7 @@ from celery.brokers.base import Broker, Verdict
 from celery.concurrency.base import Pool
 from celery.exceptions import BackendError, BrokerError, DecodeError, InvalidTaskError
 from celery.utils.clock import SYSTEM, Clock
+from celery.utils.descriptors import POLLIN, pipe, read, write
 from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Outcome, Record, Settlement
 from celery.wire.protocol import peek
@@ -91,12 +91,10 @@ class Consumer:
         self.endings = Endings(self.source, self.ledger, self.aftermath, facts, hostname)
         self._numbers = itertools.count(1)
         self._calls: deque[Callable[[], Any]] = deque()
-        self._inbox, self._outbox = os.pipe()
-        os.set_blocking(self._inbox, False)
-        os.set_blocking(self._outbox, False)
+        self._inbox, self._outbox = pipe()
         # Not epoll: a descriptor that is closed and opened again between two turns would silently be gone from it.
-        self._poller = select.poll()
-        self._poller.register(self._inbox, select.POLLIN)
+        self._poller = pool.poller()
+        self._poller.register(self._inbox, POLLIN)
         self._watched: set[int] = set()
         self._bell = -1
         self._ready = True
@@ -119,7 +117,7 @@ class Consumer:
         """Have the loop call *call* between two of its turns. Any thread, also a signal handler; does not block."""
         self._calls.append(call)
         try:
-            os.write(self._outbox, b"x")
+            write(self._outbox, b"x")
         except OSError as error:
             if error.errno not in {errno.EAGAIN, errno.EBADF}:  # full of wake-ups already; the loop has ended
                 raise
@@ -534,7 +532,7 @@ class Consumer:
         self._watch()
         for descriptor, _ in self._poller.poll(math.ceil(timeout * 1000)):
             if descriptor == self._inbox:
-                os.read(self._inbox, 4096)
+                read(self._inbox, 4096)
             elif descriptor == self._bell:
                 self._ready = True
 
@@ -572,5 +570,5 @@ class Consumer:
         for descriptor in self._watched - wanted:
             self._poller.unregister(descriptor)
         for descriptor in wanted - self._watched:
-            self._poller.register(descriptor, select.POLLIN)
+            self._poller.register(descriptor, POLLIN)
         self._watched = wanted

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from celery import signals
 from celery.exceptions import WorkerTerminate
+from celery.utils.descriptors import write
 from celery.utils.log import get_logger
 from celery.worker.decisions import Stage, next_stage
 
@@ -117,7 +118,7 @@ class Shutdown:
 def say(text: str) -> None:
     """Write a line to stderr without a lock: this runs in signal handlers."""
     try:
-        os.write(2, f"\n{text}\n".encode(errors="replace"))
+        write(2, f"\n{text}\n".encode(errors="replace"))
     except OSError:
         return  # nobody reads stderr any more
 
