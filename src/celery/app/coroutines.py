@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import signal
 import socket
 import threading
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.utils.descriptors import write
 
 T = TypeVar("T")
 
