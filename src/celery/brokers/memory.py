@@ -2,178 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heapify
 from typing import Any
 
-import msgspec
-
 from celery.backends.store import Store, TransactionalStore
-from celery.brokers.base import Broker, Bus, Capabilities, Consumer, Entry, Kind, QueueStats, Subscription, Verdict
+from celery.brokers.base import Broker, Capabilities, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
-from celery.utils.bell import Chime, wait_until
+from celery.memory.bus import MemoryBus
+from celery.memory.consumer import MemoryConsumer
+from celery.memory.space import SPACES, Line, Message, Space
 from celery.utils.clock import SYSTEM, Clock
-from celery.utils.routing import ROUTED, Binding, routes
-from celery.wire.message import Delivery, Outgoing, Queue, Record, Settlement
-
-URGENCIES = 10
-
-
-class _Message(msgspec.Struct):
-    tag: int
-    queue: str
-    envelope: bytes
-    task_id: str
-    rank: int
-    position: int
-    since: float
-    due: float | None = None
-    kind: Kind = "ready"
-    owner: int = 0
-    fence: int = 0
-    started: bool = False
-    deliveries: int = 0
-    interrupted: bool = False
-    reason: str = ""
-
-
-class _Queue:
-    """Heaps of what is ready and what is delayed. An entry counts only while its message is still in that state."""
-
-    def __init__(self) -> None:
-        self.ready: list[tuple[int, int, int]] = []
-        self.delayed: list[tuple[float, int]] = []
-        self.listeners: list[Chime] = []
-
-
-class _Owner:
-    """One registration of a consumer; a swept consumer registers again, so that its old leases stay lost."""
-
-    def __init__(self, name: str, queues: Sequence[str], deadline: float) -> None:
-        self.name = name
-        self.queues = queues
-        self.deadline = deadline
-        self.held: dict[int, _Message] = {}
-
-
-class _Space:
-    """What all brokers of one name share. Its methods are called with its lock held."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.numbers = itertools.count(1)
-        self.queues: dict[str, _Queue] = {}
-        self.bindings: list[Binding] = []
-        self.messages: dict[int, _Message] = {}
-        self.owners: dict[int, _Owner] = {}
-        self.revocations: dict[str, float] = {}
-        self.subscriptions: list[MemorySubscription] = []
-
-    def targets(self, message: Outgoing) -> tuple[str, ...]:
-        if not message.exchange and message.routing_key:
-            return (message.routing_key,)
-        found = routes(self.bindings, message.exchange, message.routing_key)
-        if not found or not found[0]:
-            raise BrokerError(
-                f"No queue is bound to exchange {message.exchange!r} with routing key {message.routing_key!r}: "
-                f"declare the queue, or correct the route of the task."
-            )
-        return found
-
-    def push(self, message: Outgoing, targets: Iterable[str], now: float) -> None:
-        rank = -1 if message.inner else URGENCIES - 1
-        if message.priority and not message.inner:
-            rank -= min(max(message.priority, 0), URGENCIES - 1)
-        for target in targets:
-            tag = next(self.numbers)
-            new = _Message(tag, target, message.envelope, message.task_id, rank, tag, now, message.due)
-            self.messages[tag] = new
-            queue = self.queues.get(target)
-            if queue is None or new.due is not None or queue.listeners:
-                self.place(new, now)
-            else:
-                heappush(queue.ready, (rank, tag, tag))
-
-    def place(self, message: _Message, now: float) -> None:
-        """Put *message* among the ready or the delayed ones of its queue, and wake those who wait there."""
-        queue = self.queues.get(message.queue)
-        if queue is None:
-            queue = self.queues[message.queue] = _Queue()
-        message.owner, message.started = 0, False
-        if message.due is not None and message.due > now:
-            message.kind = "delayed"
-            heappush(queue.delayed, (message.due, message.tag))
-        else:
-            message.kind = "ready"
-            heappush(queue.ready, (message.rank, message.position, message.tag))
-        for chime in queue.listeners:
-            chime.ring()
-
-    def promote(self, queue: _Queue, now: float) -> None:
-        """Make ready what is due."""
-        while queue.delayed and queue.delayed[0][0] <= now:
-            due, tag = heappop(queue.delayed)
-            message = self.messages.get(tag)
-            if message is not None and message.kind == "delayed" and message.due == due:
-                message.kind, message.since = "ready", due
-                heappush(queue.ready, (message.rank, message.position, tag))
-
-    def take(self, name: str, limit: int, now: float) -> list[_Message]:
-        """Remove up to *limit* messages from the front of a queue."""
-        queue = self.queues.get(name)
-        if queue is None:
-            return []
-        self.promote(queue, now)
-        taken: list[_Message] = []
-        while queue.ready and len(taken) < limit:
-            _, position, tag = heappop(queue.ready)
-            message = self.messages.get(tag)
-            if message is not None and message.kind == "ready" and message.position == position:
-                message.kind = "leased"
-                taken.append(message)
-        return taken
-
-    def give_back(self, message: _Message, now: float, *, interrupted: bool) -> None:
-        """Return a leased message to its place in the queue; an execution of it is counted."""
-        if message.started:
-            message.deliveries += 1
-            message.interrupted = interrupted
-        message.since = now
-        self.place(message, now)
-
-    def leave(self, number: int, now: float) -> int:
-        """Return everything that the owner holds and forget it."""
-        owner = self.owners.pop(number, None)
-        if owner is None:
-            return 0
-        for message in owner.held.values():
-            self.give_back(message, now, interrupted=True)
-        return len(owner.held)
-
-    def is_revoked(self, task_id: str, now: float) -> bool:
-        return self.revocations.get(task_id, now) > now
-
-    def kind_of(self, message: _Message, now: float) -> Kind:
-        if message.kind == "delayed" and message.due is not None and message.due <= now:
-            return "ready"
-        return message.kind
-
-
-_spaces: dict[str, _Space] = {}
-
-
-def _after_fork() -> None:
-    """The child's copy of a space may have been locked by a thread that the child does not have."""
-    for space in _spaces.values():
-        space.lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+from celery.utils.routing import ROUTED
+from celery.wire.message import Outgoing, Queue
 
 
 class MemoryBroker(Broker):
@@ -185,7 +26,7 @@ class MemoryBroker(Broker):
         super().__init__(url, options=options, clock=clock)
         name = url.partition("://")[2].partition("?")[0].strip("/")
         self.place = f"memory://{name}"
-        self._space = _spaces.setdefault(name, _Space())
+        self._space = SPACES.setdefault(name, Space())
 
     def connect(self) -> None:
         """Nothing to reach."""
@@ -202,7 +43,7 @@ class MemoryBroker(Broker):
                 )
         with self._space.lock:
             for queue in queues:
-                self._space.queues.setdefault(queue.name, _Queue())
+                self._space.queues.setdefault(queue.name, Line())
                 if queue.exchange.name:
                     key = queue.routing_key
                     binding = (queue.exchange.name, queue.exchange.type, key, queue.name)
@@ -297,7 +138,7 @@ class MemoryBroker(Broker):
     def bus(self) -> MemoryBus:
         return MemoryBus(self._space)
 
-    def _remove(self, unwanted: Callable[[_Message], bool]) -> int:
+    def _remove(self, unwanted: Callable[[Message], bool]) -> int:
         """Heap entries of what is removed stay until they come up, unless nothing is left at all."""
         with self._space.lock:
             messages = self._space.messages
@@ -313,278 +154,15 @@ class MemoryBroker(Broker):
             return len(gone)
 
 
-class MemoryConsumer(Consumer):
-    """A lease over queues of one space."""
-
-    def __init__(
-        self,
-        space: _Space,
-        queues: Sequence[str],
-        name: str,
-        store: TransactionalStore | None,
-        lease: float,
-        clock: Clock,
-    ) -> None:
-        self.queues = tuple(queues)
-        self.name = name
-        self._space = space
-        self._store = store
-        self._lease = lease
-        self._clock = clock
-        self._chime = Chime()
-        self._woken = False
-        self._turn = 0
-        self._number = 0
-        with space.lock:
-            for queue in self.queues:
-                space.queues.setdefault(queue, _Queue()).listeners.append(self._chime)
-            self._register()
-
-    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
-        self._check_open()
-        end = time.monotonic() + timeout
-        while True:
-            claimed = self._claim(limit)
-            left = end - time.monotonic()
-            if claimed or left <= 0 or self._woken or self._chime.closed:
-                self._woken = False
-                return claimed
-            due = self.due_in()
-            self._chime.wait(left if due is None else min(left, due))
-
-    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
-        self._check_records(bool(records))
-        now = self._clock.time()
-        verdicts: list[Verdict] = []
-        with self._space.lock:
-            for delivery in deliveries:
-                message = self._held(delivery)
-                if message is None:
-                    verdicts.append("lost")
-                elif self._space.is_revoked(message.task_id, now):
-                    verdicts.append("revoked")
-                else:
-                    message.started = True
-                    verdicts.append("ok")
-            if self._store is not None:
-                self._store.write(None, records, ())
-        return verdicts
-
-    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        self._check_records(any(s.records or s.messages or s.arrivals for s in settlements))
-        now = self._clock.time()
-        space = self._space
-        applied, joined = [], list[Outgoing]()
-        with space.lock:
-            # Routing can fail, and then nothing may have been done.
-            targets = [[space.targets(follow_up) for follow_up in s.messages] for s in settlements]
-            for sent in (a.message for s in settlements for a in s.arrivals if a.message is not None):
-                space.targets(sent)
-            for settlement in settlements:
-                message = self._held(settlement.delivery)
-                applied.append(message is not None)
-                if message is not None:
-                    self._end(message, settlement, now)
-            for settlement, routed, ended in zip(settlements, targets, applied, strict=True):
-                if ended:
-                    for follow_up, names in zip(settlement.messages, routed, strict=True):
-                        space.push(follow_up, names, now)
-                    if self._store is not None:
-                        joined += self._store.write(None, settlement.records, settlement.arrivals)
-            for sent in joined:
-                space.push(sent, space.targets(sent), now)
-        return applied
-
-    def release(self, deliveries: Sequence[Delivery]) -> None:
-        now = self._clock.time()
-        with self._space.lock:
-            for delivery in deliveries:
-                message = self._held(delivery)
-                if message is not None:
-                    del self._space.owners[self._number].held[message.tag]
-                    message.started = False  # marked, perhaps, but not run: not counted
-                    self._space.give_back(message, now, interrupted=False)
-
-    def renew(self) -> bool:
-        with self._space.lock:
-            owner = self._space.owners.get(self._number)
-            if owner is None:
-                return False
-            owner.deadline = self._clock.time() + self._lease
-            return True
-
-    def wake(self) -> None:
-        self._woken = True
-        self._chime.ring()
-
-    def fileno(self) -> int:
-        return self._chime.fileno()
-
-    def due_in(self) -> float | None:
-        now = self._clock.time()
-        with self._space.lock:
-            dues = [
-                message.due
-                for queue in self.queues
-                for due, tag in self._space.queues[queue].delayed[:1]
-                if (message := self._space.messages.get(tag)) is not None and message.due == due
-            ]
-        return max(0.0, min(dues) - now) if dues else None
-
-    def close(self) -> None:
-        with self._space.lock:
-            self._space.leave(self._number, self._clock.time())
-            for queue in self.queues:
-                listeners = self._space.queues[queue].listeners
-                if self._chime in listeners:
-                    listeners.remove(self._chime)
-        self._chime.close()
-
-    def _register(self) -> None:
-        self._number = next(self._space.numbers)
-        deadline = self._clock.time() + self._lease
-        self._space.owners[self._number] = _Owner(self.name, self.queues, deadline)
-
-    def _check_open(self) -> None:
-        if self._chime.closed:
-            raise BrokerError(f"Consumer {self.name!r} is closed: ask the broker for a new one.")
-
-    def _check_records(self, effects: bool) -> None:
-        if effects and self._store is None:
-            raise ValueError("This consumer has no store in the same place: store results and send messages first.")
-
-    def _held(self, delivery: Delivery) -> _Message | None:
-        message = self._space.messages.get(int(delivery.tag))
-        if message is None or message.kind != "leased":
-            return None
-        return message if message.owner == self._number and message.fence == delivery.fence else None
-
-    def _claim(self, limit: int) -> list[Delivery]:
-        now = self._clock.time()
-        space = self._space
-        with space.lock:
-            self._chime.clear()
-            if self._number not in space.owners:
-                self._register()
-            held = space.owners[self._number].held
-            messages = self._take(limit, now)
-            for message in messages:
-                message.owner, message.fence = self._number, next(space.numbers)
-                message.since, message.due = now, None
-                held[message.tag] = message
-            if len(messages) == limit:
-                self._chime.ring()
-            revocations = bool(space.revocations)
-            return [
-                Delivery(
-                    message.tag,
-                    message.queue,
-                    message.envelope,
-                    message.fence,
-                    message.deliveries,
-                    message.interrupted,
-                    message.deliveries > 0,
-                    revocations and space.is_revoked(message.task_id, now),
-                )
-                for message in messages
-            ]
-
-    def _take(self, limit: int, now: float) -> list[_Message]:
-        """Share *limit* among the queues, beginning after the queue that was served last."""
-        if len(self.queues) == 1:
-            return self._space.take(self.queues[0], limit, now)
-        taken: list[_Message] = []
-        active = deque(self.queues[self._turn :] + self.queues[: self._turn])
-        while active and len(taken) < limit:
-            name = active.popleft()
-            share = max(1, (limit - len(taken)) // (len(active) + 1))
-            found = self._space.take(name, share, now)
-            taken += found
-            if found:
-                self._turn = (self.queues.index(name) + 1) % len(self.queues)
-            if len(found) == share:
-                active.append(name)
-        return taken
-
-    def _end(self, message: _Message, settlement: Settlement, now: float) -> None:
-        del self._space.owners[self._number].held[message.tag]
-        if settlement.verb == "done":
-            del self._space.messages[message.tag]
-        elif settlement.verb == "requeue":
-            message.position = next(self._space.numbers)
-            message.due = now + settlement.delay if settlement.delay > 0 else None
-            self._space.give_back(message, now, interrupted=False)
-        else:
-            message.kind, message.since, message.reason = "dead", now, settlement.reason
-            message.owner = 0
-            if message.started:
-                message.deliveries, message.interrupted = message.deliveries + 1, False
-
-
-class MemoryBus(Bus):
-    """Hands payloads to the subscriptions of the same space."""
-
-    def __init__(self, space: _Space) -> None:
-        self._space = space
-
-    def publish(self, topic: str, payload: bytes) -> None:
-        with self._space.lock:
-            for subscription in self._space.subscriptions:
-                subscription.offer(topic, payload)
-
-    def subscribe(self, topics: Sequence[str]) -> MemorySubscription:
-        subscription = MemorySubscription(self._space, topics)
-        with self._space.lock:
-            self._space.subscriptions.append(subscription)
-        return subscription
-
-
-class MemorySubscription(Subscription):
-    """An unbounded line of what arrived."""
-
-    def __init__(self, space: _Space, topics: Sequence[str]) -> None:
-        self._space = space
-        self._names = frozenset(topics)
-        self._beginnings = tuple(topic[:-1] for topic in topics if topic.endswith("*"))
-        self._arrived: deque[tuple[str, bytes]] = deque()
-        self._chime = Chime()
-
-    def offer(self, topic: str, payload: bytes) -> None:
-        """Take (topic, payload) if it was asked for."""
-        if topic in self._names or topic.startswith(self._beginnings):
-            self._arrived.append((topic, payload))
-            self._chime.ring()
-
-    def get(self, timeout: float | None = None) -> tuple[str, bytes] | None:
-        wait_until(self._chime, lambda: bool(self._arrived) or self._chime.closed, timeout)
-        if self._chime.closed or not self._arrived:
-            return None
-        first = self._arrived.popleft()
-        if not self._arrived:
-            self._chime.clear()
-            if self._arrived:
-                self._chime.ring()
-        return first
-
-    def fileno(self) -> int:
-        return self._chime.fileno()
-
-    def close(self) -> None:
-        with self._space.lock:
-            if self in self._space.subscriptions:
-                self._space.subscriptions.remove(self)
-        self._chime.close()
-
-
 def _numbers(tags: Sequence[int | str]) -> set[int]:
     return {int(tag) for tag in tags if str(tag).isdecimal()}
 
 
-def _entry(m: _Message, kind: Kind, owner: str) -> Entry:
+def _entry(m: Message, kind: Kind, owner: str) -> Entry:
     return Entry(m.tag, m.queue, kind, m.task_id, m.envelope, m.since, m.due, m.deliveries, m.reason, owner)
 
 
-def _order_of(kind: Kind) -> Callable[[_Message], tuple[float, ...]]:
+def _order_of(kind: Kind) -> Callable[[Message], tuple[float, ...]]:
     if kind == "delayed":
         return lambda message: (message.due or 0.0, message.tag)
     if kind == "ready":

@@ -1,0 +1,1 @@
+"""What the broker in this process is made of."""

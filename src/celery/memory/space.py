@@ -1,0 +1,175 @@
+"""The messages, queues and owners that all brokers of one name in this process share."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from celery.brokers.base import Kind
+from celery.exceptions import BrokerError
+from celery.utils.bell import Chime
+from celery.utils.routing import Binding, routes
+from celery.wire.message import Outgoing
+
+if TYPE_CHECKING:
+    from celery.memory.bus import MemorySubscription
+
+URGENCIES = 10
+
+
+class Message(msgspec.Struct):
+    tag: int
+    queue: str
+    envelope: bytes
+    task_id: str
+    rank: int
+    position: int
+    since: float
+    due: float | None = None
+    kind: Kind = "ready"
+    owner: int = 0
+    fence: int = 0
+    started: bool = False
+    deliveries: int = 0
+    interrupted: bool = False
+    reason: str = ""
+
+
+class Line:
+    """Heaps of what is ready and what is delayed. An entry counts only while its message is still in that state."""
+
+    def __init__(self) -> None:
+        self.ready: list[tuple[int, int, int]] = []
+        self.delayed: list[tuple[float, int]] = []
+        self.listeners: list[Chime] = []
+
+
+class Owner:
+    """One registration of a consumer; a swept consumer registers again, so that its old leases stay lost."""
+
+    def __init__(self, name: str, queues: Sequence[str], deadline: float) -> None:
+        self.name = name
+        self.queues = queues
+        self.deadline = deadline
+        self.held: dict[int, Message] = {}
+
+
+class Space:
+    """What all brokers of one name share. Its methods are called with its lock held."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.numbers = itertools.count(1)
+        self.queues: dict[str, Line] = {}
+        self.bindings: list[Binding] = []
+        self.messages: dict[int, Message] = {}
+        self.owners: dict[int, Owner] = {}
+        self.revocations: dict[str, float] = {}
+        self.subscriptions: list[MemorySubscription] = []
+
+    def targets(self, message: Outgoing) -> tuple[str, ...]:
+        if not message.exchange and message.routing_key:
+            return (message.routing_key,)
+        found = routes(self.bindings, message.exchange, message.routing_key)
+        if not found or not found[0]:
+            raise BrokerError(
+                f"No queue is bound to exchange {message.exchange!r} with routing key {message.routing_key!r}: "
+                f"declare the queue, or correct the route of the task."
+            )
+        return found
+
+    def push(self, message: Outgoing, targets: Iterable[str], now: float) -> None:
+        rank = -1 if message.inner else URGENCIES - 1
+        if message.priority and not message.inner:
+            rank -= min(max(message.priority, 0), URGENCIES - 1)
+        for target in targets:
+            tag = next(self.numbers)
+            new = Message(tag, target, message.envelope, message.task_id, rank, tag, now, message.due)
+            self.messages[tag] = new
+            queue = self.queues.get(target)
+            if queue is None or new.due is not None or queue.listeners:
+                self.place(new, now)
+            else:
+                heappush(queue.ready, (rank, tag, tag))
+
+    def place(self, message: Message, now: float) -> None:
+        """Put *message* among the ready or the delayed ones of its queue, and wake those who wait there."""
+        queue = self.queues.get(message.queue)
+        if queue is None:
+            queue = self.queues[message.queue] = Line()
+        message.owner, message.started = 0, False
+        if message.due is not None and message.due > now:
+            message.kind = "delayed"
+            heappush(queue.delayed, (message.due, message.tag))
+        else:
+            message.kind = "ready"
+            heappush(queue.ready, (message.rank, message.position, message.tag))
+        for chime in queue.listeners:
+            chime.ring()
+
+    def promote(self, queue: Line, now: float) -> None:
+        """Make ready what is due."""
+        while queue.delayed and queue.delayed[0][0] <= now:
+            due, tag = heappop(queue.delayed)
+            message = self.messages.get(tag)
+            if message is not None and message.kind == "delayed" and message.due == due:
+                message.kind, message.since = "ready", due
+                heappush(queue.ready, (message.rank, message.position, tag))
+
+    def take(self, name: str, limit: int, now: float) -> list[Message]:
+        """Remove up to *limit* messages from the front of a queue."""
+        queue = self.queues.get(name)
+        if queue is None:
+            return []
+        self.promote(queue, now)
+        taken: list[Message] = []
+        while queue.ready and len(taken) < limit:
+            _, position, tag = heappop(queue.ready)
+            message = self.messages.get(tag)
+            if message is not None and message.kind == "ready" and message.position == position:
+                message.kind = "leased"
+                taken.append(message)
+        return taken
+
+    def give_back(self, message: Message, now: float, *, interrupted: bool) -> None:
+        """Return a leased message to its place in the queue; an execution of it is counted."""
+        if message.started:
+            message.deliveries += 1
+            message.interrupted = interrupted
+        message.since = now
+        self.place(message, now)
+
+    def leave(self, number: int, now: float) -> int:
+        """Return everything that the owner holds and forget it."""
+        owner = self.owners.pop(number, None)
+        if owner is None:
+            return 0
+        for message in owner.held.values():
+            self.give_back(message, now, interrupted=True)
+        return len(owner.held)
+
+    def is_revoked(self, task_id: str, now: float) -> bool:
+        return self.revocations.get(task_id, now) > now
+
+    def kind_of(self, message: Message, now: float) -> Kind:
+        if message.kind == "delayed" and message.due is not None and message.due <= now:
+            return "ready"
+        return message.kind
+
+
+SPACES: dict[str, Space] = {}
+
+
+def _after_fork() -> None:
+    """The child's copy of a space may have been locked by a thread that the child does not have."""
+    for space in SPACES.values():
+        space.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
