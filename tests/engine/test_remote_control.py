@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celery import Celery
-from celery.app.control import flatten_reply, mailbox_topic
+from celery.app.control import flatten_reply
 from celery.exceptions import DuplicateNodenameWarning
 from celery.worker.control import Panel, control_command, inspect_command
 
@@ -149,7 +149,7 @@ def test_a_command_that_raises_is_answered(app: Celery, worker: Any) -> None:
 
 def test_rubbish_in_the_mailbox_changes_nothing(app: Celery, worker: Any) -> None:
     for rubbish in (b"", b"[]", b"{}", b'{"body": {"method": 1, "arguments": 2}}', b"\xff"):
-        app.broker.bus().publish(mailbox_topic(app), rubbish)
+        app.broker.bus().publish(app.control.mailbox.exchange, rubbish)
     assert asked(app, "ping") == {"ok": "pong"}
 
 

@@ -1,51 +1,30 @@
 """Remote control, the client's side: ask workers, and tell them what to do.
 
-Requests are broadcast on the broker's bus to whoever listens; replies come back on a topic of this process's thread.
+Requests are broadcast on the broker's bus to whoever listens; answers come back to a box of the request's own.
 `app.control.ping()`, `app.control.revoke(id, terminate=True)`, `app.control.inspect().active()`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery.app.lamport import LamportClock
-from celery.exceptions import DecodeError, DuplicateNodenameWarning
-from celery.utils import uuid
+from celery.app.mailbox import Mailbox, Reply
+from celery.exceptions import DuplicateNodenameWarning
 from celery.utils.text import pluralize
-from celery.wire import broadcast
-from celery.wire.serialization import accept_types
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
 
 __all__ = ("Control", "Inspect", "flatten_reply")
 
-logger = logging.getLogger(__name__)
-
 TERM_SIGNAME = "SIGTERM"
 REVOKE_EXPIRES = float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", "10800"))
 """Seconds a revocation lasts."""
-Reply = dict[str, Any]
-
 W_DUPNODE = "Received multiple replies from node {0}: {1}.\nMake sure you give each worker a unique name with -n."
-
-
-def mailbox_topic(app: Celery) -> str:
-    """Where workers listen."""
-    return f"{app.conf.control_exchange}.pidbox"
-
-
-def reply_topic(oid: str, exchange: str) -> str:
-    """Where the answers to requests of *oid* go."""
-    return broadcast.topic(exchange, oid)
-
-
-# --- the client -------------------------------------------------------------------------------------------------------
 
 
 def flatten_reply(reply: Iterable[Reply]) -> Reply:
@@ -63,96 +42,6 @@ def flatten_reply(reply: Iterable[Reply]) -> Reply:
             stacklevel=2,
         )
     return nodes
-
-
-class Mailbox:
-    """Sends requests and gathers the answers. Thread-safe."""
-
-    def __init__(self, app: Celery, clock: LamportClock | None = None) -> None:
-        self.app = app
-        self.clock = clock or LamportClock()
-
-    @property
-    def namespace(self) -> str:
-        return str(self.app.conf.control_exchange)
-
-    def request(
-        self,
-        command: str,
-        arguments: Mapping[str, Any] | None = None,
-        *,
-        destination: Sequence[str] | None = None,
-        reply: bool = False,
-        timeout: float | None = None,
-        limit: int | None = None,
-        callback: Callable[[Reply], Any] | None = None,
-        pattern: str | None = None,
-        matcher: str | None = None,
-    ) -> list[Reply] | None:
-        """Send, and with *reply* return what was answered within *timeout* seconds (or by *limit* nodes)."""
-        app = self.app
-        bus = app.broker.bus()
-        ticket = uuid()
-        body: dict[str, Any] = {
-            "method": command,
-            "arguments": dict(arguments or {}),
-            "destination": list(destination) if destination is not None else None,
-            "pattern": pattern,
-            "matcher": matcher,
-        }
-        if not reply:
-            bus.publish(mailbox_topic(app), self._pack(body, 0))
-            return None
-        wait = 1.0 if timeout is None else timeout
-        exchange = f"reply.{self.namespace}.pidbox"
-        oid = app.thread_oid
-        body |= {"ticket": ticket, "reply_to": {"exchange": exchange, "routing_key": oid}}
-        payload = self._pack(body, time.time() + wait if wait else 0)
-        if limit is None and destination:
-            limit = len(destination)
-        with bus.subscribe([reply_topic(oid, exchange)]) as answers:
-            bus.publish(mailbox_topic(app), payload)
-            return self._gather(answers.get, ticket, wait, limit, callback)
-
-    def _pack(self, body: Reply, expires: float) -> bytes:
-        conf = self.app.conf
-        return broadcast.encode(
-            body,
-            exchange=mailbox_topic(self.app),
-            headers={"clock": self.clock.forward(), "expires": expires},
-            delivery_mode=broadcast.PERSISTENT,
-            serializer=conf.task_serializer,
-        )
-
-    def _gather(
-        self,
-        get: Callable[[float | None], tuple[str, bytes] | None],
-        ticket: str,
-        timeout: float,
-        limit: int | None,
-        callback: Callable[[Reply], Any] | None,
-    ) -> list[Reply]:
-        replies: list[Reply] = []
-        accept = accept_types(self.app.conf.accept_content)
-        until = time.monotonic() + timeout
-        while limit is None or len(replies) < limit:
-            left = until - time.monotonic()
-            received = get(left) if left > 0 else None
-            if received is None:
-                break
-            try:
-                notice = broadcast.decode(received[1], accept)
-                body = broadcast.mapping(notice)
-            except DecodeError as error:
-                logger.warning("A reply to a remote control request cannot be read: %s", error)
-                continue
-            self.clock.adjust(broadcast.clock_of(notice))
-            if notice.headers.get("ticket") not in {None, ticket}:
-                continue
-            replies.append(body)
-            if callback is not None:
-                callback(body)
-        return replies
 
 
 class Inspect:

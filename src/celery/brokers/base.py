@@ -233,16 +233,79 @@ class Consumer(ABC):
         """Give back everything not settled (what was started counts as interrupted) and leave. Idempotent."""
 
 
+class Slot(msgspec.Struct, frozen=True):
+    """The queue of one listener, on stores where listeners have queues; the others pass over what they need not know.
+
+    `name`: empty has the store make one up.  `exclusive`: nobody else may listen under that name.  After `expires`
+    seconds in which nobody listened it is gone, and what nobody took within `ttl` seconds is.
+    """
+
+    name: str = ""
+    exclusive: bool = False
+    durable: bool = False
+    expires: float | None = None
+    ttl: float | None = None
+
+
+NO_SLOT = Slot()
+
+
 class Bus(ABC):
-    """Fan-out of short-lived messages: remote control, replies, events. Nobody listening: the message is gone."""
+    """Short-lived messages: remote control, replies, events. Nobody listening: the message is gone.
+
+    A topic is an exchange, and after a `/` its routing key where there is one: `celery.pidbox`,
+    `celeryev/worker.online`.  Payloads are those of `celery.wire.broadcast`.  Thread-safe.
+    """
 
     @abstractmethod
     def publish(self, topic: str, payload: bytes) -> None:
         """Send to everyone who is subscribed now."""
 
     @abstractmethod
-    def subscribe(self, topics: Sequence[str]) -> Subscription:
+    def subscribe(self, topics: Sequence[str], slot: Slot = NO_SLOT) -> Subscription:
         """Listen from now on. A topic that ends in `*` matches every topic with that beginning."""
+
+    def post(self, exchange: str, key: str, payload: bytes, ttl: float) -> None:
+        """Send to the one who has opened the box *key* of *exchange*. What nobody takes is gone after *ttl* seconds."""
+        self.publish(f"{exchange}/{key}", payload)
+
+    def open_box(self, exchange: str, key: str, slot: Slot = NO_SLOT) -> Box:
+        """Take in what is posted to the box *key* of *exchange* from now on. A key belongs to one reader."""
+        return _TopicBox(self.subscribe([f"{exchange}/{key}"], slot))
+
+
+class Box(ABC):
+    """What was posted to one reader. Belongs to one thread."""
+
+    @abstractmethod
+    def get(self, timeout: float) -> bytes | None:
+        """The next payload; None when *timeout* seconds passed. Raises `BrokerError`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take nothing more; what is in it is gone. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _TopicBox(Box):
+    """On a bus that has no other way: a topic that nobody else listens to."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    def get(self, timeout: float) -> bytes | None:
+        found = self._subscription.get(timeout)
+        return None if found is None else found[1]
+
+    def close(self) -> None:
+        self._subscription.close()
 
 
 class Subscription(ABC):

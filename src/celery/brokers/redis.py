@@ -194,7 +194,7 @@ class RedisBroker(Broker):
         return sorted(task_id.decode() for task_id in found)
 
     def bus(self) -> RedisBus:
-        return RedisBus(self.link)
+        return RedisBus(self.link, self.options)
 
     # -- one queue -------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from celery.brokers.base import Bus, Subscription
+from celery.brokers.base import NO_SLOT, Bus, Slot, Subscription
 from celery.memory.space import Space
 from celery.utils.bell import Chime, wait_until
 
@@ -21,7 +21,7 @@ class MemoryBus(Bus):
             for subscription in self._space.subscriptions:
                 subscription.offer(topic, payload)
 
-    def subscribe(self, topics: Sequence[str]) -> MemorySubscription:
+    def subscribe(self, topics: Sequence[str], slot: Slot = NO_SLOT) -> MemorySubscription:
         subscription = MemorySubscription(self._space, topics)
         with self._space.lock:
             self._space.subscriptions.append(subscription)

@@ -55,7 +55,7 @@ class Outbox:
                 ours = json.dumps([exchange.name, exchange.type, queue.routing_key, queue.name])
                 added += f"{prefix}celeriac.bindings", ours
                 if exchange.type != "fanout":  # which is pub/sub there
-                    added += f"{prefix}_kombu.binding.{exchange.name}", _member(queue)
+                    added += f"{prefix}_kombu.binding.{exchange.name}", _member(queue, self._scripts.sep)
         if added:
             self._link.run(self._scripts["declare"], (), added)
         self._bindings.clear()
@@ -150,7 +150,7 @@ class Outbox:
         )
         found: list[Binding] = [tuple(binding) for raw in ours if (binding := json.loads(raw))[0] == exchange]
         for raw in theirs:
-            key, pattern, queue = [*raw.decode().split("\x06\x16"), "", ""][:3]
+            key, pattern, queue = [*raw.decode().split(self._scripts.sep), "", ""][:3]
             if not any(binding[2] == key and binding[3] == queue for binding in found):
                 found.append((exchange, "topic" if pattern else "direct", key, queue))
         found.sort()
@@ -173,10 +173,10 @@ def _unroutable(message: Outgoing) -> BrokerError:
     )
 
 
-def _member(queue: Queue) -> str:
+def _member(queue: Queue, sep: str) -> str:
     """A member of kombu's set of bindings: routing key, pattern (a regular expression; topic only), queue."""
     pattern = ""
     if queue.exchange.type == "topic":
         words = [{"*": r"[^.]+", "#": r".*"}.get(word, re.escape(word)) for word in queue.routing_key.split(".")]
         pattern = "^" + r"\.".join(words).replace(r"\..*", r"(\..*)?") + "$"
-    return f"{queue.routing_key}\x06\x16{pattern}\x06\x16{queue.name}"
+    return f"{queue.routing_key}{sep}{pattern}{sep}{queue.name}"

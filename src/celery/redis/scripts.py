@@ -46,7 +46,8 @@ class Scripts:
         self.steps = (INNER, *steps)
         """Of the ready lists of a queue, in the order in which they are served."""
         self._prefix = address.prefix
-        self._sep = sep
+        self.sep = sep
+        """Between a queue and its step, and the parts of a binding."""
         self._clock = clock
         self._head = (
             f"local P, SEP, STEPS, DB = {lua_text(address.prefix)}, {lua_text(sep)}, "
@@ -71,7 +72,7 @@ class Scripts:
         """The key of the list of ready messages."""
         if step == INNER:
             return f"{self._prefix}celeriac.inner.{queue}"
-        return f"{self._prefix}{queue}{self._sep}{step}" if step else f"{self._prefix}{queue}"
+        return f"{self._prefix}{queue}{self.sep}{step}" if step else f"{self._prefix}{queue}"
 
     def now(self) -> str | int:
         """What scripts are told of the time: nothing, they ask the server; or a test's clock, in ms."""

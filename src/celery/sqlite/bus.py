@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from celery.brokers.base import Bus, Subscription
+from celery.brokers.base import NO_SLOT, Bus, Slot, Subscription
 from celery.utils.bell import Belfry, Chime
 from celery.utils.clock import Clock
 from celery.utils.sqlite import Database, queries
@@ -38,7 +38,7 @@ class SQLiteBus(Bus):
             connection.execute(_SQL["publish"], (topic, payload, now + BUS_KEPT))
         self._belfry.ring("bus")
 
-    def subscribe(self, topics: Sequence[str]) -> SQLiteSubscription:
+    def subscribe(self, topics: Sequence[str], slot: Slot = NO_SLOT) -> SQLiteSubscription:
         with self._database.read():
             chime = self._belfry.listen("bus", changed=self._database.changes)
         return SQLiteSubscription(self._database, chime, topics)

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from celery.app.control import mailbox_topic, reply_topic
-from celery.brokers.base import Bus, Subscription
-from celery.exceptions import BrokerError, DecodeError, EncodeError
+from celery.brokers.base import Broker, Bus, Subscription
+from celery.exceptions import BrokerError, DecodeError, EncodeError, WorkerTerminate
 from celery.utils.log import get_logger
 from celery.wire import broadcast
-from celery.wire.serialization import accept_types
 
 if TYPE_CHECKING:
-    from celery.worker.control import ControlState, Panel
+    from celery.worker.panel import ControlState, Panel
 
 logger = get_logger(__name__)
 
 RETRY_EVERY = 1.0
+SHOWN = 200
+"""Characters that a line of the log shows of what a request brought."""
 
 
 class Mailbox:
-    """Takes requests that are meant for this node, has the panel carry them out, and answers."""
+    """Takes requests that are meant for this node, has the panel carry them out, and answers.
 
-    def __init__(self, state: ControlState, panel: type[Panel]) -> None:
+    Whatever a request brings, the next one is heard: one that cannot be read, is late or makes no sense is one line in
+    the log.
+    """
+
+    def __init__(self, state: ControlState, panel: type[Panel], broker: Broker | None = None) -> None:
         self.state = state
         self.panel = panel
         self.hostname = state.hostname
-        self._bus: Bus = state.controller.broker.bus()
-        self._topic = mailbox_topic(state.app)
-        self._accept = accept_types(state.app.conf.accept_content)
+        self._client = state.app.control.mailbox
+        self._bus: Bus = (broker or state.controller.broker).bus()
+        self._accept = self._client.accept
+        self._ttl = float(state.app.conf.control_queue_ttl or 300.0)
         self._subscription: Subscription | None = None
         self._stopped = threading.Event()
         self._listening = threading.Event()
@@ -62,7 +69,8 @@ class Mailbox:
                 self._stopped.wait(RETRY_EVERY)
 
     def _listen(self) -> None:
-        with self._bus.subscribe([self._topic]) as subscription:
+        topic = self._client.exchange
+        with self._bus.subscribe([topic], self._client.slot(f"{self.hostname}.{topic}")) as subscription:
             self._subscription = subscription
             self._listening.set()
             while not self._stopped.is_set():
@@ -76,56 +84,112 @@ class Mailbox:
             notice = broadcast.decode(payload, self._accept)
             body = broadcast.mapping(notice)
         except DecodeError as error:
-            logger.warning("A remote control message cannot be read: %s", error)
+            logger.warning("A remote control request cannot be read: %s", error)
             return
         self.state.app.control.clock.adjust(broadcast.clock_of(notice))
-        expires = notice.headers.get("expires")
-        if (isinstance(expires, int | float) and 0 < expires < time.time()) or not self._is_meant(body):
+        if not self._is_meant(body):
             return
-        method = str(body.get("method"))
+        late = lateness(notice.headers.get("expires"), time.time())
+        if late > 0:
+            logger.warning(
+                "The remote control request %s came %.1f s too late and is dropped (do the clocks differ?)",
+                shown(body.get("method")),
+                late,
+            )
+            return
         arguments = body.get("arguments") or {}
-        answer = self._carry_out(method, arguments if isinstance(arguments, dict) else {})
-        reply_to = body.get("reply_to")
-        if reply_to:
-            self._reply(answer, reply_to, body.get("ticket"))
+        if not isinstance(arguments, dict):
+            logger.warning("The arguments of the remote control request %s are no map", shown(body.get("method")))
+            return
+        try:
+            answer = self._carry_out(body.get("method"), arguments)
+        except WorkerTerminate:
+            self.state.controller.terminate()
+            return
+        except SystemExit:
+            self.state.controller.stop()
+            return
+        if body.get("reply_to"):
+            self._reply(answer, body["reply_to"], body.get("ticket"))
 
-    def _is_meant(self, body: dict[str, Any]) -> bool:
+    def _is_meant(self, body: Mapping[str, Any]) -> bool:
         destination = body.get("destination")
-        if destination and self.hostname not in destination:
-            return False
+        if destination:
+            return isinstance(destination, str | list | tuple) and self.hostname in destination
         pattern, matcher = body.get("pattern"), body.get("matcher")
         if not pattern or not matcher:
             return True
-        if matcher == "glob":
-            return fnmatch.fnmatchcase(self.hostname, pattern)
         try:
-            return re.search(pattern, self.hostname) is not None
-        except re.error as error:
-            logger.warning("Remote control: %r is not a regular expression: %s", pattern, error)
+            return matches(self.hostname, str(pattern), matcher)
+        except ValueError as error:
+            logger.warning("A remote control request names its workers in a way that makes no sense: %s", error)
             return False
 
-    def _carry_out(self, method: str, arguments: dict[str, Any]) -> Any:
-        command = self.panel.data.get(method)
+    def _carry_out(self, method: Any, arguments: dict[str, Any]) -> Any:
+        command = self.panel.data.get(method) if isinstance(method, str) else None
         if command is None:
-            error = KeyError(method)
-            logger.warning("There is no remote control command %r", method)
-            return {"error": repr(error)}
+            logger.warning("There is no remote control command %s", shown(method))
+            return {"error": repr(KeyError(method))}
         try:
-            return command(self.state, **arguments)
-        except SystemExit:
-            raise
+            return run(command, self.state, arguments)
+        except BadArguments as error:
+            logger.warning("The remote control command %s cannot be called so: %s", method, error)
+            return {"error": repr(error.__cause__)}
         except Exception as error:  # a command, also one of a user, must not end the mailbox
-            logger.exception("Remote control command %s failed", method)
+            logger.exception("The remote control command %s failed", method)
             return {"error": repr(error)}
 
-    def _reply(self, answer: Any, reply_to: dict[str, Any], ticket: Any) -> None:
+    def _reply(self, answer: Any, reply_to: Any, ticket: Any) -> None:
+        exchange, key = self._client.reply_exchange, reply_to.get("routing_key") if isinstance(reply_to, dict) else None
+        if not isinstance(key, str) or not key or reply_to.get("exchange") != exchange:
+            logger.warning("An answer to remote control is wanted where none goes: %s", shown(reply_to))
+            return
         headers = {"ticket": ticket, "clock": self.state.app.control.clock.forward()}
-        exchange, key = str(reply_to.get("exchange")), str(reply_to.get("routing_key"))
-        serializer = self.state.app.conf.task_serializer
         try:
             payload = broadcast.encode(
-                {self.hostname: answer}, exchange=exchange, routing_key=key, headers=headers, serializer=serializer
+                {self.hostname: answer},
+                exchange=exchange,
+                routing_key=key,
+                headers=headers,
+                serializer=self._client.serializer,
             )
-            self._bus.publish(reply_topic(key, exchange), payload)
+            self._bus.post(exchange, key, payload, self._ttl)
         except (BrokerError, EncodeError) as error:
-            logger.warning("Could not answer a remote control request: %s", error)
+            logger.warning("A remote control request could not be answered: %s", error)
+
+
+class BadArguments(Exception):
+    """A command does not take what it was given."""
+
+
+def run(command: Callable[..., Any], state: ControlState, arguments: Mapping[str, Any]) -> Any:
+    """What *command* returns; raises BadArguments for what it does not take, and what it raises."""
+    try:
+        inspect.signature(command).bind(state, **arguments)
+    except TypeError as error:
+        raise BadArguments(shown(error)) from error
+    return command(state, **arguments)
+
+
+def matches(hostname: str, pattern: str, matcher: Any) -> bool:
+    """Whether the node is meant; raises ValueError for a pattern or a matcher that does not exist."""
+    if matcher == "glob":
+        return fnmatch.fnmatch(hostname, pattern)
+    if matcher != "pcre":
+        raise ValueError(f"there is no matcher {shown(matcher)}; use glob or pcre")
+    try:
+        return re.match(pattern, hostname) is not None
+    except re.error as error:
+        raise ValueError(f"{shown(pattern)} is not a regular expression: {error}") from None
+
+
+def lateness(expires: Any, now: float) -> float:
+    """Seconds since a request was wanted until *expires* (Unix time; 0 and whatever is no number: for ever)."""
+    if isinstance(expires, bool) or not isinstance(expires, int | float) or not expires > 0:
+        return 0.0
+    return now - expires
+
+
+def shown(value: Any) -> str:
+    """*value* as one short line."""
+    return (text := repr(value) if not isinstance(value, Exception) else str(value))[:SHOWN] + "…" * (len(text) > SHOWN)

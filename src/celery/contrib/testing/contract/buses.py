@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from celery.brokers.base import Broker
+from celery.brokers.base import Broker, Slot
 
 
 class BusContract:
@@ -91,6 +91,48 @@ class BusContract:
         waiter.join(10.0)
         assert got == [None]
         assert subscription.get(0.0) is None
+
+    def test_a_box_takes_what_is_posted_to_it(self, broker: Broker, connect: Callable[..., Broker]) -> None:
+        other = connect()
+        with broker.bus().open_box("replies", "me") as mine, other.bus().open_box("replies", "you") as yours:
+            for number in range(20):
+                other.bus().post("replies", "me", str(number).encode(), 60.0)
+            broker.bus().post("replies", "you", b"\x00yours", 60.0)
+            assert [mine.get(10.0) for _ in range(20)] == [str(number).encode() for number in range(20)]
+            assert yours.get(10.0) == b"\x00yours"
+            assert mine.get(0.0) is None
+            assert yours.get(0.02) is None
+        other.close()
+
+    def test_what_is_posted_to_a_closed_box_is_gone(self, broker: Broker) -> None:
+        broker.bus().post("replies", "me", b"before", 60.0)
+        box = broker.bus().open_box("replies", "me")
+        broker.bus().post("replies", "me", b"unread", 60.0)
+        box.close()
+        box.close()
+        broker.bus().post("replies", "me", b"after", 60.0)
+        with broker.bus().open_box("replies", "me") as box:
+            assert box.get(0.0) is None
+            broker.bus().post("replies", "me", b"now", 60.0)
+            assert box.get(10.0) == b"now"
+
+    def test_a_box_waits(self, broker: Broker) -> None:
+        with broker.bus().open_box("replies", "me", Slot(expires=10.0, ttl=10.0)) as box:
+            got: list[bytes | None] = []
+            waiter = threading.Thread(target=lambda: got.append(box.get(30.0)))
+            waiter.start()
+            broker.bus().post("replies", "me", b"1", 60.0)
+            waiter.join(10.0)
+            assert got == [b"1"]
+
+    def test_boxes_and_topics_do_not_meet(self, broker: Broker) -> None:
+        with broker.bus().subscribe(["replies"]) as subscription, broker.bus().open_box("replies", "me") as box:
+            broker.bus().publish("replies", b"to all")
+            broker.bus().post("replies", "me", b"to one", 60.0)
+            assert subscription.get(10.0) == ("replies", b"to all")
+            assert box.get(10.0) == b"to one"
+            assert subscription.get(0.0) is None
+            assert box.get(0.0) is None
 
 
 def readable(descriptor: int, timeout: float) -> bool:
