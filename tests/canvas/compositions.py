@@ -205,6 +205,11 @@ BUILD = {
         n.add.s(1, 1), n.group(n.add.s(1) | n.add.s(2), n.add.s(3)), n.total.s()
     ),
     "chain(group of groups, task)": lambda n: n.chain(n.group(pair(n), pair(n)), n.total.s()),
+    "chain(chain(group of one), task)": lambda n: n.chain(n.chain(n.group(n.add.s(1, 1))), n.add.s(2)),
+    "chain(chain(task, group of one), task)": lambda n: n.chain(
+        n.chain(n.add.s(1, 1), n.group(n.add.s(2))), n.add.s(3)
+    ),
+    "chain(group of one) | task": lambda n: n.chain(n.group(n.add.s(1, 1))) | n.total.s(),
     "chain of two chains with groups": lambda n: n.chain(
         n.chain(n.add.s(1, 1), n.group(n.add.s(1), n.add.s(2))), n.chain(n.total.s(), n.add.s(4))
     ),

@@ -20,6 +20,10 @@ class Failed:
     error: str
 
 
+class Silent(Failed):
+    """The outcome of a task that raises Ignore: what follows has failed, and of the task itself nothing is heard."""
+
+
 @dataclass
 class Reference:
     """Evaluates one workflow; `ran` has the tasks that were run to their end, in no order."""
@@ -34,6 +38,8 @@ class Reference:
         _, number, kind, immutable = spec
         if kind in FAILURES:
             return Failed(FAILURES[kind])
+        if kind == "ignore":
+            return Silent("Ignore")
         self.ran.append(number)
         return shown(number, () if immutable else given)
 
@@ -45,7 +51,7 @@ class Reference:
             if isinstance(value, list) and position < len(steps) - 1:
                 value = joined(value)
             if isinstance(value, Failed):
-                return value
+                return value if position == len(steps) - 1 else Failed(value.error)
         return value
 
     def group(self, spec: Spec, given: tuple[Any, ...]) -> Any:
@@ -54,7 +60,7 @@ class Reference:
         for part in spec[1]:
             value = self.run(part, given)
             # Of a part that ends in a group which is never begun, all that would have been in it fails.
-            values += [value] * width(part) if isinstance(value, Failed) else as_list(value)
+            values += [value] * len(ends(part)) if isinstance(value, Failed) else as_list(value)
         return values
 
     def header(self, spec: Spec, given: tuple[Any, ...]) -> Any:
@@ -75,14 +81,14 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def width(spec: Spec) -> int:
-    """How many results it ends in."""
+def ends(spec: Spec) -> list[str]:
+    """The kinds of the tasks that it ends in: those of which it has a result."""
     if spec[0] == "task":
-        return 1
+        return [spec[2]]
     if spec[0] == "group":
-        return sum(map(width, spec[1]))
+        return [kind for part in spec[1] for kind in ends(part)]
     steps = flat_steps(spec) if spec[0] == "chain" else [spec[2]]
-    return width(steps[-1])
+    return ends(steps[-1])
 
 
 def flat_steps(spec: Spec) -> list[Spec]:

@@ -43,6 +43,7 @@ DIFFERS: dict[str, tuple[set[str], str]] = {
     "chain with map": ({"shown"}, "a map in a chain reads as it does elsewhere"),
     "chain | chain": ({"messages"}, _PARENT),
     "chain(group of groups, task)": ({"messages"}, _ONE_PLACE),
+    "chain(group of one) | task": ({"shape"}, "it is that chord, not a chain of it alone"),
     "chain(group, group)": ({"messages"}, _OWN_GROUP),
     "chain(group, group, task)": ({"result", "messages"}, _BODY_CHAIN),
     "chain(group, task, task)": ({"result", "messages"}, _BODY_CHAIN),

@@ -198,6 +198,16 @@ def test_chord_as_the_body_of_a_chord_in_a_header(stage: Stage, broken: bool) ->
         assert stage.get(result) == [6, 100]
 
 
+def test_what_follows_a_chord_that_is_a_body_which_does_not_run_has_failed(stage: Stage) -> None:
+    """Also where that is the part that another chord waits for."""
+    inner = chord([stage.add.s(1, 1)], stage.total.s())
+    part = chain(chord([stage.fail.s()], inner), stage.same.s())
+    result = chord([part, stage.add.s(5, 5)])(stage.total.s())
+    assert "ChordError" in str(stage.error(result))
+    stage.settle()
+    assert {stage.meta(leaf)["status"] for leaf in result.parent.results} == {"FAILURE", "SUCCESS"}
+
+
 def test_what_follows_a_chord_follows_its_body(stage: Stage) -> None:
     line = stage.add.s(1) | group(stage.add.s(1), stage.add.s(2)) | stage.total.s() | stage.add.s(100) | stage.same.s()
     assert stage.get(line.apply_async()) == 105

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent / "oracle"
+TESTS = Path(__file__).parents[1]
 LEASE = 1.5
 Process = subprocess.Popen[bytes]
 
@@ -43,7 +44,7 @@ class Fleet:
             **os.environ,
             "CELERY_HOME": str(folder / "home"),
             "ORACLE_LOG": str(self.log),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), str(TESTS), os.environ.get("PYTHONPATH")])),
             "C_FORCE_ROOT": "1",
         }
         self.workers: list[Process] = []

@@ -53,18 +53,24 @@ def propagate_to_chain(app: Celery, request: Any) -> Iterator[Context]:
 
     Blocks for the result store where parts of the chain are there.
     """
-    chain: Sequence[Any] = request_field(request, "chain") or ()
+    yield from never_follow(app, request_field(request, "chain"), request)
+
+
+def never_follow(app: Celery, chain: Sequence[Any] | None, cause: Any, *, inside: bool = False) -> Iterator[Context]:
+    """As `never_run`, for the steps of *chain*, an option of the step before them, in the order they would have had.
+
+    Blocks for the result store where parts of the chain are there.
+    """
     if chain:
-        spent = request_field(request, "records")
-        for step in door("walk_chain")(app, chain, spent):
-            yield from never_run(app, step, request)
+        for step in door("walk_chain")(app, chain, request_field(cause, "records")):
+            yield from never_run(app, step, cause, inside=inside)
 
 
 def never_run(app: Celery, step: Mapping[str, Any], cause: Any, *, inside: bool = False) -> Iterator[Context]:
     """The requests of all tasks of the signature *step*, of which none will run because the task of *cause* has failed.
 
     A group, chain or chord is all the tasks in it.  *inside*: these are in the header of a chord that will not run
-    either, so nobody waits for them there.
+    either, so nobody waits for them there.  What was to follow the step, by its option `chain`, will not run either.
     """
     parts: Mapping[str, Any] = step.get("kwargs") or {}
     match step.get("subtask_type"):
@@ -83,7 +89,7 @@ def never_run(app: Celery, step: Mapping[str, Any], cause: Any, *, inside: bool 
                 request.chord = None
             if request.id is not None:
                 yield request
-            yield from propagate_to_chain(app, request)
+    yield from never_follow(app, (step.get("options") or {}).get("chain"), cause, inside=inside)
 
 
 def not_started(app: Celery, step: Mapping[str, Any], cause: Any) -> Context:
@@ -116,4 +122,4 @@ def not_started(app: Celery, step: Mapping[str, Any], cause: Any) -> Context:
     )
 
 
-__all__ = ["call_errbacks", "never_run", "not_started", "propagate_to_chain", "takes_exception"]
+__all__ = ["call_errbacks", "never_follow", "never_run", "not_started", "propagate_to_chain", "takes_exception"]

@@ -15,7 +15,7 @@ import msgspec
 
 from celery._state import connect_on_app_finalize
 from celery.app.context import Context
-from celery.app.followups import never_run, not_started
+from celery.app.followups import never_follow, never_run, not_started
 from celery.app.runner import ONCE, is_first
 from celery.backends.base import ResultBackend
 from celery.backends.chords import JOIN
@@ -164,7 +164,8 @@ def fail(app: Celery, signature: Mapping[str, Any], cause: Context, error: Excep
     Those are the callbacks of the first step of a chain, of every task of a group, of the body of a chord.
     """
     parts: Mapping[str, Any] = signature.get("kwargs") or {}
-    called = [*(maybe_list((signature.get("options") or {}).get("link_error")) or ()), *errbacks]
+    options: Mapping[str, Any] = signature.get("options") or {}
+    called = [*(maybe_list(options.get("link_error")) or ()), *errbacks]
     match signature.get("subtask_type"):
         case "chain":
             first, *rest = parts["tasks"] or [{}]
@@ -184,6 +185,8 @@ def fail(app: Celery, signature: Mapping[str, Any], cause: Context, error: Excep
                 app.backend.mark_as_failure(
                     request.id, error, None, request=request, store_result=not request.ignore_result
                 )
+            return  # with it has failed what was to follow it
+    _mark(app, never_follow(app, options.get("chain"), cause), error)
 
 
 def _mark(app: Celery, requests: Iterator[Context], error: Exception) -> None:

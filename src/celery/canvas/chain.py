@@ -410,7 +410,7 @@ def _join(parts: Sequence[Any]) -> Any:
         if tasks is None:
             joined = follow(joined, part)
         elif len(tasks) == 1 and kind(tasks[0]) == "group":
-            joined, tasks = make_chord(tasks[0], part), None
+            joined, tasks = follow(unroll_group(tasks[0]), part), None
         else:
             _grow(tasks, part, ours)
         if tasks is None and kind(joined) == "chain":
@@ -420,7 +420,7 @@ def _join(parts: Sequence[Any]) -> Any:
 
 def _grow(tasks: list[Any], right: Any, ours: set[int]) -> None:
     """Put *right* behind the *tasks* of a chain, in place; *ours* has the `id()`s of chords only it has."""
-    last: Any = tasks[-1] if tasks else None
+    last: Any = unroll_group(tasks[-1]) if tasks else None
     ends = kind(last) if last is not None else None
     if ends == "group" and kind(right) != "group":
         tasks.pop()
@@ -430,7 +430,7 @@ def _grow(tasks: list[Any], right: Any, ours: set[int]) -> None:
             return
         last = tasks[-1]
     elif ends != "chord" or kind(right) == "chord":
-        tasks += _steps(right)
+        tasks[-1:] = [last, *_steps(right)] if tasks else _steps(right)
         return
     if id(last) in ours and kind(last.body) == "chain":
         _grow(last.body.tasks, right, ours)

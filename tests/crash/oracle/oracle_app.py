@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from canvas.drawn import act
 from celery import Celery
 from celery.drivers import broker_class
 from celery.signals import worker_ready
@@ -91,6 +92,13 @@ def tick_twice(self: Any) -> None:
 def committed(self: Any, number: int) -> None:
     """The callback of `late`: every commit of a result of it sends a message of this one, with a tag of its own."""
     note("committed", number, self.request.properties["delivery_tag"])
+
+
+@app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def node(self: Any, *args: Any, number: int, kind: str) -> str:
+    """A task of a workflow that was drawn at random. Takes its time, so that it can be killed while it runs."""
+    time.sleep(0.002)
+    return act(self, args, number, kind, lambda: note("node", number, self.request.id))
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
