@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import math
@@ -14,13 +13,22 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from celery.exceptions import SecurityError, SecurityWarning
 from celery.local import try_import
 from celery.utils.deferred import deferred
+from celery.utils.pidfiles import (
+    EX_CANTCREAT,
+    PIDFILE_FLAGS,
+    PIDFILE_MODE,
+    PIDLOCKED,
+    LockFailed,
+    Pidfile,
+    check_pidfile,
+    create_pidlock,
+)
 
 if TYPE_CHECKING:
     import ctypes
@@ -29,6 +37,7 @@ else:
     ctypes = deferred("ctypes")
     multiprocessing = deferred("multiprocessing")
 
+PIDFile = Pidfile
 resource = try_import("resource")
 pwd = try_import("pwd")
 grp = try_import("grp")
@@ -37,17 +46,13 @@ EX_OK = getattr(os, "EX_OK", 0)
 EX_FAILURE = 1
 EX_UNAVAILABLE = getattr(os, "EX_UNAVAILABLE", 69)
 EX_USAGE = getattr(os, "EX_USAGE", 64)
-EX_CANTCREAT = getattr(os, "EX_CANTCREAT", 73)
 
 SYSTEM = _platform.system()
 IS_macOS = SYSTEM == "Darwin"
 IS_WINDOWS = SYSTEM == "Windows"
 
 DAEMON_WORKDIR = "/"
-PIDFILE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-PIDFILE_MODE = 0o644
 
-PIDLOCKED = "ERROR: Pidfile ({0}) already exists.\nSeems we're already running? (pid: {1})"
 ROOT_DISALLOWED = (
     "This worker runs as the superuser and accepts pickle, so whoever can write to its queues can do anything on this"
     " machine. Use another user (--uid), take pickle out of accept_content, or, if you must, set C_FORCE_ROOT=1."
@@ -61,10 +66,6 @@ ASSUMING_ROOT = "The group of this process has no name here; it is taken for a p
 
 SIGNAMES = {name for name in dir(_signal) if name.startswith("SIG") and "_" not in name}
 SIGMAP = {getattr(_signal, name): name for name in sorted(SIGNAMES, reverse=True)}
-
-
-class LockFailed(Exception):
-    """The pid file cannot be written."""
 
 
 def pyimplementation() -> str:
@@ -86,110 +87,6 @@ def get_fdmax(default: int | None = None) -> int | None:
         return default
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return default if hard == resource.RLIM_INFINITY else int(hard)
-
-
-# --- Pid files --------------------------------------------------------------------------------------------------------
-
-
-class Pidfile:
-    """A file that holds the pid of a running program, and keeps a second one from starting."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
-
-    def acquire(self) -> Pidfile:
-        """Write the file; raises `LockFailed` when that is not possible."""
-        try:
-            self.write_pid()
-        except OSError as exc:
-            raise LockFailed(str(exc)).with_traceback(exc.__traceback__) from exc
-        return self
-
-    __enter__ = acquire
-
-    def is_locked(self) -> bool:
-        return os.path.exists(self.path)  # noqa: PTH110 - path is text
-
-    def release(self, *args: object) -> None:
-        self.remove()
-
-    __exit__ = release
-
-    def read_pid(self) -> int | None:
-        """The pid in the file, None if there is no file; raises ValueError if it is damaged."""
-        try:
-            text = Path(self.path).read_text()
-        except FileNotFoundError:
-            return None
-        if not text.endswith("\n"):
-            raise ValueError(f"Partial or invalid pidfile {self.path}")
-        try:
-            return int(text.strip())
-        except ValueError:
-            raise ValueError(f"pidfile {self.path} contents invalid.") from None
-
-    def remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            os.unlink(self.path)  # noqa: PTH108 - path is text
-
-    def remove_if_stale(self) -> bool:
-        """Remove the file if it is damaged or its program does not run any more; whether the place is free."""
-        try:
-            pid = self.read_pid()
-        except ValueError:
-            _complain("Broken pidfile found - Removing it.")
-            self.remove()
-            return True
-        if pid is None or pid == os.getpid():
-            self.remove()
-            return True
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            _complain("Stale pidfile exists - Removing it.")
-            self.remove()
-            return True
-        except PermissionError:  # it runs, as somebody else
-            pass
-        return False
-
-    def write_pid(self) -> None:
-        content = f"{os.getpid()}\n".encode()
-        fd = os.open(self.path, PIDFILE_FLAGS, PIDFILE_MODE)
-        try:
-            os.write(fd, content)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-PIDFile = Pidfile
-
-
-def _complain(text: str) -> None:
-    if sys.stderr is not None:
-        sys.stderr.write(f"{text}\n")
-
-
-def create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:
-    """Write the pid file and remove it when the process exits.
-
-    A stale one is replaced. If its program runs, this says so and raises SystemExit; `LockFailed` if it cannot be
-    written.
-    """
-    lock = Pidfile(pidfile)
-    if lock.is_locked() and not lock.remove_if_stale():
-        _complain(PIDLOCKED.format(pidfile, lock.read_pid()))
-        raise SystemExit(EX_CANTCREAT)
-    lock.acquire()
-    owner = os.getpid()
-
-    def release_if_ours() -> None:
-        if os.getpid() == owner:  # a forked child leaves the file to its parent
-            lock.release()
-
-    atexit.register(release_if_ours)
-    return lock
 
 
 # --- Daemons ----------------------------------------------------------------------------------------------------------
@@ -323,10 +220,7 @@ def detached(
             with open(logfile, "a"):  # noqa: PTH123 - only whether it can be opened
                 pass
         if pidfile:
-            lock = Pidfile(pidfile)
-            if lock.is_locked() and not lock.remove_if_stale():
-                _complain(PIDLOCKED.format(pidfile, lock.read_pid()))
-                raise SystemExit(EX_CANTCREAT)
+            check_pidfile(pidfile)
 
     return DaemonContext(umask=umask, workdir=workdir, fake=fake, after_chdir=check_files, **opts)
 
@@ -561,6 +455,9 @@ __all__ = [
     "EX_UNAVAILABLE",
     "EX_USAGE",
     "IS_WINDOWS",
+    "PIDFILE_FLAGS",
+    "PIDFILE_MODE",
+    "PIDLOCKED",
     "SIGMAP",
     "SYSTEM",
     "DaemonContext",

@@ -32,11 +32,14 @@ class Ladder:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, ready: bool = True, **env: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "celery", "-A", "ladder_app", "worker", "-l", "INFO", "-c", "1", *arguments]
         with self.output.open("ab") as output:
-            self.process = subprocess.Popen(command, env={**self.env, **env}, stdout=output, stderr=output)
-        self.wait(lambda: " ready." in self.said)
+            self.process = subprocess.Popen(
+                command, env={**self.env, **env}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        if ready:
+            self.wait(lambda: " ready." in self.said)
         return self.process
 
     @property
@@ -179,14 +182,84 @@ def test_cold_ends_pools_that_share_the_process(ladder: Ladder, pool: str) -> No
     assert ladder.stats() == "1 0 0"
 
 
-def test_stacks_are_written_on_request_and_hangup_is_ignored(ladder: Ladder) -> None:
+def test_an_idle_worker_needs_no_soft_shutdown(ladder: Ladder) -> None:
+    ladder.start(LADDER_SOFT="20")
+    ladder.signal("SIGQUIT")
+    assert ladder.exit(5) == 0
+    assert "Soft shutdown" not in ladder.said
+
+
+def test_an_idle_worker_goes_through_a_soft_shutdown_if_it_is_to(ladder: Ladder) -> None:
+    ladder.start(LADDER_SOFT="20", LADDER_SOFT_IDLE="1")
+    ladder.signal("SIGQUIT")
+    assert ladder.exit(5) == 0
+    assert "shutting down: SIGQUIT Soft 0" in ladder.said
+
+
+def test_the_last_rung_ends_a_worker_that_cannot_climb_down(ladder: Ladder) -> None:
+    process = ladder.start(LADDER_STUCK="1")
+    ladder.signal("SIGINT")
+    ladder.wait_for("shutdown")
+    ladder.signal("SIGINT")
+    ladder.wait(lambda: "Cold shutdown" in ladder.said)
+    ladder.signal("SIGTERM")  # asks for no more than that
+    assert process.poll() is None
+    ladder.signal("SIGINT")
+    assert ladder.exit(5) == 1
+    assert "Hard shutdown" in ladder.said
+
+
+def test_how_it_ends_is_told_to_receivers_of_the_signal(ladder: Ladder) -> None:
     ladder.start()
+    ladder.send("late", "a")
+    ladder.wait_for("a")
+    ladder.signal("SIGINT")
+    ladder.wait(lambda: "shutting down: SIGINT Warm 1" in ladder.said)
+    ladder.signal("SIGINT")
+    assert ladder.exit() == 1
+    assert "shutting down: SIGINT Cold 1" in ladder.said
+
+
+def test_stacks_are_logged_on_request(ladder: Ladder) -> None:
+    log = ladder.folder / "the.log"
+    ladder.start("-f", str(ladder.folder / "the.log"), ready=False)
+    ladder.wait(lambda: log.exists() and " ready." in log.read_text())
     ladder.signal("SIGUSR1")
-    ladder.wait(lambda: "MainThread" in ladder.said)
-    ladder.signal("SIGHUP")
-    ladder.wait(lambda: "SIGHUP is ignored" in ladder.said)
+    ladder.wait(lambda: "MainThread" in log.read_text())
+    assert "celery-leases" in log.read_text()
     ladder.signal("SIGTERM")
     assert ladder.exit() == 0
+
+
+def test_hangup_runs_the_worker_anew_when_its_tasks_have_ended(ladder: Ladder) -> None:
+    process = ladder.start("-n", "again@%h", "--pidfile", str(ladder.folder / "w.pid"))
+    ladder.send("early", "a")
+    ladder.wait_for("a")
+    ladder.signal("SIGHUP")
+    ladder.wait(lambda: "Restarting celery worker (" in ladder.said)
+    ladder.end("a")
+    ladder.wait(lambda: ladder.said.count(" ready.") == 2)
+    assert process.poll() is None
+    assert (ladder.folder / "w.pid").read_text() == f"{process.pid}\n"
+    assert ladder.state("a") == "SUCCESS str"
+    ladder.send("early", "b")
+    ladder.wait_for("b")
+    ladder.end("b")
+    ladder.wait(lambda: ladder.state("b") == "SUCCESS str")
+    ladder.signal("SIGTERM")
+    assert ladder.exit() == 0
+    assert not (ladder.folder / "w.pid").exists()
+
+
+def test_a_worker_that_is_stopped_while_it_restarts_ends(ladder: Ladder) -> None:
+    ladder.start()
+    ladder.send("late", "a")
+    ladder.wait_for("a")
+    ladder.signal("SIGHUP")
+    ladder.wait(lambda: "Restarting celery worker" in ladder.said)
+    ladder.signal("SIGTERM")
+    assert ladder.exit(5) == 0
+    assert ladder.stats() == "1 0 0"
 
 
 def test_a_terminated_task_is_revoked_and_the_worker_lives_on(ladder: Ladder) -> None:

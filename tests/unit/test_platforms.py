@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ from celery.platforms import (
     signal_name,
     signals,
 )
+from celery.utils.pidfiles import take_pidfile
 
 # --- Pid files --------------------------------------------------------------------------------------------------------
 
@@ -67,14 +70,47 @@ def test_a_stale_pid_file_is_replaced(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_running_program_keeps_its_pid_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+IDLE = "import sys; print(1, flush=True); input()"
+HOLD = f"from celery.platforms import create_pidlock; import sys; create_pidlock(sys.argv[1]); {IDLE}"
+
+
+@contextmanager
+def running(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that has begun, and ends after this."""
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        yield program
+        program.communicate("")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(HOLD, id="one of ours, which holds the lock"),
+        pytest.param(f"# celery\n{IDLE}", id="an original one, by its command line"),
+    ],
+)
+def test_a_running_program_keeps_its_pid_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str) -> None:
     path = tmp_path / "w.pid"
-    path.write_text(f"{os.getppid()}\n")
-    with pytest.raises(SystemExit) as caught:
-        create_pidlock(path)
+    with running(code, str(path)) as program:
+        path.write_text(f"{program.pid}\n")
+        with pytest.raises(SystemExit) as caught:
+            create_pidlock(path)
+        with pytest.raises(LockFailed, match=f"process {program.pid} runs with this pid file"):
+            take_pidfile(path)
     assert caught.value.code == platforms.EX_CANTCREAT
-    assert f"already running? (pid: {os.getppid()})" in capsys.readouterr().err
-    assert path.exists()
+    assert f"already running? (pid: {program.pid})" in capsys.readouterr().err
+
+
+def test_a_pid_file_whose_number_belongs_to_somebody_else_is_stale(tmp_path: Path) -> None:
+    path = tmp_path / "w.pid"
+    with running(IDLE) as program:
+        path.write_text(f"{program.pid}\n")
+        lock = create_pidlock(path)
+    assert lock.read_pid() == os.getpid()
+    lock.release()
 
 
 def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         name, task_id = _running_task()
-        context = record.__dict__.get("data") or {}
+        context = record.__dict__.get("data") or _subject(record)
         facts = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -60,6 +60,13 @@ class JSONFormatter(logging.Formatter):
             "exception": self.formatException(record.exc_info) if record.exc_info else None,
         }
         return json.dumps({key: value for key, value in facts.items() if value is not None}, default=repr)
+
+
+def _subject(record: logging.LogRecord) -> dict[str, Any]:
+    """Id and name of the task that a record is about: its first argument is a request, as in those of the worker."""
+    request = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    task_id = getattr(request, "task_id", None)
+    return {"id": task_id, "name": getattr(request, "task_name", None)} if isinstance(task_id, str) else {}
 
 
 def _running_task() -> tuple[str | None, str | None]:

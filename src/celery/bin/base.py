@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 
 from celery.exceptions import BackendError, BrokerError, CeleryError
-from celery.platforms import EX_FAILURE, EX_UNAVAILABLE, LockFailed
+from celery.platforms import EX_CANTCREAT, EX_FAILURE, EX_UNAVAILABLE, LockFailed
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -305,6 +305,8 @@ def explain(error: BaseException) -> click.ClickException:
     if isinstance(error, LockFailed) and isinstance(error.__cause__, OSError) and error.__cause__.filename:
         sentence = f"{error.__cause__.filename}: {error.__cause__.strerror}"
     kombu = sys.modules.get("kombu.exceptions")
+    if isinstance(error, LockFailed):
+        return CommandError(sentence, EX_CANTCREAT)
     unavailable = isinstance(error, BrokerError | BackendError) or (
         kombu is not None and isinstance(error, kombu.OperationalError)
     )

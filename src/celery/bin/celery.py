@@ -25,6 +25,7 @@ from celery.bin.base import (
 from celery.exceptions import CeleryError, ImproperlyConfigured
 from celery.utils.deferred import deferred
 from celery.utils.plugins import entry_points
+from celery.utils.program import remember_folder
 
 if TYPE_CHECKING:
     import difflib
@@ -169,6 +170,7 @@ def celery(
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         ctx.exit()
+    remember_folder()
     if workdir:
         os.chdir(workdir)
     environment("CELERY_BROKER_URL", broker)

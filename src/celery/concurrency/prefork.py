@@ -7,6 +7,7 @@ children but a socket, a pipe and a lifeline each (`frames` says how they are us
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from multiprocessing.process import current_process
 from typing import Any, cast
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
@@ -60,9 +62,10 @@ def process_destructor(pid: int, exitcode: int) -> None:
 
 
 def run_child(
-    stream: int, permits: int, lifeline: int, boot: bytes, options: PoolOptions, main: dict[str, Any] | None
+    stream: int, permits: int, lifeline: int, boot: bytes, options: PoolOptions, main: dict[str, Any] | None, index: int
 ) -> None:
     """The life of a child, from its first step to its end. The nursery has it called."""
+    current_process().index = index  # type: ignore[attr-defined]  # what %i in the name of a log file is made of
     channel = Channel(socket.socket(fileno=stream), permits)
     prepare_signals()
     runner: Runner | None = None
@@ -299,17 +302,24 @@ class PreforkPool(Pool):
     def _launch(self) -> None:
         assert self._selector is not None
         self._made += 1
+        index = self._free_index()
         slot = open_slot(
             self.nursery,
             run_child,
             f"ForkPoolWorker-{self._made}",
-            (self._boot_bytes, self.options, main_module() if self._boot_needs_main else None),
+            (self._boot_bytes, self.options, main_module() if self._boot_needs_main else None, index),
             mean=self._last_mean,
         )
+        slot.index = index
         self._watch_template()
         self._selector.register(slot.stream, selectors.EVENT_READ, slot)
         self._slots.append(slot)
         self._watch_end(slot)
+
+    def _free_index(self) -> int:
+        """The lowest place that no child has, counted from 0: one that leaves has given its place up."""
+        taken = {slot.index for slot in self._slots if slot.leaving is None and not slot.asked_to_end}
+        return next(index for index in itertools.count() if index not in taken)
 
     def _watch_end(self, slot: Slot) -> None:
         if slot.sentinel is None and slot.process.sentinel is not None:

@@ -56,6 +56,8 @@ class Slot:
         pace: Pace,
     ) -> None:
         self.process = process
+        self.index = 0
+        """Its place among the children of its pool; its successor's too."""
         self.sentinel: int | None = None
         """What its end is watched by, once it can be."""
         self.stream = stream

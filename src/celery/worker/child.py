@@ -37,6 +37,7 @@ class ChildOptions(msgspec.Struct, frozen=True):
     logfile: str | None = None
     redirect_stdouts: bool = True
     redirect_level: str = "WARNING"
+    colorize: bool | None = None
     settings: bytes = b""
 
 
@@ -92,6 +93,7 @@ def _set_up_logging(app: Celery, hostname: str, options: ChildOptions) -> None:
         options.logfile,
         redirect_stdouts=options.redirect_stdouts,
         redirect_level=options.redirect_level,
+        colorize=options.colorize,
         hostname=hostname,
     )
 

@@ -22,10 +22,10 @@ from celery.app.hidden import mask_settings
 from celery.concurrency.base import Boot, Pool
 from celery.drivers import pool_class, scheme
 from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured, WorkerShutdown, WorkerTerminate
-from celery.platforms import Pidfile, create_pidlock
 from celery.utils import worker_direct
 from celery.utils.log import get_logger, mlevel
 from celery.utils.nodenames import default_nodename, host_format
+from celery.utils.pidfiles import Pidfile, take_pidfile
 from celery.utils.text import str_to_list
 from celery.worker import state
 from celery.worker.banner import masked
@@ -67,6 +67,8 @@ class WorkController:
     consumer: Consumer | None = None
     exitcode: int | None = None
     takes_signals = False
+    colorize: bool | None = None
+    """Whether the log is coloured; None: as the settings and the terminal say."""
     state = state
 
     def __init__(self, app: Celery | None = None, hostname: str | None = None, **kwargs: Any) -> None:
@@ -107,6 +109,9 @@ class WorkController:
 
     def on_start(self) -> None:
         """About to start."""
+
+    def on_cannot_connect(self, error: Exception) -> None:
+        """The broker or the result store is out of reach; it will be tried again."""
 
     def on_consumer_ready(self, consumer: Consumer) -> None:
         """Claiming tasks from now on."""
@@ -165,7 +170,7 @@ class WorkController:
         broker = self.broker
         # Nobody else runs under this name.
         if self.options.pidfile:
-            self.pidlock = create_pidlock(self.options.pidfile)
+            self.pidlock = take_pidfile(self.options.pidfile)
         # An unreachable broker is said before there are processes to clean up.
         self._connect()
         if self.options.purge:
@@ -179,6 +184,7 @@ class WorkController:
             self.consumer,
             self.hostname,
             soft_timeout=self.options.soft_shutdown_timeout,
+            soft_when_idle=self.options.soft_shutdown_on_idle,
             blocking_pool=self.pool.name == "solo",
         )
         if self.takes_signals:
@@ -214,6 +220,7 @@ class WorkController:
                     raise
                 pause = min(2.0 * tries, 32.0)
                 logger.error("Cannot connect: %s Trying again in %g s (%s/%s).", error, pause, tries, most)  # noqa: TRY400 - the sentence says it
+                self.on_cannot_connect(error)
                 if self._asked_to_stop.wait(pause):
                     raise
 
@@ -327,6 +334,7 @@ class WorkController:
             self.logfile,
             bool(conf.worker_redirect_stdouts),
             str(conf.worker_redirect_stdouts_level),
+            self.colorize,
         )
         return child_boot(self.app, self.hostname, options)
 

@@ -268,20 +268,23 @@ def revocation(reason: Reason) -> TaskRevokedError:
 
 # --- shutdown ---------------------------------------------------------------------------------------------------------
 
-Stage = Literal["run", "warm", "soft", "cold"]
+Stage = Literal["run", "warm", "soft", "cold", "hard"]
 
 
 def next_stage(stage: Stage, event: str, *, soft_timeout: float = 0.0, remap_term: bool = False) -> Stage:
     """The rung of the shutdown ladder after *event*: `TERM`, `INT`, `QUIT`, `timeout` (of the soft rung).
 
     run → warm (stop claiming, finish what runs) → cold (kill what runs). With `worker_soft_shutdown_timeout` there is
-    a rung `soft` before cold: what runs gets that many seconds more.
+    a rung `soft` before cold: what runs gets that many seconds more.  Who asks again below cold, by `INT` or `QUIT`,
+    gets `hard`: the process ends there and then.
     """
     if event == "TERM" and remap_term:
         event = "QUIT"
     if event == "timeout":
         return "cold" if stage == "soft" else stage
-    if stage in {"cold", "soft"}:
+    if stage in {"cold", "hard"}:
+        return stage if event == "TERM" else "hard"
+    if stage == "soft":
         return "cold"
     if stage == "warm" or event == "QUIT":
         return "soft" if soft_timeout > 0 else "cold"

@@ -38,6 +38,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     max_memory_per_child: int | None
     pool_start_method: str
     soft_shutdown_timeout: float
+    soft_shutdown_on_idle: bool
     task_events: bool
     purge: bool
     pidfile: str | None
@@ -83,6 +84,7 @@ def complete(app: Celery, given: Mapping[str, Any]) -> WorkerOptions:
         max_memory_per_child=either("max_memory_per_child", "worker_max_memory_per_child"),
         pool_start_method=_start_method(given, conf),
         soft_shutdown_timeout=float(conf.worker_soft_shutdown_timeout or 0.0),
+        soft_shutdown_on_idle=bool(conf.worker_enable_soft_shutdown_on_idle),
         task_events=bool(either("task_events", "worker_send_task_events")),
         purge=bool(given.get("purge") or given.get("discard")),
         pidfile=given.get("pidfile"),

@@ -7,7 +7,10 @@ import sys
 from typing import Any
 
 from celery import __version__
+from celery.platforms import check_privileges, isatty
 from celery.utils.log import get_logger
+from celery.utils.program import run_again
+from celery.utils.term import colored
 from celery.worker.banner import banner, masked, task_list
 from celery.worker.consumer import Consumer
 from celery.worker.controller import DESELECT_UNKNOWN_QUEUE, SELECT_UNKNOWN_QUEUE, WorkController
@@ -26,13 +29,26 @@ class Worker(WorkController):
         self.quiet = quiet
         self.colorize = None if no_color is None else not no_color
         super().on_before_init(quiet=quiet, no_color=no_color, **kwargs)
+        # After `celeryd_init`, whose receivers may still change the settings.
+        check_privileges(self.app.conf.accept_content)
+
+    def start(self) -> None:
+        """Run until stopped; after HUP this does not return, for the program is run anew."""
+        super().start()
+        if self._shutdown is not None and self._shutdown.restart:
+            run_again()
 
     def on_start(self) -> None:
         self.app.set_current()
         self.app.set_default()
         if not self.quiet:
-            self._write(self.banner())
+            self._write(str(colored(enabled=self._paints()).cyan(self.banner())))
         self.setup_logging()
+
+    def _paints(self) -> bool:
+        """Whether the banner is coloured: as asked or configured, else if it goes to a terminal."""
+        asked = self.app.conf.worker_log_color if self.colorize is None else self.colorize
+        return self.app.log.supports_color() and bool(isatty(sys.__stdout__)) if asked is None else bool(asked)
 
     def on_consumer_ready(self, consumer: Consumer) -> None:
         if self.options.task_events:
