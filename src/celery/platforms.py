@@ -304,15 +304,22 @@ def maybe_drop_privileges(uid: int | str | None = None, gid: int | str | None = 
 
 def check_privileges(accept_content: Collection[str]) -> None:
     """Warn of running as the superuser; raise SecurityError if pickle is accepted too and `C_FORCE_ROOT` is not set."""
+    advice = advise_on_privileges(accept_content)
+    if advice:
+        warnings.warn(advice, SecurityWarning, stacklevel=2)
+
+
+def advise_on_privileges(accept_content: Collection[str]) -> str:
+    """`check_privileges`, but the warning is returned; empty if there is nothing to warn of."""
     if IS_WINDOWS or not hasattr(os, "getuid"):
-        return
+        return ""
     ids = {"uid": os.getuid(), "euid": os.geteuid(), "gid": os.getgid(), "egid": os.getegid()}
     if ids["uid"] and ids["euid"]:
-        return
+        return ""
     pickles = {"pickle", "application/x-python-serialize"}
     if pickles & set(accept_content) and not os.environ.get("C_FORCE_ROOT"):
         raise SecurityError(ROOT_DISALLOWED.format(**ids))
-    warnings.warn(ROOT_DISCOURAGED.format(**ids), SecurityWarning, stacklevel=2)
+    return ROOT_DISCOURAGED.format(**ids)
 
 
 # --- Signals ----------------------------------------------------------------------------------------------------------

@@ -191,6 +191,8 @@ def test_a_worker_that_logs_json(celery: Any, worker: Any) -> None:
     hello = next(line for line in lines if line["message"] == f"hello from {done}")
     assert (hello["level"], hello["task_id"], hello["task_name"]) == ("INFO", done, "logging_json.hello")
     assert {"time", "logger", "process"} <= hello.keys()
+    received = next(line for line in lines if line["message"].endswith(" received"))
+    assert (received["task_id"], received["task_name"]) == (done, "logging_json.hello")
 
 
 def test_a_worker_in_the_background(celery: Any, tmp_path: Any) -> None:
@@ -278,7 +280,7 @@ def test_what_every_node_refuses_has_failed(celery: Any, worker: Any) -> None:
 
 def test_why_a_worker_cannot_start_is_no_log_record(celery: Any, tmp_path: Path) -> None:
     said = celery("-A", "single", "worker", "--pidfile", str(tmp_path / "no" / "folder.pid"))
-    assert said.code == 1
+    assert said.code == os.EX_CANTCREAT
     assert said.err.splitlines()[-1] == f"Error: {tmp_path / 'no' / 'folder.pid'}: No such file or directory"
     said = celery("-A", "single", "worker", "--uid", "nobody-of-this-name")
     assert said.code == 1

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from celery import __version__
-from celery.platforms import check_privileges, isatty
+from celery.platforms import advise_on_privileges, isatty
 from celery.utils.log import get_logger
 from celery.utils.program import run_again
 from celery.utils.term import colored
@@ -30,7 +30,7 @@ class Worker(WorkController):
         self.colorize = None if no_color is None else not no_color
         super().on_before_init(quiet=quiet, no_color=no_color, **kwargs)
         # After `celeryd_init`, whose receivers may still change the settings.
-        check_privileges(self.app.conf.accept_content)
+        self._advice = advise_on_privileges(self.app.conf.accept_content)
 
     def start(self) -> None:
         """Run until stopped; after HUP this does not return, for the program is run anew."""
@@ -51,6 +51,8 @@ class Worker(WorkController):
         return self.app.log.supports_color() and bool(isatty(sys.__stdout__)) if asked is None else bool(asked)
 
     def on_consumer_ready(self, consumer: Consumer) -> None:
+        if self._advice:
+            logger.warning("%s", self._advice)
         if self.options.task_events:
             logger.warning("Task events are not sent in this version of Celeriac: -E changes nothing.")
 
