@@ -33,7 +33,7 @@ FLOORS: list[tuple[str, list[str]]] = [
                "app.task", "app.coroutines", "app.trace", "app.runner", "events*", "app.mailbox",
                "app.control", "app.builtins", "app.log", "app.*", "app", "execute", "log", "messaging", "registry"]),
     ("3 drivers", ["brokers.*", "backends.*", "concurrency.*"]),
-    ("5 engine", ["worker.state", "worker.request", "worker.decisions", "worker.ledger", "worker.*", "worker", "beat",
+    ("5 engine", ["worker.state", "worker.claimed", "worker.decisions", "worker.ledger", "worker.*", "worker", "beat",
                   "bootsteps"]),
     ("6 doors", ["bin.base", "bin.*", "bin", "web*", "contrib*", "fixups*", "apps*", "__main__"]),
 ]  # fmt: skip

@@ -29,8 +29,8 @@ from celery.utils.log import get_logger
 from celery.wire.message import Arrival, Delivery, Outgoing, Record, Settlement
 from celery.wire.protocol import Head, Message, decode_envelope, encode_envelope
 from celery.wire.serialization import accept_types
+from celery.worker.claimed import Claimed as Request
 from celery.worker.decisions import Dead, Ending, Facts, Lost, Reason, revocation
-from celery.worker.request import Request
 
 if TYPE_CHECKING:
     from celery.app.base import Celery

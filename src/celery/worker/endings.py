@@ -18,11 +18,11 @@ from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Record, Settlement
 from celery.wire.protocol import peek
 from celery.worker.aftermath import Aftermath
+from celery.worker.claimed import Claimed as Request
 from celery.worker.claims import Claims
 from celery.worker.decisions import Dead, Facts
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
-from celery.worker.request import Request
 
 if TYPE_CHECKING:
     from celery.app.base import Celery

@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as LoopBusy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from celery.concurrency.base import Running
-from celery.worker.request import Request
+from celery.worker.claimed import Claimed as Request
 
 if TYPE_CHECKING:
     from celery.app.base import Celery

@@ -16,7 +16,7 @@ from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.utils.collections import LimitedSet
 
 if TYPE_CHECKING:
-    from celery.worker.request import Request
+    from celery.worker.claimed import Claimed as Request
 
 SOFTWARE_INFO = {"sw_ident": "py-celery", "sw_ver": "5.7.0", "sw_sys": platform.system()}
 

@@ -35,18 +35,18 @@ from celery.wire.protocol import peek
 from celery.worker import state
 from celery.worker.aftermath import NOTHING, Aftermath, Effects, unreadable
 from celery.worker.banner import masked
+from celery.worker.claimed import Claimed as Request
 from celery.worker.claims import Claims
 from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
 from celery.worker.endings import Endings, some
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
 from celery.worker.prefetch import PATIENCE, Prefetch
-from celery.worker.request import Request
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
 
-logger = get_logger(__name__)
+logger = get_logger("celery.worker.consumer")
 T = TypeVar("T")
 
 LOOK_AGAIN = 5.0
