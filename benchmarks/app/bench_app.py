@@ -35,3 +35,8 @@ def stored(sent_at: float | None = None) -> int:
 @app.task
 def add(x: int, y: int) -> int:
     return x + y
+
+
+@app.task
+def total(numbers: list[int], ballast: str = "") -> int:
+    return sum(numbers)

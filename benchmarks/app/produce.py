@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
-from bench_app import add, app, noop, stored
+from bench_app import add, app, noop, stored, total
+
+from celery import chain, chord
 
 
 def rate(count: int, seconds: float) -> dict[str, float]:
@@ -61,6 +64,30 @@ def roundtrip(count: int) -> dict[str, float]:
     return {"p50_ms": trips[count // 2], "p99_ms": trips[int(count * 0.99)]}
 
 
+def workflow(canvas: Any, expected: int) -> dict[str, float]:
+    """Send it and wait for its result; what was published is counted beside."""
+    with app.publisher.collect() as messages:
+        canvas.apply_async()
+    megabytes = sum(len(message.envelope) for message in messages) / 1e6
+    started = time.perf_counter()
+    result = canvas.apply_async()
+    sent = time.perf_counter() - started
+    found = result.get(timeout=300)
+    assert found == expected, found
+    return {"sent": sent, "done": time.perf_counter() - started, "MB": megabytes}
+
+
+def long_chain(count: int) -> dict[str, float]:
+    return workflow(chain([add.s(0, 1), *(add.s(1) for _ in range(count - 1))]), count)
+
+
+def large_chord(count: int) -> dict[str, float]:
+    """With a body of 100 KB."""
+    return workflow(
+        chord([add.s(number, 0) for number in range(count)], total.s(ballast="x" * 100_000)), sum(range(count))
+    )
+
+
 MODES = {
     "one-by-one": one_by_one,
     "results": results,
@@ -68,5 +95,7 @@ MODES = {
     "bulk-results": bulk_results,
     "latency": latency,
     "roundtrip": roundtrip,
+    "chain": long_chain,
+    "chord": large_chord,
 }
 print(json.dumps(MODES[sys.argv[1]](int(sys.argv[2]))))
