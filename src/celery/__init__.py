@@ -64,11 +64,11 @@ _HOMES = {
     "xstarmap": "celery.canvas",
 }
 _MODULES = frozenset({
-    "app", "canvas", "exceptions", "execute", "local", "log", "messaging", "registry", "result", "signals", "states",
-    "utils",
+    "app", "canvas", "events", "exceptions", "execute", "local", "log", "messaging", "registry", "result", "signals",
+    "states", "utils",
 })  # fmt: skip
 _LATER = frozenset({
-    "beat", "bootsteps", "events", "maybe_patch_concurrency", "schedules", "security",
+    "beat", "bootsteps", "maybe_patch_concurrency", "schedules", "security",
 })  # fmt: skip
 """Names of Celery that a later release brings."""
 

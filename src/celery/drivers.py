@@ -59,7 +59,6 @@ DOORS: Mapping[str, str] = {
 """What a lower floor hands out without knowing it: the app's `Worker`, the command line, the default app."""
 LATER: Mapping[str, str] = {
     "beat": "Periodic tasks (beat) come",
-    "events": "Monitoring events (app.events, Task.send_event) come",
     "security": "Signed messages (app.setup_security) come",
 }
 """Doors that lead nowhere yet."""

@@ -12,7 +12,7 @@ import click
 import pytest
 
 import celery
-from celery import Celery, shared_task
+from celery import Celery
 from celery.bin.celery import celery as command_line
 from celery.concurrency import get_implementation
 from celery.concurrency.prefork import PreforkPool
@@ -164,16 +164,6 @@ class TestLater:
     def test_green_pools(self) -> None:
         with pytest.raises(ImportError, match="brings the pools gevent and eventlet"):
             exec("from celery import maybe_patch_concurrency", {})
-
-    def test_events(self, app: Celery) -> None:
-        with pytest.raises(ImproperlyConfigured, match=r"Monitoring events .* come with a later release"):
-            _ = app.events
-
-        @shared_task
-        def talk() -> None: ...
-
-        with pytest.raises(ImproperlyConfigured, match=r"Monitoring events .* come with a later release"):
-            talk.send_event("task-progress")
 
     def test_an_events_class_of_the_program_is_used(self) -> None:
         class Events:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -67,11 +67,21 @@ class Publisher:
         try:
             self.app.broker.publish(messages)
         except BrokerError as error:
-            self._try_again(messages, error, began, retry=retry, policy=policy)
+            self._try_again(lambda: self.app.broker.publish(messages), error, began, retry=retry, policy=policy)
+
+    def insist(
+        self, call: Callable[[], Any], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make a call to the broker, and make it again as `publish` does; raises what that raises."""
+        began = time.monotonic()
+        try:
+            call()
+        except BrokerError as error:
+            self._try_again(call, error, began, retry=retry, policy=policy)
 
     def _try_again(
         self,
-        messages: Sequence[Outgoing],
+        call: Callable[[], Any],
         error: BrokerError,
         began: float,
         *,
@@ -98,7 +108,7 @@ class Publisher:
             pause = min(pause + step, longest)
             began = time.monotonic()
             try:
-                self.app.broker.publish(messages)
+                call()
             except BrokerError as another:
                 error = another
             else:

@@ -11,4 +11,9 @@ DELETE FROM bus WHERE id < coalesce((SELECT id FROM bus WHERE until > ? ORDER BY
 INSERT INTO bus (topic, payload, until) VALUES (?, ?, ?)
 
 -- name: read
-SELECT id, topic, payload FROM bus WHERE id > ? ORDER BY id LIMIT 500
+SELECT id, topic, payload FROM bus
+WHERE id > :after AND (
+    topic IN (SELECT value FROM json_each(:names))
+    OR EXISTS (SELECT 1 FROM json_each(:beginnings) WHERE substr(topic, 1, length(value)) = value)
+)
+ORDER BY id LIMIT :limit

@@ -163,12 +163,17 @@ class Belfry:
                     if not marks or not pipe[1] or not marks.isdisjoint(pipe[1]):
                         self._ring(pipe)
 
-    def hears(self, kind: str) -> bool:
-        """Whether anybody may listen to *kind*."""
+    def hears(self, kind: str, names: Iterable[str] = ()) -> bool:
+        """Whether anybody may listen to *kind* and to one of *names* (none: to *kind*)."""
+        marks = {_mark(name) for name in names}
         try:
-            return any(path.name.startswith(f"{kind}.") for path in self.folder.iterdir())
+            found = [path.name for path in self.folder.iterdir()]
         except FileNotFoundError:
             return False
+        except OSError:
+            return True
+        pipes = (name.split(".")[3:] for name in found if name.startswith(f"{kind}."))
+        return any(not marks or not heard or not marks.isdisjoint(heard) for heard in pipes)
 
     def close(self) -> None:
         """Close the pipes to others; opened again by the next ring."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 LATER = {
     **dict.fromkeys(("beat", "schedules"), "periodic tasks"),
     "bootsteps": "bootsteps",
-    "events": "monitoring events",
     "maybe_patch_concurrency": "the pools gevent and eventlet",
     "security": "signed messages",
 }
