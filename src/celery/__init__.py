@@ -65,10 +65,10 @@ _HOMES = {
 }
 _MODULES = frozenset({
     "app", "canvas", "events", "exceptions", "execute", "local", "log", "messaging", "registry", "result", "signals",
-    "states", "utils",
+    "schedules", "states", "utils",
 })  # fmt: skip
 _LATER = frozenset({
-    "beat", "bootsteps", "maybe_patch_concurrency", "schedules", "security",
+    "beat", "bootsteps", "maybe_patch_concurrency", "security",
 })  # fmt: skip
 """Names of Celery that a later release brings."""
 

@@ -368,6 +368,7 @@ NAMESPACES: dict[str, Option | dict[str, Option]] = {
 
 # What this implementation adds to Celery's settings.
 OURS: dict[str, Option] = {
+    "beat_location": Option(None, "tuple", "(latitude, longitude) in degrees, north and east positive, for `crontab(hour=\"sunset\")` and its like."),
     "beat_persistent": flag(False, "Beat keeps its schedule in the result backend instead of in a file. Comes with beat in a later release."),
     "beat_schedule_retry_delay": number(None, "Seconds after which beat tries again to send a task that could not be sent. Comes with beat in a later release."),
     "broker_publish_timeout": number(5.0, "Seconds within which a publish, with all its retries, succeeds or raises."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LATER = {
-    **dict.fromkeys(("beat", "schedules"), "periodic tasks"),
+    "beat": "periodic tasks",
     "bootsteps": "bootsteps",
     "maybe_patch_concurrency": "the pools gevent and eventlet",
     "security": "signed messages",
