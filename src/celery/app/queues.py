@@ -62,6 +62,10 @@ class Queues(MutableMapping[str, Any]):
             queue = self._wire[name] = self._make_missing(name)
         return queue
 
+    def given(self, name: str) -> Any:
+        """kombu's queue *name* if it was given, or has been read; else None."""
+        return self._given.get(name)
+
     def consuming(self) -> list[Queue]:
         """What a worker consumes from: the selected queues, or all."""
         return [self._wire[name] for name in self._consumed()]

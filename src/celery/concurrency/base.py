@@ -115,6 +115,10 @@ class Pool(ABC):
     def pids(self) -> list[int]:
         """The processes that run jobs."""
 
+    def given(self) -> list[int]:
+        """How many jobs each of the processes has been given so far, where slots are processes. Any thread."""
+        return []
+
     @abstractmethod
     def stop(self, timeout: float | None = None) -> list[Outcome]:
         """Warm: no new jobs, wait up to *timeout* seconds for the running ones, end the slots; the last outcomes."""

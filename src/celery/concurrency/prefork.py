@@ -265,6 +265,9 @@ class PreforkPool(Pool):
     def pids(self) -> list[int]:
         return [slot.pid for slot in self._slots if slot.pid]
 
+    def given(self) -> list[int]:
+        return [slot.given for slot in self._slots if slot.pid]
+
     def stop(self, timeout: float | None = None) -> list[Outcome]:
         if not self._running:
             return self._last_outcomes()

@@ -90,6 +90,11 @@ class Slot:
         """Its number; 0 until it says that it is there."""
         return self.process.pid
 
+    @property
+    def given(self) -> int:
+        """How many jobs it has been given."""
+        return self._given
+
     def room(self, most: int, now: float) -> int:
         """How many more jobs this child should be given: none while its window is more than half full.
 

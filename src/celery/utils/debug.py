@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from io import StringIO
+from pathlib import Path
 from pprint import pprint
 from typing import IO, Any
 
@@ -52,26 +53,38 @@ def _process(pid: int) -> Any:
         return None
 
 
-def mem_rss() -> str | None:
-    """Resident memory as text; None where psutil is not installed."""
+def resident() -> int | None:
+    """Bytes of memory that this process holds now; None where neither psutil nor /proc says it."""
     process = ps()
-    return None if process is None else humanbytes(process.memory_info().rss)
+    if process is not None:
+        return int(process.memory_info().rss)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def mem_rss() -> str | None:
+    """Resident memory as text; None where it is not known."""
+    held = resident()
+    return None if held is None else humanbytes(held)
 
 
 def sample_mem() -> str | None:
     """Remember the resident memory now, for `memdump`; it as text."""
-    process = ps()
-    if process is None:
+    held = resident()
+    if held is None:
         return None
-    _samples.append(float(process.memory_info().rss))
+    _samples.append(float(held))
     return humanbytes(_samples[-1])
 
 
 def memdump(samples: int = 10, file: IO[str] | None = None) -> None:
     """Write what `sample_mem` remembered, at most *samples* evenly chosen, and the memory now; then forget them."""
     out = file or sys.stdout
-    if ps() is None:
-        out.write("- rss: (psutil not installed).\n")
+    if resident() is None:
+        out.write("- rss: unknown here (psutil is not installed)\n")
         return
     for value in sample(_samples, samples):
         out.write(f"- rss (sample): {humanbytes(value)}.\n")
@@ -121,6 +134,7 @@ __all__ = [
     "mem_rss",
     "memdump",
     "ps",
+    "resident",
     "sample",
     "sample_mem",
 ]

@@ -162,8 +162,10 @@ class Claimed:
         }
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """The request as remote control shows it. Arguments that are not plain JSON are shown as text."""
+        """The request as remote control shows it. Arguments are text if *safe*, or if they are not plain JSON."""
         args, kwargs = self._arguments()
+        if safe:
+            args, kwargs = self.head.argsrepr or saferepr(args), self.head.kwargsrepr or saferepr(kwargs)
         return {
             "id": self.id,
             "name": self.name,

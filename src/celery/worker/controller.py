@@ -8,26 +8,23 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import resource
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from celery import signals
 from celery._state import app_or_default
-from celery.app.hidden import mask_settings
 from celery.concurrency.base import Boot, Pool
-from celery.drivers import pool_class, scheme
+from celery.drivers import pool_class
 from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured, WorkerShutdown, WorkerTerminate
 from celery.utils import worker_direct
 from celery.utils.log import get_logger, mlevel
 from celery.utils.nodenames import default_nodename, host_format
 from celery.utils.pidfiles import Pidfile, take_pidfile
 from celery.utils.text import str_to_list
-from celery.worker import state
+from celery.worker import state, statistics
 from celery.worker.banner import masked
 from celery.worker.child import ChildOptions, app_reference, boot_here, child_boot
 from celery.worker.consumer import Consumer
@@ -360,13 +357,19 @@ class WorkController:
 
     def stats(self) -> dict[str, Any]:
         """Counts, pool, broker and resource usage, with the keys of the original."""
+        pool, consumer = self.pool, self.consumer
         return {
             **self.info(),
             "pool": self._pool_info(),
-            "broker": self._broker_info(),
-            "prefetch_count": self._prefetch_count(),
+            "broker": statistics.broker_info(self.broker.url, self.app.conf),
+            "prefetch_count": 0 if pool is None or consumer is None else consumer.prefetch.target(pool.size),
             "rusage": self.rusage(),
         }
+
+    def _pool_info(self) -> dict[str, Any]:
+        if self.pool is None or self.consumer is None:
+            return {}
+        return statistics.pool_info(self.pool, self.options, state.all_total_count[0], len(self.consumer.inside))
 
     def info(self) -> dict[str, Any]:
         """Counts, process id, clock and seconds since the start."""
@@ -378,53 +381,14 @@ class WorkController:
             "uptime": round(uptime.total_seconds()),
         }
 
-    def _pool_info(self) -> dict[str, Any]:
-        pool = self.pool
-        if pool is None:
-            return {}
-        return {
-            "implementation": f"{type(pool).__module__}:{type(pool).__qualname__}",
-            "max-concurrency": pool.size,
-            "processes": pool.pids(),
-            "max-tasks-per-child": self.options.max_tasks_per_child or "N/A",
-            "put-guarded-by-semaphore": False,
-            "timeouts": [self.options.soft_time_limit or 0, self.options.time_limit or 0],
-        }
-
-    def _prefetch_count(self) -> int:
-        return self.consumer.prefetch.target(self.consumer.pool.size) if self.consumer is not None else 0
-
-    def _broker_info(self) -> dict[str, Any]:
-        """Where the broker is, without passwords."""
-        conf = self.app.conf
-        url, *others = self.broker.url.split(";")
-        parts = urlsplit(url)
-        return {
-            "hostname": parts.hostname,
-            "userid": parts.username,
-            "virtual_host": parts.path.removeprefix("/") or "/",
-            "port": parts.port,
-            "insist": False,
-            "ssl": bool(conf.broker_use_ssl) or parts.scheme == "rediss",
-            "transport": scheme(url),
-            "connect_timeout": conf.broker_connection_timeout,
-            "transport_options": mask_settings(conf.broker_transport_options or {}),
-            "login_method": conf.broker_login_method,
-            "uri_prefix": None,
-            "heartbeat": conf.broker_heartbeat,
-            "failover_strategy": str(conf.broker_failover_strategy or "round-robin"),
-            "alternates": [masked(other) for other in others],
-        }
+    def rusage(self) -> dict[str, Any]:
+        """What this process has used."""
+        return statistics.rusage()
 
     def _warn_of_rate_limits(self) -> None:
         limited = sorted(name for name, task in self.app.tasks.items() if task.rate_limit)
         if limited and not self.app.conf.worker_disable_rate_limits:
             logger.warning("Rate limits come with a later release and are not held: %s", ", ".join(limited))
-
-    def rusage(self) -> dict[str, Any]:
-        """What this process has used."""
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return {name.removeprefix("ru_"): getattr(used, name) for name in dir(used) if name.startswith("ru_")}
 
     def __repr__(self) -> str:
         return f"<Worker: {self.hostname} ({'running' if self.ready.is_set() else 'not running'})>"

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-from collections.abc import Iterable
+import io
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from importlib import import_module
 from typing import Any
 
+from celery.brokers.base import Entry
+from celery.exceptions import DecodeError
+from celery.utils import debug
 from celery.utils.log import get_logger
+from celery.utils.saferepr import saferepr
+from celery.utils.serialization import jsonify, strtobool
+from celery.wire.message import Delivery
+from celery.wire.protocol import peek
 from celery.worker import state as worker_state
-from celery.worker.panel import ControlState, inspect_command, ok
+from celery.worker.claimed import Claimed
+from celery.worker.decisions import Facts
+from celery.worker.panel import ControlState, inspect_command, nok, ok
 
 logger = get_logger(__name__)
 DEFAULT_TASK_INFO_ITEMS = ("exchange", "routing_key", "rate_limit")
+MOST_DELAYED = 1000
+"""Delayed messages that are looked at for one answer, those due first."""
+ETA_PRIORITY = 6
+"""What the original's timer says of every task that waits for its time."""
 
 
 @inspect_command(default_timeout=0.2)
@@ -27,10 +43,16 @@ def report(state: ControlState, **kwargs: Any) -> Any:
     return ok(state.app.bugreport())
 
 
-@inspect_command(alias="dump_conf", signature="[include_defaults=False]", args=[("with_defaults", bool)])
+@inspect_command(alias="dump_conf", signature="[include_defaults=False]", args=[("with_defaults", strtobool)])
 def conf(state: ControlState, with_defaults: bool = False, **kwargs: Any) -> Any:
     """Settings."""
-    return state.app.conf.table(with_defaults=with_defaults)
+    table = state.app.conf.table(with_defaults=with_defaults)
+    return jsonify(table, keyfilter=lambda key: isinstance(key, str), unknown_type_filter=_as_plain)
+
+
+def _as_plain(value: Any) -> Any:
+    as_dict = getattr(value, "as_dict", None)  # of kombu's queues and exchanges
+    return saferepr(value) if as_dict is None or isinstance(value, type) else as_dict(recurse=True)
 
 
 @inspect_command(variadic="ids", signature="[id1 [id2 [… [idN]]]]")
@@ -38,11 +60,15 @@ def query_task(state: ControlState, ids: Any, **kwargs: Any) -> Any:
     """What this worker knows of tasks, by id."""
     wanted = {ids} if isinstance(ids, str) else set(ids)
     active = {request.id for request in state.active()}
-    return {
-        request.id: ("active" if request.id in active else "reserved", request.info())
+    found = {
+        request.id: ["active" if request.id in active else "reserved", request.info()]
         for request in state.consumer.requests()
         if request.id in wanted
     }
+    if len(found) < len(wanted):
+        delayed = ((request.id, request) for request, _ in _delayed(state))
+        found |= {id: ["scheduled", request.info()] for id, request in delayed if id in wanted and id not in found}
+    return found
 
 
 @inspect_command()
@@ -69,17 +95,41 @@ def stats(state: ControlState, **kwargs: Any) -> Any:
 
 
 @inspect_command(alias="dump_schedule")
-def scheduled(state: ControlState, **kwargs: Any) -> Any:
-    """Tasks that wait for their time: they wait at the broker, so no worker has any."""
+def scheduled(state: ControlState, safe: bool | None = False, **kwargs: Any) -> Any:
+    """Tasks that wait for their time: they wait at the broker, and are shown by every worker of their queue."""
+    zone = state.app.timezone
     return [
-        {"eta": request.eta, "priority": 6, "request": request.info()} for request in worker_state.scheduled_requests
+        {
+            "eta": datetime.fromtimestamp(due, zone).isoformat(),
+            "priority": ETA_PRIORITY,
+            "request": request.info(safe=bool(safe)),
+        }
+        for request, due in _delayed(state)
     ]
 
 
+def _delayed(state: ControlState) -> Iterator[tuple[Claimed, float]]:
+    """What waits at the broker in the queues of this worker, and when it is due (Unix time); soonest first."""
+    consumer = state.consumer
+    for entry in consumer.broker.entries("delayed", consumer.source.queues, MOST_DELAYED):
+        request = _request(state, entry)
+        if request is not None:
+            yield request, entry.due or entry.since
+
+
+def _request(state: ControlState, entry: Entry) -> Claimed | None:
+    try:
+        head = peek(entry.envelope)
+    except DecodeError:
+        return None  # whoever claims it says so
+    delivery = Delivery(entry.tag, entry.queue, entry.envelope, 0, entry.deliveries, redelivered=entry.deliveries > 0)
+    return Claimed(head, delivery, state.consumer.facts.get(head.task) or Facts(head.task), 0, state.hostname)
+
+
 @inspect_command(alias="dump_reserved")
-def reserved(state: ControlState, **kwargs: Any) -> Any:
+def reserved(state: ControlState, safe: bool | None = False, **kwargs: Any) -> Any:
     """Tasks that were claimed and have not started."""
-    return [request.info() for request in state.reserved()]
+    return [request.info(safe=bool(safe)) for request in state.reserved()]
 
 
 @inspect_command(alias="dump_active")
@@ -113,9 +163,12 @@ def registered(
 @inspect_command()
 def active_queues(state: ControlState, **kwargs: Any) -> Any:
     """The queues that are consumed from."""
-    known = {queue.name: queue for queue in state.app.amqp.queues.consuming()}
-    names = state.consumer.source.queues
-    return [_describe_queue(known[name]) for name in names if name in known]
+    queues = state.app.amqp.queues
+    found = []
+    for name in state.consumer.source.queues:
+        given = queues.given(name)
+        found.append(_describe_queue(queues.wire(name)) if given is None else given.as_dict(recurse=True))
+    return found
 
 
 def _describe_queue(queue: Any) -> dict[str, Any]:
@@ -151,6 +204,33 @@ def _describe_queue(queue: Any) -> dict[str, Any]:
 
 @inspect_command()
 def memsample(state: ControlState, **kwargs: Any) -> Any:
-    """The resident memory of the worker's main process now."""
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
-    return f"{kib / 1024:.2f}MB"
+    """Remember the resident memory of the worker's main process, and tell it."""
+    return debug.sample_mem()
+
+
+@inspect_command(args=[("samples", int)], signature="[n_samples=10]")
+def memdump(state: ControlState, samples: int = 10, **kwargs: Any) -> Any:
+    """The memory as `memsample` remembered it, and now."""
+    out = io.StringIO()
+    debug.memdump(int(samples), out)
+    return out.getvalue()
+
+
+@inspect_command(
+    default_timeout=60.0,
+    signature="[object_type=Request] [num=200 [max_depth=10]]",
+    args=[("type", str), ("num", int), ("max_depth", int)],
+)
+def objgraph(state: ControlState, num: int = 200, max_depth: int = 10, type: str = "Request", **kwargs: Any) -> Any:
+    """Draw what keeps objects of a type alive, into a file on the worker's machine (package objgraph)."""
+    try:
+        graphs = import_module("objgraph")
+    except ImportError:
+        return nok("objgraph needs the package objgraph: pip install objgraph")
+    objects = list(itertools.islice(graphs.by_type(type), int(num)))
+    shown = set(map(id, objects))
+    with tempfile.NamedTemporaryFile(prefix="celery-objects-", suffix=".png", delete=False) as file:
+        name = file.name
+    logger.info("Drawing what keeps %s objects of type %r alive: %s", len(objects), type, name)
+    graphs.show_backrefs(objects, max_depth=int(max_depth), highlight=lambda value: id(value) in shown, filename=name)
+    return {"filename": name}

@@ -32,6 +32,7 @@ def shutdown(state: ControlState, msg: str = "Got shutdown from remote", **kwarg
     """Stop the worker warmly."""
     logger.warning(msg)
     state.controller.stop()
+    return ok("shutting down")
 
 
 @control_command(
