@@ -35,11 +35,11 @@ OTHERWISE = {
 
 
 def shape(value: Any, key: str = "") -> Any:
-    """Keys and kinds: what a reader of the answer relies on. An empty list says nothing."""
+    """Keys and kinds: what a reader of the answer relies on."""
     if isinstance(value, dict):
         if key in NAMES:
             return {"*": [shape(item) for item in value.values()][:1]}
-        return {name: shape(item, name) for name, item in value.items() if item != []}
+        return {name: shape(item, name) for name, item in value.items()}
     if isinstance(value, list):
         kinds: list[Any] = []
         for item in value:
@@ -49,6 +49,15 @@ def shape(value: Any, key: str = "") -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return type(value).__name__
     return "number"
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two shapes may be of the same answer: a list that is empty now says nothing of its items."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return all(map(alike, one, other))
+    return one == other or [] in (one, other)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +97,8 @@ def load(settings: dict[str, Any]) -> Celery:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name not in OTHERWISE], ids=lambda case: case.name)
 def test_answers_as_the_original_does(case: Case, asked: dict[str, Any]) -> None:
-    assert shape(asked[case.name], case.name) == shape(GOLDEN["prefork"][case.name], case.name)
+    ours, theirs = (shape(answers[case.name], case.name) for answers in (asked, GOLDEN["prefork"]))
+    assert alike(ours, theirs), f"{ours} is not like {theirs}"
 
 
 LETTERS = [
@@ -122,7 +132,7 @@ def test_settings_have_the_names_and_kinds_of_the_original(asked: dict[str, Any]
         [ours], [theirs] = asked[case], GOLDEN["prefork"][case]
         missing = set(theirs) - set(ours)
         assert missing <= {"deprecated_settings", "include", "worker_disable_prefetch"}
-    assert shape(ours["task_queues"]) == shape(theirs["task_queues"])
+    assert alike(shape(ours["task_queues"]), shape(theirs["task_queues"]))
     assert ours["result_expires"] == theirs["result_expires"]
 
 
@@ -146,4 +156,4 @@ def test_the_pools_are_described_alike(pool: str, url: str, tmp_path: Path) -> N
     assert set(answer) == set(theirs)
     assert set(theirs["pool"]) <= set(answer["pool"])
     assert answer["pool"]["implementation"] == theirs["pool"]["implementation"]
-    assert shape(answer["broker"]) == shape(theirs["broker"])
+    assert alike(shape(answer["broker"]), shape(theirs["broker"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import tempfile
+import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from importlib import import_module
@@ -229,8 +229,8 @@ def objgraph(state: ControlState, num: int = 200, max_depth: int = 10, type: str
         return nok("objgraph needs the package objgraph: pip install objgraph")
     objects = list(itertools.islice(graphs.by_type(type), int(num)))
     shown = set(map(id, objects))
-    with tempfile.NamedTemporaryFile(prefix="celery-objects-", suffix=".png", delete=False) as file:
-        name = file.name
+    handle, name = import_module("tempfile").mkstemp(prefix="celery-objects-", suffix=".png")
+    os.close(handle)
     logger.info("Drawing what keeps %s objects of type %r alive: %s", len(objects), type, name)
     graphs.show_backrefs(objects, max_depth=int(max_depth), highlight=lambda value: id(value) in shown, filename=name)
     return {"filename": name}
