@@ -8,22 +8,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
+from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
-from celery.wire.message import Delivery, Outgoing, Queue, Record, Settlement
+from celery.wire.message import Delivery, Outgoing, Permit, Queue, Record, Settlement, Unique
 
 if TYPE_CHECKING:
     from celery.backends.store import Store
 
+MOST_REVOKED = 50_000
 LEASE = 30.0
 """Seconds a consumer's lease lasts unless `renew` is called; a worker renews every third of it."""
 
-Kind = Literal["ready", "leased", "delayed", "dead"]
-Verdict = Literal["ok", "lost", "revoked"]
+GRANTED = 30.0
+"""Seconds for which a permit is kept for a parked message that it has woken; then others may have it."""
+
+Kind = Literal["ready", "leased", "delayed", "parked", "dead"]
+Verdict = Literal["ok", "lost", "revoked", "parked"]
+Needs = Mapping[int | str, Sequence[Permit]]
+"""By tag: the permits without which a delivery must not be started."""
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -51,6 +59,16 @@ class Capabilities(msgspec.Struct, frozen=True):
     """A message that comes back takes the place that it had; if not, it is the next one of its priority."""
     max_bytes: int | None = None
     """Largest envelope in bytes, None if only memory limits it."""
+    limits: bool = False
+    """Gives permits when deliveries are started, and parks those for which there is none (`Permit`)."""
+    unique: bool = False
+    """Has keys that one task holds at a time: `publish_once`."""
+    pauses: bool = False
+    """Queues can be paused for all workers."""
+    weights: bool = False
+    """Consumers share between their queues by weight, or serve them strictly in order."""
+    withdraws: bool = False
+    """`revoke` brings messages that wait for their time or for a permit forward, and keeps revocations of stamps."""
 
 
 class QueueStats(msgspec.Struct, frozen=True):
@@ -63,6 +81,9 @@ class QueueStats(msgspec.Struct, frozen=True):
     dead: int = 0
     oldest: float | None = None
     consumers: int = 0
+    parked: int = 0
+    """Messages that wait for a permit."""
+    paused: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -119,8 +140,19 @@ class Broker(ABC):
         """On return the store has all of them; when it raises it has none (or, if the link broke, may have all)."""
 
     @abstractmethod
-    def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> Consumer:
-        """A consumer of *queues* under lease. *store*: where effects go when `fuses(store)`."""
+    def consumer(
+        self,
+        queues: Sequence[str],
+        *,
+        name: str,
+        store: Store | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> Consumer:
+        """A consumer of *queues* under lease. *store*: where effects go when `fuses(store)`.
+
+        *weights*: how many messages of a queue are claimed for one of a queue without a weight, while both have some.
+        The option `queue_order_strategy` set to `priority` has every queue served before those that follow it.
+        """
 
     def fuses(self, store: Store) -> bool:
         """Whether settlements can commit their effects on *store* in the same atomic step."""
@@ -128,11 +160,14 @@ class Broker(ABC):
 
     @abstractmethod
     def sweep(self) -> int:
-        """Return to their queues the messages of consumers whose lease ran out. Any process may call it at any time."""
+        """Return to their queues the messages of consumers whose lease ran out. Any process may call it at any time.
+
+        Permits of such consumers, and those that are kept for messages that do not come for them, go to others.
+        """
 
     @abstractmethod
     def purge(self, queue: str) -> int:
-        """Delete the ready and delayed messages of *queue*; how many there were. Leased and dead ones stay."""
+        """Delete ready, delayed and parked messages of *queue*; how many there were. Leased and dead ones stay."""
 
     @abstractmethod
     def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
@@ -144,19 +179,61 @@ class Broker(ABC):
 
     @abstractmethod
     def remove(self, tags: Sequence[int | str]) -> int:
-        """Delete ready, delayed or dead messages; how many there were. Leased ones stay."""
+        """Delete ready, delayed, parked or dead messages; how many there were. Leased ones stay."""
 
     @abstractmethod
     def replay(self, tags: Sequence[int | str]) -> int:
         """Move dead messages back to their queues with a fresh delivery count; how many there were."""
 
     @abstractmethod
-    def revoke(self, task_ids: Sequence[str], ttl: float) -> None:
-        """Record that these tasks must not run, for *ttl* seconds. Seen by every later claim and start."""
+    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
+        """Record that these tasks must not run, for *ttl* seconds. Seen by every later claim and start.
+
+        Of more than *most* records those that would end first are dropped.
+        """
 
     @abstractmethod
     def revoked(self) -> list[str]:
         """The task ids under revocation."""
+
+    # What not every store can do; `can` says which.
+
+    def withdraw(self, task_ids: Sequence[str]) -> list[Entry]:
+        """Make the delayed and parked messages of these tasks ready now; what they are as ready ones.
+
+        Whoever claims them sees that they are revoked, and ends them.
+        """
+        return []
+
+    def revoke_stamps(self, stamps: Mapping[str, Sequence[str]], ttl: float, most: int = MOST_REVOKED) -> None:
+        """Record that tasks whose stamp of such a name has one of these values must not run, for *ttl* seconds."""
+        raise self._cannot("keep revocations of stamps")
+
+    def revoked_stamps(self) -> dict[str, list[str]]:
+        """The values under revocation, by the name of the stamp."""
+        return {}
+
+    def publish_once(self, message: Outgoing, unique: Unique, instead_of: str = "") -> str:
+        """Publish unless another task than that of *message* holds the key; the id of the task that holds it now.
+
+        In one step.  *instead_of*: a task that holds the key in vain, because it has ended.
+        """
+        raise self._cannot("keep tasks unique")
+
+    def pause(self, queues: Sequence[str]) -> None:
+        """Nothing is claimed from these queues, by any consumer, until `resume`. Durable; publishing goes on."""
+        raise self._cannot("pause queues")
+
+    def resume(self, queues: Sequence[str]) -> None:
+        """End a pause. Idempotent."""
+        raise self._cannot("pause queues")
+
+    def paused(self) -> list[str]:
+        """The names of the paused queues."""
+        return []
+
+    def _cannot(self, what: str) -> BrokerError:
+        return BrokerError(f"The broker {self.url.partition(':')[0]}:// cannot {what}.")
 
     @abstractmethod
     def bus(self) -> Bus:
@@ -179,20 +256,28 @@ class Consumer(ABC):
     name: str
 
     @abstractmethod
-    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
+    def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         """Move up to *limit* messages to this consumer, leased and fenced, in one atomic step.
 
-        Order: queues in the order given take turns, within a queue urgent first, then oldest first.  Delayed
-        messages that are due count as ready.  With nothing to claim it waits up to *timeout* seconds for a message,
-        a due one or `wake`; it never polls faster than the store notifies.  Expired messages are delivered too:
-        whoever claims them says what becomes of them.
+        First those that are parked under the keys that *wanted* names, up to so many of each.  Then, in the order in
+        which queues take turns (or strictly, or by weight: see `Broker.consumer`), urgent ones first, of those the
+        oldest first.  Paused queues have none.  Delayed messages that are due count as ready.  With nothing to claim
+        it waits up to *timeout* seconds for a message, a due one or `wake`; it never polls faster than the store
+        notifies.  Expired messages are delivered too: whoever claims them says what becomes of them.
         """
 
     @abstractmethod
-    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
-        """Mark as started, one verdict each, in one step: `lost` and `revoked` ones must not be run.
+    def start(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
+    ) -> list[Verdict]:
+        """Mark as started, one verdict each, in one step: `lost`, `revoked` and `parked` ones must not be run.
 
         *records* are stored in the same step if this broker fuses with the consumer's store.
+
+        *needs*: the permits that deliveries have to have.  One that gets all of them has them until its lease ends in
+        whatever way; one that does not get all is `parked`: its lease has ended, and it waits in the store, in the
+        order of its queue, until there is one.  The first of those that wait for a slot is given it when it becomes
+        free, for `GRANTED` seconds, and is ready again, at the front of its queue.
         """
 
     @abstractmethod
@@ -200,10 +285,16 @@ class Consumer(ABC):
         """End deliveries, with their effects where fused, in one step. False: the lease was lost, nothing applied."""
 
     def settle_and_start(
-        self, settlements: Sequence[Settlement], deliveries: Sequence[Delivery], records: Sequence[Record] = ()
+        self,
+        settlements: Sequence[Settlement],
+        deliveries: Sequence[Delivery],
+        records: Sequence[Record] = (),
+        needs: Needs = NOTHING,
     ) -> tuple[list[bool], list[Verdict]]:
         """`settle`, then `start`: in one step (one commit, one round trip) where the store can, else one by one."""
-        return self.settle(settlements), self.start(deliveries, records)
+        return self.settle(settlements), self.start(deliveries, records, needs) if needs else self.start(
+            deliveries, records
+        )
 
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
@@ -226,7 +317,10 @@ class Consumer(ABC):
 
     @abstractmethod
     def due_in(self) -> float | None:
-        """Seconds until the next delayed message of these queues is due (0 if it is), None if there is none."""
+        """Seconds until the next delayed message of these queues is due (0 if it is), None if there is none.
+
+        Also until the next that waits for a rate may have its permit.
+        """
 
     @abstractmethod
     def close(self) -> None:

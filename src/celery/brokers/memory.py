@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.backends.store import Store, TransactionalStore
-from celery.brokers.base import Broker, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
 from celery.memory.bus import MemoryBus
 from celery.memory.consumer import MemoryConsumer
 from celery.memory.space import SPACES, Line, Message, Space
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.routing import ROUTED
-from celery.wire.message import Outgoing, Queue
+from celery.utils.turns import Turns
+from celery.wire.message import Outgoing, Queue, Unique
+
+REMOVED = frozenset({"ready", "delayed", "parked"})
+"""What a purge removes."""
 
 
 class MemoryBroker(Broker):
     """A broker that every user of the same URL in this process shares."""
 
-    can = Capabilities(durable=False, shared=False, transactional=True)
+    can = Capabilities(
+        durable=False,
+        shared=False,
+        transactional=True,
+        limits=True,
+        unique=True,
+        pauses=True,
+        weights=True,
+        withdraws=True,
+    )
 
     def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         super().__init__(url, options=options, clock=clock)
@@ -61,9 +74,17 @@ class MemoryBroker(Broker):
             for message, names in zip(messages, targets, strict=True):
                 space.push(message, names, now)
 
-    def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> MemoryConsumer:
+    def consumer(
+        self,
+        queues: Sequence[str],
+        *,
+        name: str,
+        store: Store | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> MemoryConsumer:
         fused = store if isinstance(store, TransactionalStore) and self.fuses(store) else None
-        return MemoryConsumer(self._space, queues, name, fused, self.lease, self.clock)
+        turns = Turns(queues, weights, strict=self.options.get("queue_order_strategy") == "priority")
+        return MemoryConsumer(self._space, queues, name, fused, self.lease, self.clock, turns)
 
     def fuses(self, store: Store) -> bool:
         return isinstance(store, TransactionalStore) and store.place == self.place
@@ -72,16 +93,18 @@ class MemoryBroker(Broker):
         now = self.clock.time()
         with self._space.lock:
             late = [number for number, owner in self._space.owners.items() if owner.deadline <= now]
-            return sum(self._space.leave(number, now) for number in late)
+            swept = sum(self._space.leave(number, now) for number in late)
+            self._space.limits.lapse(now)
+            return swept
 
     def purge(self, queue: str) -> int:
-        return self._remove(lambda message: message.queue == queue and message.kind in {"ready", "delayed"})
+        return self._remove(lambda message: message.queue == queue and message.kind in REMOVED)
 
     def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
         now = self.clock.time()
         with self._space.lock:
             names = sorted(set(self._space.queues if queues is None else queues))
-            counts = {name: dict.fromkeys(("ready", "leased", "delayed", "dead"), 0) for name in names}
+            counts = {name: dict.fromkeys(("ready", "leased", "delayed", "parked", "dead"), 0) for name in names}
             oldest: dict[str, float] = {}
             for message in self._space.messages.values():
                 if message.queue in counts:
@@ -91,8 +114,16 @@ class MemoryBroker(Broker):
                         since = max(message.since, message.due or 0.0)
                         oldest[message.queue] = max(oldest.get(message.queue, 0.0), now - since)
             consumers = [name for owner in self._space.owners.values() for name in owner.queues]
+            paused = set(self._space.limits.paused)
         return [
-            QueueStats(name, **counts[name], oldest=oldest.get(name), consumers=consumers.count(name)) for name in names
+            QueueStats(
+                name,
+                **counts[name],
+                oldest=oldest.get(name),
+                consumers=consumers.count(name),
+                paused=name in paused,
+            )
+            for name in names
         ]
 
     def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
@@ -122,30 +153,78 @@ class MemoryBroker(Broker):
                 self._space.place(message, now)
             return len(dead)
 
-    def revoke(self, task_ids: Sequence[str], ttl: float) -> None:
-        now = self.clock.time()
+    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
         with self._space.lock:
-            revocations = self._space.revocations
-            for task_id in [task_id for task_id, until in revocations.items() if until <= now]:
-                del revocations[task_id]
-            revocations.update(dict.fromkeys(task_ids, now + ttl))
+            _note(self._space.revocations, task_ids, self.clock.time(), ttl, most)
 
     def revoked(self) -> list[str]:
         now = self.clock.time()
         with self._space.lock:
             return sorted(task_id for task_id, until in self._space.revocations.items() if until > now)
 
+    def withdraw(self, task_ids: Sequence[str]) -> list[Entry]:
+        now, space = self.clock.time(), self._space
+        found = []
+        with space.lock:
+            for tag in [tag for task_id in task_ids for tag in sorted(space.waiting.get(task_id, ()))]:
+                message = space.messages[tag]
+                if message.kind in {"delayed", "parked"}:
+                    message.due = message.permit = None
+                    space.forget_waiting(message)
+                    space.place(message, now)
+                    found.append(_entry(message, "ready", ""))
+        return found
+
+    def revoke_stamps(self, stamps: Mapping[str, Sequence[str]], ttl: float, most: int = MOST_REVOKED) -> None:
+        pairs = [(name, value) for name, values in stamps.items() for value in values]
+        with self._space.lock:
+            _note(self._space.revoked_stamps, pairs, self.clock.time(), ttl, most)
+
+    def revoked_stamps(self) -> dict[str, list[str]]:
+        now = self.clock.time()
+        found: dict[str, list[str]] = {}
+        with self._space.lock:
+            for name, value in sorted(pair for pair, until in self._space.revoked_stamps.items() if until > now):
+                found.setdefault(name, []).append(value)
+        return found
+
+    def publish_once(self, message: Outgoing, unique: Unique, instead_of: str = "") -> str:
+        now, space = self.clock.time(), self._space
+        with space.lock:
+            targets = space.targets(message)
+            holder, until = space.uniques.get(unique.key, ("", 0.0))
+            if until > now and holder not in {message.task_id, instead_of}:
+                return holder
+            if unique.until > now:
+                space.hold_unique(unique, message.task_id, now)
+            space.push(message, targets, now)
+        return message.task_id
+
+    def pause(self, queues: Sequence[str]) -> None:
+        with self._space.lock:
+            self._space.limits.pause(queues)
+
+    def resume(self, queues: Sequence[str]) -> None:
+        with self._space.lock:
+            self._space.limits.resume(queues, self.clock.time())
+
+    def paused(self) -> list[str]:
+        with self._space.lock:
+            return sorted(self._space.limits.paused)
+
     def bus(self) -> MemoryBus:
         return MemoryBus(self._space)
 
     def _remove(self, unwanted: Callable[[Message], bool]) -> int:
         """Heap entries of what is removed stay until they come up, unless nothing is left at all."""
+        now = self.clock.time()
         with self._space.lock:
             messages = self._space.messages
-            gone = [tag for tag, message in messages.items() if unwanted(message)]
-            for tag in gone:
-                del messages[tag]
+            gone = [message for message in messages.values() if unwanted(message)]
+            for message in gone:
+                self._space.drop(message, now)
             if gone:
+                self._space.free_uniques_of({message.task_id for message in gone})
                 for queue in self._space.queues.values():
                     queue.ready = [entry for entry in queue.ready if entry[2] in messages]
                     queue.delayed = [entry for entry in queue.delayed if entry[1] in messages]
@@ -154,12 +233,27 @@ class MemoryBroker(Broker):
             return len(gone)
 
 
+Name = TypeVar("Name")
+
+
+def _note(records: dict[Name, float], names: Sequence[Name], now: float, ttl: float, most: int) -> None:
+    """Have *names* in *records* for *ttl* seconds; forget what has ended, and of too many those that end first."""
+    for name in [name for name, until in records.items() if until <= now]:
+        del records[name]
+    for name in names:
+        records[name] = max(records.get(name, 0.0), now + ttl)
+    if len(records) > most:
+        for name in sorted(records, key=lambda name: records[name])[: len(records) - most]:
+            del records[name]
+
+
 def _numbers(tags: Sequence[int | str]) -> set[int]:
     return {int(tag) for tag in tags if str(tag).isdecimal()}
 
 
 def _entry(m: Message, kind: Kind, owner: str) -> Entry:
-    return Entry(m.tag, m.queue, kind, m.task_id, m.envelope, m.since, m.due, m.deliveries, m.reason, owner)
+    reason = m.permit.key if kind == "parked" and m.permit is not None else m.reason
+    return Entry(m.tag, m.queue, kind, m.task_id, m.envelope, m.since, m.due, m.deliveries, reason, owner)
 
 
 def _order_of(kind: Kind) -> Callable[[Message], tuple[float, ...]]:

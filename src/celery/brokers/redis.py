@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from celery.backends.store import Store
-from celery.brokers.base import Broker, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
 from celery.redis.bus import RedisBus
 from celery.redis.consumer import RedisConsumer
@@ -26,7 +26,8 @@ from celery.redis.outbox import Outbox
 from celery.redis.scripts import Scripts
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.digests import sha1
-from celery.wire.message import Outgoing, Queue
+from celery.utils.turns import Turns
+from celery.wire.message import Outgoing, Queue, Unique
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class RedisBroker(Broker):
         steps=STEPS,
         keeps_places=False,
         max_bytes=512_000_000,
+        limits=True,
+        unique=True,
+        pauses=True,
+        weights=True,
+        withdraws=True,
     )
 
     def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
@@ -97,14 +103,20 @@ class RedisBroker(Broker):
         if self._consumers is not None:
             self._ring(reached)
 
-    def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> RedisConsumer:
+    def consumer(
+        self,
+        queues: Sequence[str],
+        *,
+        name: str,
+        store: Store | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> RedisConsumer:
         self.connect()
         fused = None
         if store is not None and self.fuses(store):
             fused = store.link.address  # type: ignore[attr-defined]  # `fuses` has looked
-        consumer = RedisConsumer(
-            self.link, self._scripts, self._outbox, queues, name, fused, self.lease, strict=self._strict_order
-        )
+        turns = Turns(queues, weights, strict=self._strict_order)
+        consumer = RedisConsumer(self.link, self._scripts, self._outbox, queues, name, fused, self.lease, turns=turns)
         if self._consumers is None:
             self._consumers = weakref.WeakSet()
         self._consumers.add(consumer)
@@ -116,26 +128,13 @@ class RedisBroker(Broker):
 
     def sweep(self) -> int:
         grace = int(self.lease / 3) if self.clock is SYSTEM else 0
-        swept = int(self._run("sweep", self._scripts.now(), grace))
-        if swept:
+        swept, woken = self._run("sweep", self._scripts.now(), grace)
+        if swept or woken:
             self._ring(None)
-        return swept
+        return int(swept)
 
     def purge(self, queue: str) -> int:
-        prefix = self.link.prefix
-        ready = [self._scripts.ready_key(queue, step) for step in self._scripts.steps]
-        due, later = f"{prefix}celeriac.due.{queue}", f"{prefix}celeriac.later.{queue}"
-        count = [*(["LLEN", key] for key in ready), ["ZCARD", due]]
-        self.link.calls(count)  # raises for a key that is somebody else's: that one stays
-        counted = self.link.calls(
-            [
-                ["MULTI"],
-                *count,
-                ["DEL", *ready, due, later, f"{prefix}celeriac.returned.{queue}"],
-                ["EXEC"],
-            ]
-        )[-1]
-        return sum(counted[:-1])
+        return int(self._run("purge", self._scripts.now(), queue))
 
     def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
         if queues is not None and not queues:
@@ -143,17 +142,25 @@ class RedisBroker(Broker):
         now = self._now()
         rows = self._run("stats", self._scripts.now(), *(queues or ()))
         found = []
-        for name, ready, leased, delayed, dead, consumers, due, fronts in rows:
+        for name, ready, leased, delayed, dead, consumers, due, fronts, parked, paused in rows:
             moments = [moment for front in fronts if (moment := sent_at(front)) is not None]
             if due >= 0:
                 moments.append(due / 1000)
             oldest = max(0.0, now - min(moments)) if moments else (0.0 if ready else None)
-            found.append(QueueStats(name.decode(), ready, leased, delayed, dead, oldest, consumers))
+            found.append(
+                QueueStats(name.decode(), ready, leased, delayed, dead, oldest, consumers, parked, bool(paused))
+            )
         return sorted(found, key=lambda stats: stats.name)
 
     def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
         names = self._queues() if queues is None else list(queues)
-        look = {"ready": self._ready, "delayed": self._delayed, "leased": self._leased, "dead": self._dead}[kind]
+        look = {
+            "ready": self._ready,
+            "delayed": self._delayed,
+            "leased": self._leased,
+            "parked": self._parked,
+            "dead": self._dead,
+        }[kind]
         found = [entry for name in names for entry in look(name, limit)]
         if kind == "delayed":
             found.sort(key=lambda entry: entry.due or 0.0)
@@ -162,11 +169,17 @@ class RedisBroker(Broker):
         return found[:limit]
 
     def remove(self, tags: Sequence[int | str]) -> int:
+        gone: dict[str, list[str]] = {}
         removed = 0
         for tag in tags:
             if isinstance(tag, str) and "\n" in tag:
                 queue, _, name = tag.partition("\n")
-                removed += self._remove_delayed(queue, name) or self._remove_ready(queue, name)
+                task = self._remove_waiting(queue, name) or self._remove_ready(queue, name)
+                if task is not None:
+                    gone.setdefault(queue, []).append(task)
+                    removed += 1
+        for queue, tasks in gone.items():
+            self._run("disown", self._scripts.now(), queue, *tasks)
         return removed + self._remove_dead(_dead_names(tags))
 
     def replay(self, tags: Sequence[int | str]) -> int:
@@ -180,18 +193,73 @@ class RedisBroker(Broker):
             self._ring(None)
         return replayed
 
-    def revoke(self, task_ids: Sequence[str], ttl: float) -> None:
-        if not task_ids:
-            return
-        now, key = self._now(), f"{self.link.prefix}celeriac.revoked"
-        until = int((now + ttl) * 1000)
-        scored = [item for task_id in task_ids for item in (until, task_id)]
-        self.link.calls([["ZADD", key, *scored], ["ZREMRANGEBYSCORE", key, "-inf", int(now * 1000)]])
+    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
+        self._note("celeriac.revoked", task_ids, ttl, most)
 
     def revoked(self) -> list[str]:
-        key = f"{self.link.prefix}celeriac.revoked"
-        found = self.link.call("ZRANGEBYSCORE", key, f"({int(self._now() * 1000)}", "+inf")
-        return sorted(task_id.decode() for task_id in found)
+        return self._noted("celeriac.revoked")
+
+    def withdraw(self, task_ids: Sequence[str]) -> list[Entry]:
+        found = []
+        for start in range(0, len(task_ids), PAGE):
+            rows = self._run("withdraw", self._scripts.now(), *task_ids[start : start + PAGE])
+            for raw_queue, raw, deliveries in rows:
+                queue, since = raw_queue.decode(), sent_at(raw) or 0.0
+                tag = f"{queue}\n{_digest(raw)}"
+                found.append(Entry(tag, queue, "ready", task_of(raw), unwrap(raw), since, None, deliveries))
+        if found:
+            self._ring(None)
+        return found
+
+    def revoke_stamps(self, stamps: Mapping[str, Sequence[str]], ttl: float, most: int = MOST_REVOKED) -> None:
+        pairs = [f"{name}\n{value}" for name, values in stamps.items() for value in values]
+        self._note("celeriac.revoked_stamps", pairs, ttl, most)
+
+    def revoked_stamps(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for pair in self._noted("celeriac.revoked_stamps"):
+            name, _, value = pair.partition("\n")
+            found.setdefault(name, []).append(value)
+        return found
+
+    def _note(self, key: str, names: Sequence[str], ttl: float, most: int) -> None:
+        """Add names to a sorted set, each until its time; those beyond *most* that end first are dropped."""
+        if not names:
+            return
+        now, key = self._now(), f"{self.link.prefix}{key}"
+        scored = [item for name in names for item in (int((now + ttl) * 1000), name)]
+        self.link.calls(
+            [
+                ["ZADD", key, "GT", *scored],
+                ["ZREMRANGEBYSCORE", key, "-inf", int(now * 1000)],
+                ["ZREMRANGEBYRANK", key, 0, -most - 1],
+            ]
+        )
+
+    def _noted(self, key: str) -> list[str]:
+        found = self.link.call("ZRANGEBYSCORE", f"{self.link.prefix}{key}", f"({int(self._now() * 1000)}", "+inf")
+        return sorted(name.decode() for name in found)
+
+    def publish_once(self, message: Outgoing, unique: Unique, instead_of: str = "") -> str:
+        holder, reached = self._outbox.send_once(message, unique, instead_of)
+        if reached and self._consumers is not None:
+            self._ring(reached)
+        return holder
+
+    def pause(self, queues: Sequence[str]) -> None:
+        if queues:
+            prefix = self.link.prefix
+            self.link.calls(
+                [["SADD", f"{prefix}celeriac.paused", *queues], ["SADD", f"{prefix}celeriac.queues", *queues]]
+            )
+
+    def resume(self, queues: Sequence[str]) -> None:
+        if queues:
+            self._run("resume", self._scripts.now(), *queues)
+            self._ring(None)
+
+    def paused(self) -> list[str]:
+        return sorted(name.decode() for name in self.link.call("SMEMBERS", f"{self.link.prefix}celeriac.paused"))
 
     def bus(self) -> RedisBus:
         return RedisBus(self.link, self.options)
@@ -255,6 +323,27 @@ class RedisBroker(Broker):
                 )
         return found
 
+    def _parked(self, queue: str, limit: int) -> list[Entry]:
+        prefix = self.link.prefix
+        flat = self.link.call("HGETALL", f"{prefix}celeriac.parked.{queue}")
+        keys = {facts.partition(b" ")[2].decode() for facts in flat[1::2]}
+        places: list[tuple[float, str, bytes]] = []
+        for key in keys:
+            line = self.link.call("ZRANGE", f"{prefix}celeriac.line.{queue}\n{key}", 0, limit - 1, "WITHSCORES")
+            places += [(float(order), key, name) for name, order in zip(line[0::2], line[1::2], strict=True)]
+        found = []
+        places = sorted(places)[:limit]
+        names = [name for _, _, name in places]
+        slips = self.link.call("HMGET", f"{prefix}celeriac.later.{queue}", *names) if names else []
+        for (_, key, name), raw in zip(places, slips, strict=True):
+            if raw is not None:
+                slip = _Slip(raw)
+                tag, task = f"{queue}\n{name.decode()}", task_of(slip.entry)
+                found.append(
+                    Entry(tag, queue, "parked", task, unwrap(slip.entry), slip.since, None, slip.deliveries, key)
+                )
+        return found
+
     def _leased(self, queue: str, limit: int) -> list[Entry]:
         prefix = self.link.prefix
         found: list[Entry] = []
@@ -306,27 +395,20 @@ class RedisBroker(Broker):
                 )
         return found
 
-    def _remove_delayed(self, queue: str, name: str) -> int:
-        prefix = self.link.prefix
-        gone = self.link.calls(
-            [
-                ["MULTI"],
-                ["ZREM", f"{prefix}celeriac.due.{queue}", name],
-                ["HDEL", f"{prefix}celeriac.later.{queue}", name],
-                ["EXEC"],
-            ]
-        )[-1]
-        return int(gone[0])
+    def _remove_waiting(self, queue: str, name: str) -> str | None:
+        """Delete what is delayed or parked under *name*; its task."""
+        return name.rstrip("+") if self._run("unpark", self._scripts.now(), queue, name) else None
 
-    def _remove_ready(self, queue: str, digest: str) -> int:
+    def _remove_ready(self, queue: str, digest: str) -> str | None:
+        """Delete the ready message whose envelope has this digest; its task."""
         for step in self._scripts.steps:
             key, end = self._scripts.ready_key(queue, step), -1
             while page := self.link.call("LRANGE", key, end - PAGE + 1, end):
                 for raw in page:
                     if _digest(raw) == digest and self.link.call("LREM", key, -1, raw):
-                        return 1
+                        return task_of(raw)
                 end -= PAGE
-        return 0
+        return None
 
     def _remove_dead(self, names: Sequence[str]) -> int:
         prefix, gone = self.link.prefix, 0

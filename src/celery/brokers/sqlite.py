@@ -12,23 +12,37 @@ from pathlib import Path
 from typing import Any
 
 from celery.backends.store import Store, TransactionalStore
-from celery.brokers.base import Broker, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
 from celery.sqlite.bus import SQLiteBus
 from celery.sqlite.consumer import SQLiteConsumer
-from celery.sqlite.moves import SQL, file_new, leave, next_position, numbers
+from celery.sqlite.leases import leave
+from celery.sqlite.limits import SQL as LIMITS
+from celery.sqlite.limits import Limits, unpark
+from celery.sqlite.moves import SQL, file_new, next_position, numbers
 from celery.sqlite.outbox import Outbox
 from celery.utils.bell import Belfry
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.routing import ROUTED
 from celery.utils.sqlite import open_database
-from celery.wire.message import Outgoing, Queue
+from celery.utils.turns import Turns
+from celery.wire.message import Outgoing, Queue, Unique
 
 
 class SQLiteBroker(Broker):
     """A broker in one file. Options, also after a `?` in the URL: `timeout` and `lease` (seconds), `max_pages`."""
 
-    can = Capabilities(durable=True, shared=True, transactional=True, max_bytes=999_000_000)
+    can = Capabilities(
+        durable=True,
+        shared=True,
+        transactional=True,
+        max_bytes=999_000_000,
+        limits=True,
+        unique=True,
+        pauses=True,
+        weights=True,
+        withdraws=True,
+    )
 
     def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         super().__init__(url, options=options, clock=clock)
@@ -75,13 +89,21 @@ class SQLiteBroker(Broker):
                 reached = outbox.send(connection, messages)
         self._belfry.ring("messages", reached)
 
-    def consumer(self, queues: Sequence[str], *, name: str, store: Store | None = None) -> SQLiteConsumer:
+    def consumer(
+        self,
+        queues: Sequence[str],
+        *,
+        name: str,
+        store: Store | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> SQLiteConsumer:
         fused = store if isinstance(store, TransactionalStore) and self.fuses(store) else None
         self.connect()
         self._database.expect_batches()
         chime = self._belfry.listen("messages", queues, changed=self._database.changes)
+        turns = Turns(queues, weights, strict=self.options.get("queue_order_strategy") == "priority")
         return SQLiteConsumer(
-            self._database, self._outbox, self._belfry, chime, queues, name, fused, self.lease, self.clock
+            self._database, self._outbox, self._belfry, chime, queues, name, fused, self.lease, self.clock, turns
         )
 
     def fuses(self, store: Store) -> bool:
@@ -90,12 +112,15 @@ class SQLiteBroker(Broker):
     def sweep(self) -> int:
         now = self.clock.time()
         with self._database.read() as connection:
-            if not connection.execute(SQL["late"], (now,)).fetchall():
-                return 0
+            late = connection.execute(SQL["late"], (now,)).fetchall()
+            lapsed = connection.execute(LIMITS["any_lapsed"], (now,)).fetchall()
+        if not (late or lapsed):
+            return 0
         reached: set[str] = set()
         with self._database.write() as connection:
             late = connection.execute(SQL["late"], (now,)).fetchall()
             returned = sum(leave(connection, number, now, reached) for (number,) in late)
+            Limits(connection, now, reached).lapse()
         if reached:
             self._belfry.ring("messages", reached)
         return returned
@@ -109,12 +134,24 @@ class SQLiteBroker(Broker):
                 file_new(connection)
 
     def purge(self, queue: str) -> int:
+        reached: set[str] = set()
         with self._database.write() as connection:
             file_new(connection)
             connection.execute(SQL["note_last"])
+            connection.execute(LIMITS["purge_uniques"], {"queue": queue})
+            freed = connection.execute(LIMITS["purge_permits"], (queue, queue)).fetchall()
             purged = connection.execute(SQL["purge_messages"], (queue, queue)).rowcount
-            connection.execute(SQL["purge_ready"], (queue,))
-            connection.execute(SQL["purge_delayed"], (queue,))
+            purged += connection.execute(LIMITS["purge_messages"], (queue,)).rowcount
+            for statement in (
+                SQL["purge_ready"],
+                SQL["purge_delayed"],
+                LIMITS["purge_parked"],
+                LIMITS["purge_gates"],
+            ):
+                connection.execute(statement, (queue,))
+            Limits(connection, self.clock.time(), reached).wake_all({key for (key,) in freed})
+        if reached:
+            self._belfry.ring("messages", reached)
         return purged
 
     def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
@@ -124,11 +161,11 @@ class SQLiteBroker(Broker):
         self._file_new()
         with self._database.read() as connection:
             rows = connection.execute(SQL["stats"], {"now": now, "queues": wanted}).fetchall()
-            for name, ready, leased, delayed, dead, consumers, due in rows:
+            for name, ready, leased, delayed, dead, consumers, due, parked, paused in rows:
                 (since,) = connection.execute(SQL["oldest"], (name,)).fetchone()
                 waiting = [moment for moment in (since, due) if moment is not None]
                 oldest = max(0.0, now - min(waiting)) if waiting else None
-                found.append(QueueStats(name, ready, leased, delayed, dead, oldest, consumers))
+                found.append(QueueStats(name, ready, leased, delayed, dead, oldest, consumers, parked, bool(paused)))
         return found
 
     def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
@@ -140,14 +177,21 @@ class SQLiteBroker(Broker):
         return [Entry(*row) for row in rows]
 
     def remove(self, tags: Sequence[int | str]) -> int:
+        reached: set[str] = set()
         with self._database.write() as connection:
             file_new(connection)
             connection.execute(SQL["note_last"])
             gone = connection.execute(SQL["remove"], (numbers(tags),)).fetchall()
-            for tag, queue, rank, position, due in gone:
+            for tag, queue, rank, position, due, task_id in gone:
+                connection.execute(LIMITS["free_uniques_of"], (task_id,))
                 if not connection.execute(SQL["remove_ready"], (queue, rank, position, tag)).rowcount:
                     connection.execute(SQL["remove_delayed"], (queue, due, tag))
                     connection.execute(SQL["remove_dead"], (tag,))
+                    unpark(connection, task_id, tag)
+            if connection.execute(LIMITS["any_permit"]).fetchone() is not None:
+                Limits(connection, self.clock.time(), reached).free([row[0] for row in gone])
+        if reached:
+            self._belfry.ring("messages", reached)
         return len(gone)
 
     def replay(self, tags: Sequence[int | str]) -> int:
@@ -164,15 +208,78 @@ class SQLiteBroker(Broker):
             self._belfry.ring("messages", reached)
         return len(raised)
 
-    def revoke(self, task_ids: Sequence[str], ttl: float) -> None:
+    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
         now = self.clock.time()
         with self._database.write() as connection:
             connection.execute(SQL["forget_revocations"], (now,))
             connection.executemany(SQL["revoke"], [(task_id, now + ttl) for task_id in task_ids])
+            if connection.execute(SQL["too_many_revocations"], (most,)).fetchone() == (1,):
+                connection.execute(SQL["limit_revocations"], (most,))
 
     def revoked(self) -> list[str]:
         with self._database.read() as connection:
             return [task_id for (task_id,) in connection.execute(SQL["revoked"], (self.clock.time(),))]
+
+    def withdraw(self, task_ids: Sequence[str]) -> list[Entry]:
+        found: list[Entry] = []
+        with self._database.write() as connection:
+            file_new(connection)
+            for task_id in task_ids:
+                places = unpark(connection, task_id)
+                for queue, due, rank, position, tag in connection.execute(
+                    LIMITS["find_delayed"], (task_id,)
+                ).fetchall():
+                    connection.execute(SQL["remove_delayed"], (queue, due, tag))
+                    places.append((queue, rank, position, tag))
+                for place in places:
+                    connection.execute(LIMITS["not_due"], (place[3],))
+                    connection.execute(SQL["insert_ready"], place)
+                    found.append(Entry(*connection.execute(LIMITS["entry"], (place[3],)).fetchone()))
+        if found:
+            self._belfry.ring("messages", {entry.queue for entry in found})
+        return found
+
+    def revoke_stamps(self, stamps: Mapping[str, Sequence[str]], ttl: float, most: int = MOST_REVOKED) -> None:
+        now = self.clock.time()
+        rows = [(name, value, now + ttl) for name, values in stamps.items() for value in values]
+        with self._database.write() as connection:
+            connection.execute(LIMITS["forget_stamps"], (now,))
+            connection.executemany(LIMITS["revoke_stamp"], rows)
+            connection.execute(LIMITS["limit_stamps"], (most,))
+
+    def revoked_stamps(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        with self._database.read() as connection:
+            for name, value in connection.execute(LIMITS["revoked_stamps"], (self.clock.time(),)):
+                found.setdefault(name, []).append(value)
+        return found
+
+    def publish_once(self, message: Outgoing, unique: Unique, instead_of: str = "") -> str:
+        now = self.clock.time()
+        with self._database.write() as connection:
+            row = connection.execute(LIMITS["unique_holder"], (unique.key, now)).fetchone()
+            if row is not None and row[0] not in {message.task_id, instead_of}:
+                return str(row[0])
+            connection.execute(LIMITS["forget_uniques"], (now,))
+            connection.execute(LIMITS["hold_unique"], (unique.key, message.task_id, unique.until))
+            reached = self._outbox.send(connection, (message,))
+        self._belfry.ring("messages", reached)
+        return message.task_id
+
+    def pause(self, queues: Sequence[str]) -> None:
+        with self._database.write() as connection:
+            connection.executemany(LIMITS["pause"], [(queue,) for queue in queues])
+
+    def resume(self, queues: Sequence[str]) -> None:
+        reached = set(queues)
+        with self._database.write() as connection:
+            connection.executemany(LIMITS["resume"], [(queue,) for queue in queues])
+            Limits(connection, self.clock.time(), reached).resume(queues)
+        self._belfry.ring("messages", reached)
+
+    def paused(self) -> list[str]:
+        with self._database.read() as connection:
+            return [queue for (queue,) in connection.execute(LIMITS["paused"])]
 
     def bus(self) -> SQLiteBus:
         return SQLiteBus(self._database, self._belfry, self.clock)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from celery.backends.store import TransactionalStore
-from celery.brokers.base import Consumer, Verdict
+from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
 from celery.exceptions import BrokerError
 from celery.memory.space import Line, Message, Owner, Space
 from celery.utils.bell import Chime
 from celery.utils.clock import Clock
-from celery.wire.message import Delivery, Outgoing, Record, Settlement
+from celery.utils.turns import Turns
+from celery.wire.message import Delivery, Outgoing, Permit, Record, Settlement
 
 
 class MemoryConsumer(Consumer):
@@ -26,6 +26,7 @@ class MemoryConsumer(Consumer):
         store: TransactionalStore | None,
         lease: float,
         clock: Clock,
+        turns: Turns,
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -35,18 +36,18 @@ class MemoryConsumer(Consumer):
         self._clock = clock
         self._chime = Chime()
         self._woken = False
-        self._turn = 0
+        self._turns = turns
         self._number = 0
         with space.lock:
             for queue in self.queues:
                 space.queues.setdefault(queue, Line()).listeners.append(self._chime)
             self._register()
 
-    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
+    def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         self._check_open()
         end = time.monotonic() + timeout
         while True:
-            claimed = self._claim(limit)
+            claimed = self._claim(limit, wanted)
             left = end - time.monotonic()
             if claimed or left <= 0 or self._woken or self._chime.closed:
                 self._woken = False
@@ -54,7 +55,9 @@ class MemoryConsumer(Consumer):
             due = self.due_in()
             self._chime.wait(left if due is None else min(left, due))
 
-    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
+    def start(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
+    ) -> list[Verdict]:
         self._check_records(bool(records))
         now = self._clock.time()
         verdicts: list[Verdict] = []
@@ -65,12 +68,23 @@ class MemoryConsumer(Consumer):
                     verdicts.append("lost")
                 elif self._space.is_revoked(message.task_id, now):
                     verdicts.append("revoked")
+                elif needs and not self._has_permits(message, needs.get(delivery.tag, ()), now):
+                    verdicts.append("parked")
                 else:
                     message.started = True
                     verdicts.append("ok")
             if self._store is not None:
                 self._store.write(None, records, ())
         return verdicts
+
+    def _has_permits(self, message: Message, needs: Sequence[Permit], now: float) -> bool:
+        """Whether *message* has what it needs; it is parked if it does not get it."""
+        missing = self._space.limits.ask(message, needs, now)
+        if missing is None:
+            return True
+        del self._space.owners[self._number].held[message.tag]
+        self._space.limits.park(message, missing, now)
+        return False
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         self._check_records(any(s.records or s.messages or s.arrivals for s in settlements))
@@ -125,12 +139,15 @@ class MemoryConsumer(Consumer):
     def due_in(self) -> float | None:
         now = self._clock.time()
         with self._space.lock:
+            limits = self._space.limits
+            queues = [queue for queue in self.queues if queue not in limits.paused]
             dues = [
                 message.due
-                for queue in self.queues
+                for queue in queues
                 for due, tag in self._space.queues[queue].delayed[:1]
                 if (message := self._space.messages.get(tag)) is not None and message.due == due
             ]
+            dues += [gate.due for queue in queues for gate in limits.gates.get(queue, {}).values()]
         return max(0.0, min(dues) - now) if dues else None
 
     def close(self) -> None:
@@ -161,7 +178,7 @@ class MemoryConsumer(Consumer):
             return None
         return message if message.owner == self._number and message.fence == delivery.fence else None
 
-    def _claim(self, limit: int) -> list[Delivery]:
+    def _claim(self, limit: int, wanted: Mapping[str, int]) -> list[Delivery]:
         now = self._clock.time()
         space = self._space
         with space.lock:
@@ -169,11 +186,15 @@ class MemoryConsumer(Consumer):
             if self._number not in space.owners:
                 self._register()
             held = space.owners[self._number].held
-            messages = self._take(limit, now)
+            messages = self._take_parked(limit, wanted) if wanted else []
+            if len(messages) < limit:
+                messages += self._turns.serve(limit - len(messages), lambda queue, count: space.take(queue, count, now))
             for message in messages:
                 message.owner, message.fence = self._number, next(space.numbers)
                 message.since, message.due = now, None
                 held[message.tag] = message
+                if space.waiting:
+                    space.forget_waiting(message)
             if len(messages) == limit:
                 self._chime.ring()
             revocations = bool(space.revocations)
@@ -191,31 +212,37 @@ class MemoryConsumer(Consumer):
                 for message in messages
             ]
 
-    def _take(self, limit: int, now: float) -> list[Message]:
-        """Share *limit* among the queues, beginning after the queue that was served last."""
-        if len(self.queues) == 1:
-            return self._space.take(self.queues[0], limit, now)
+    def _take_parked(self, limit: int, wanted: Mapping[str, int]) -> list[Message]:
         taken: list[Message] = []
-        active = deque(self.queues[self._turn :] + self.queues[: self._turn])
-        while active and len(taken) < limit:
-            name = active.popleft()
-            share = max(1, (limit - len(taken)) // (len(active) + 1))
-            found = self._space.take(name, share, now)
-            taken += found
-            if found:
-                self._turn = (self.queues.index(name) + 1) % len(self.queues)
-            if len(found) == share:
-                active.append(name)
+        limits = self._space.limits
+        for key, count in wanted.items():
+            left = min(count, limit - len(taken))
+            for queue in self.queues:
+                if left > 0 and queue not in limits.paused:
+                    found = limits.take(key, queue, left)
+                    taken += found
+                    left -= len(found)
+        for message in taken:
+            message.kind = "leased"
         return taken
 
     def _end(self, message: Message, settlement: Settlement, now: float) -> None:
-        del self._space.owners[self._number].held[message.tag]
+        space = self._space
+        del space.owners[self._number].held[message.tag]
+        for key, task_id in settlement.frees:
+            space.free_unique(key, task_id)
         if settlement.verb == "done":
-            del self._space.messages[message.tag]
-        elif settlement.verb == "requeue":
-            message.position = next(self._space.numbers)
+            space.drop(message, now)
+            return
+        if settlement.verb == "park" and settlement.permit is not None:
+            space.limits.park(message, settlement.permit, now)
+            return
+        if message.permits:
+            space.limits.free(message, now)
+        if settlement.verb == "requeue":
+            message.position = next(space.numbers)
             message.due = now + settlement.delay if settlement.delay > 0 else None
-            self._space.give_back(message, now, interrupted=False)
+            space.give_back(message, now, interrupted=False)
         else:
             message.kind, message.since, message.reason = "dead", now, settlement.reason
             message.owner = 0

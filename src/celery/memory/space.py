@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,10 @@ import msgspec
 
 from celery.brokers.base import Kind
 from celery.exceptions import BrokerError
+from celery.memory.limits import Limits
 from celery.utils.bell import Chime
 from celery.utils.routing import Binding, routes
-from celery.wire.message import Outgoing
+from celery.wire.message import Outgoing, Permit, Unique
 
 if TYPE_CHECKING:
     from celery.memory.bus import MemorySubscription
@@ -39,6 +40,13 @@ class Message(msgspec.Struct):
     deliveries: int = 0
     interrupted: bool = False
     reason: str = ""
+    permit: Permit | None = None
+    """What it is parked for."""
+    permits: tuple[str, ...] = ()
+    """Keys of the permits that it has, or that are kept for it."""
+
+    def is_parked(self, key: str) -> bool:
+        return self.kind == "parked" and self.permit is not None and self.permit.key == key
 
 
 class Line:
@@ -70,7 +78,14 @@ class Space:
         self.bindings: list[Binding] = []
         self.messages: dict[int, Message] = {}
         self.owners: dict[int, Owner] = {}
+        self.limits = Limits(self)
         self.revocations: dict[str, float] = {}
+        self.revoked_stamps: dict[tuple[str, str], float] = {}
+        self.uniques: dict[str, tuple[str, float]] = {}
+        """Keys to the task that holds them, and until when."""
+        self._uniques_kept = 100
+        self.waiting: dict[str, set[int]] = {}
+        """Of tasks the tags of messages that are, or were, delayed or parked."""
         self.subscriptions: list[MemorySubscription] = []
 
     def targets(self, message: Outgoing) -> tuple[str, ...]:
@@ -107,10 +122,28 @@ class Space:
         if message.due is not None and message.due > now:
             message.kind = "delayed"
             heappush(queue.delayed, (message.due, message.tag))
+            self.note_waiting(message)
         else:
             message.kind = "ready"
             heappush(queue.ready, (message.rank, message.position, message.tag))
         for chime in queue.listeners:
+            chime.ring()
+
+    def note_waiting(self, message: Message) -> None:
+        """It can be found by its task from now on."""
+        self.waiting.setdefault(message.task_id, set()).add(message.tag)
+
+    def forget_waiting(self, message: Message) -> None:
+        tags = self.waiting.get(message.task_id)
+        if tags is not None:
+            tags.discard(message.tag)
+            if not tags:
+                del self.waiting[message.task_id]
+
+    def ring(self, name: str) -> None:
+        """Wake those who wait at a queue."""
+        queue = self.queues.get(name)
+        for chime in queue.listeners if queue is not None else ():
             chime.ring()
 
     def promote(self, queue: Line, now: float) -> None:
@@ -125,9 +158,11 @@ class Space:
     def take(self, name: str, limit: int, now: float) -> list[Message]:
         """Remove up to *limit* messages from the front of a queue."""
         queue = self.queues.get(name)
-        if queue is None:
+        if queue is None or name in self.limits.paused:
             return []
         self.promote(queue, now)
+        if self.limits.gates:
+            self.limits.promote(name, now)
         taken: list[Message] = []
         while queue.ready and len(taken) < limit:
             _, position, tag = heappop(queue.ready)
@@ -143,7 +178,17 @@ class Space:
             message.deliveries += 1
             message.interrupted = interrupted
         message.since = now
+        if message.permits:
+            self.limits.free(message, now, keep_granted=True)
         self.place(message, now)
+
+    def drop(self, message: Message, now: float) -> None:
+        """It is no more."""
+        del self.messages[message.tag]
+        if message.permits:
+            self.limits.free(message, now)
+        if self.waiting:
+            self.forget_waiting(message)
 
     def leave(self, number: int, now: float) -> int:
         """Return everything that the owner holds and forget it."""
@@ -153,6 +198,24 @@ class Space:
         for message in owner.held.values():
             self.give_back(message, now, interrupted=True)
         return len(owner.held)
+
+    def hold_unique(self, unique: Unique, task_id: str, now: float) -> None:
+        """The key belongs to that task; those that have lapsed are forgotten when there are twice as many as before."""
+        self.uniques[unique.key] = task_id, unique.until
+        if len(self.uniques) > self._uniques_kept:
+            self.uniques = {key: held for key, held in self.uniques.items() if held[1] > now}
+            self._uniques_kept = max(100, 2 * len(self.uniques))
+
+    def free_uniques_of(self, task_ids: Collection[str]) -> None:
+        """Their messages are gone."""
+        if self.uniques:
+            self.uniques = {key: held for key, held in self.uniques.items() if held[0] not in task_ids}
+
+    def free_unique(self, key: str, task_id: str) -> None:
+        """The key is free, if that task holds it."""
+        held = self.uniques.get(key)
+        if held is not None and held[0] == task_id:
+            del self.uniques[key]
 
     def is_revoked(self, task_id: str, now: float) -> bool:
         return self.revocations.get(task_id, now) > now

@@ -1,13 +1,16 @@
 -- Move messages from the ready lists to a consumer, in one step.
--- KEYS: the ready list of every step of every queue, step by step, then the delayed set of every queue.
--- ARGV: now, id, limit, first number, whose turn it is (from 0), 1 for strictly in this order, the queues.
+-- KEYS: the ready list of every step of every queue, step by step, then the delayed set of every queue, then their gates.
+-- ARGV: now, id, limit, first number, how far each queue has come and its weight (msgpack: {{passed, weight}...}; '' for
+-- one queue or strictly in order), what is wanted of what is parked (msgpack: {{key, count}...}; '' for nothing), the queues.
 -- MOST_BYTES: with that much in hand it stops, and says that there is more by "due now".
 -- Returns {ms until the next delayed message is due or -1, [queue, count]..., [place, deliveries, interrupted,
--- revoked]... for those that are not fresh, the envelopes, queues whose key holds something else}; {} for a consumer
--- that was swept.
+-- revoked]... for those that are not fresh, the envelopes, queues whose key holds something else, queues in which nothing
+-- is left}; {} for a consumer that was swept.
 local now, id, limit, first = read_now(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local turn, strict = tonumber(ARGV[5]), ARGV[6] == '1'
+local turns = ARGV[5] ~= '' and cmsgpack.unpack(ARGV[5])
+local wanted = ARGV[6] ~= '' and cmsgpack.unpack(ARGV[6]) or {}
 local queues = #ARGV - 6
+local paused = {}
 if not redis.call('ZSCORE', P .. 'celeriac.consumers', id) then return {} end
 local me = P .. 'celeriac.consumer.' .. id
 local revoked = P .. 'celeriac.revoked'
@@ -39,10 +42,10 @@ if before[1] == ARGV[4] then
             number = number + 1
         end
     end
-    return {-1, runs, notes, envelopes, troubles}
+    return {-1, runs, notes, envelopes, troubles, {}}
 end
 -- A smaller one than before: the request was given up long ago, and comes late. Nobody would read what it took.
-if before[1] and tonumber(before[1]) > first then return {-1, runs, notes, envelopes, troubles} end
+if before[1] and tonumber(before[1]) > first then return {-1, runs, notes, envelopes, troubles, {}} end
 
 local function promote(queue, key)
     -- To the front of their lists, the one that was due first foremost.
@@ -95,41 +98,94 @@ local function take(index, queue, step, key, count)
     runs[#runs + 1], runs[#runs + 2] = index, #found
 end
 
-for index = 1, queues do promote(ARGV[6 + index], KEYS[#STEPS * queues + index]) end
+local function hold(index, deliveries, interrupted, step, envelope)
+    envelopes[#envelopes + 1] = envelope
+    bytes = bytes + #envelope
+    redis.call('HSET', P .. 'celeriac.held.' .. id .. '.' .. ARGV[6 + index], first + #envelopes - 1,
+        write_slip(step, deliveries, interrupted, now, envelope))
+    note(#envelopes, deliveries, interrupted, envelope)
+end
 
+local function take_parked(index, key, count)
+    -- Up to *count* of those that wait for what only a worker gives; how many.
+    local queue, taken = ARGV[6 + index], 0
+    for _, name in ipairs(redis.call('ZRANGE', line_key(queue, key), 0, count - 1)) do
+        local slip = unpark(queue, key, name)
+        if slip then
+            local step, deliveries, interrupted, _, envelope = read_slip(slip)
+            hold(index, deliveries, interrupted, step, envelope)
+            taken = taken + 1
+        end
+    end
+    if taken > 0 then runs[#runs + 1], runs[#runs + 2] = index, taken end
+    return taken
+end
+
+if redis.call('EXISTS', PAUSED) == 1 then
+    for index = 1, queues do paused[index] = redis.call('SISMEMBER', PAUSED, ARGV[6 + index]) == 1 end
+end
 local left, seen, cut = limit, {}, false
+for index = 1, queues do
+    if not paused[index] then
+        promote(ARGV[6 + index], KEYS[#STEPS * queues + index])
+        if redis.call('EXISTS', KEYS[(#STEPS + 1) * queues + index]) == 1 then open_gates(ARGV[6 + index], now) end
+        for _, want in ipairs(wanted) do
+            local count = math.min(want[2], left)
+            if count > 0 then
+                local taken = take_parked(index, want[1], count)
+                want[2], left = want[2] - taken, left - taken
+            end
+        end
+    end
+end
+
+local function share(waiting)
+    -- Give each line its part of what is left: what is behind first. Strictly: who comes first takes what it can.
+    if turns then
+        table.sort(waiting, function(one, other)
+            if one.passed ~= other.passed then return one.passed < other.passed end
+            return one.weight == other.weight and one.index < other.index or one.weight > other.weight
+        end)
+    end
+    local open = waiting
+    while left > 0 and #open > 0 do
+        local room, weights, still = left, 0, {}
+        for _, line in ipairs(open) do weights = weights + line.weight end
+        for _, line in ipairs(open) do
+            local part = turns and math.max(1, math.floor(room * line.weight / weights)) or left
+            local more = math.min(part, line.length - line.taken, left)
+            line.taken, left = line.taken + more, left - more
+            if turns then turns[line.index][1] = turns[line.index][1] + more / line.weight end
+            if line.taken < line.length then still[#still + 1] = line end
+        end
+        open = still
+    end
+end
 for place, step in ipairs(STEPS) do
-    if left == 0 then break end
+    if left == 0 and not turns then break end
     local waiting = {}
-    for offset = 0, queues - 1 do
-        local index = (turn + offset) % queues + 1
+    for index = 1, queues do
         local key = KEYS[(place - 1) * queues + index]
-        local length = redis.pcall('LLEN', key)
+        local length = paused[index] and 0 or redis.pcall('LLEN', key)
         if type(length) == 'table' then
             troubles[#troubles + 1], length = key, 0
         end
         seen[index] = (seen[index] or 0) + length
-        if length > 0 then waiting[#waiting + 1] = {index, key, length, 0} end
-    end
-    -- Shares as equal as they can be; strictly: who comes first takes what it can.
-    local open = #waiting
-    while left > 0 and open > 0 do
-        local share = strict and left or math.max(1, math.floor(left / open))
-        open = 0
-        for _, line in ipairs(waiting) do
-            local more = math.min(share, line[3] - line[4], left)
-            line[4], left = line[4] + more, left - more
-            if line[4] < line[3] then open = open + 1 end
+        if length > 0 then
+            local turn = turns and turns[index] or {0, 1}
+            waiting[#waiting + 1] = {index = index, key = key, length = length, taken = 0, passed = turn[1], weight = turn[2]}
         end
     end
+    share(waiting)
     for _, line in ipairs(waiting) do
         -- In portions, so that large messages come a few at a time.
-        while line[4] > 0 and bytes < MOST_BYTES do
-            local portion = math.min(line[4], 50)
-            take(line[1], ARGV[6 + line[1]], step, line[2], portion)
-            line[4] = line[4] - portion
+        seen[line.index] = seen[line.index] - line.taken
+        while line.taken > 0 and bytes < MOST_BYTES do
+            local portion = math.min(line.taken, 50)
+            take(line.index, ARGV[6 + line.index], step, line.key, portion)
+            line.taken = line.taken - portion
         end
-        if line[4] > 0 then left, cut = 0, true end
+        if line.taken > 0 then left, cut = 0, true end
     end
 end
 
@@ -139,15 +195,27 @@ end
 local next_due = cut and 0 or -1
 if left > 0 then
     for index = 1, queues do
-        local soonest = redis.call('ZRANGE', KEYS[#STEPS * queues + index], 0, 0, 'WITHSCORES')
+        local soonest = paused[index] and {} or redis.call('ZRANGE', KEYS[#STEPS * queues + index], 0, 0, 'WITHSCORES')
         if soonest[2] then
             local wait = math.max(0, tonumber(soonest[2]) - now)
             if next_due < 0 or wait < next_due then next_due = wait end
         end
+        local gate = paused[index] and {} or redis.call('ZRANGE', KEYS[(#STEPS + 1) * queues + index], 0, 0, 'WITHSCORES')
+        if gate[2] then
+            local wait = math.max(0, tonumber(gate[2]) - now)
+            if next_due < 0 or wait < next_due then next_due = wait end
+        end
         -- An original worker may have taken what was marked as returned.
-        if seen[index] == 0 then redis.call('DEL', P .. 'celeriac.returned.' .. ARGV[6 + index]) end
+        if seen[index] == 0 and not paused[index] then redis.call('DEL', P .. 'celeriac.returned.' .. ARGV[6 + index]) end
     end
     -- Last, because our own writes disarm: whoever changes one of these keys from now on has us told, once.
-    redis.call('EXISTS', unpack(KEYS))
+    redis.call('EXISTS', PAUSED, unpack(KEYS))
+    for _, want in ipairs(wanted) do
+        for index = 1, queues do redis.call('EXISTS', line_key(ARGV[6 + index], want[1])) end
+    end
 end
-return {math.ceil(next_due), runs, notes, envelopes, troubles}
+local emptied = {}
+for index = 1, turns and queues or 0 do
+    if seen[index] == 0 then emptied[#emptied + 1] = index end
+end
+return {math.ceil(next_due), runs, notes, envelopes, troubles, emptied}

@@ -1,17 +1,20 @@
 -- Settle and start deliveries of one consumer, with what comes of them, in one step.
 -- ARGV: now, id, number of this batch, a plan (msgpack), then the values and envelopes that the plan counts on, in order.
--- The plan: {done, records, ends, starts, begun, joined}
+-- The plan: {done, records, ends, starts, begun, joined, needs}
 --   done     {{queue, {number...}}...}: ended, their messages go
 --   records  {{place in done, key, state, writer, ttl in ms}...}, a value each: their results
---   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals}...}
+--   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals, permit or nil, frees}...}
+--            frees {{unique key, task}...}
 --            records {{key, state, writer, ttl}...}, messages {{queue, step, due in ms or 0, task}...},
 --            arrivals {{group, index, size, 1 if it makes the join wait for more, places in joined...}...}: a value or
 --            envelope each
 --   starts   {{queue, {number...}}...}: to be marked as started
 --   begun    {{key, state, writer, ttl}...}, a value each: records that say so
 --   joined   messages, an envelope each: what completed joins send
+--   needs    {{queue, {{number, permits}...}}...}: permits (permits.lua) without which it must not be started
 -- Returns three texts, a letter for each: '1' applied or '0' lost, of done and of ends ('' for done: all applied), and of
--- starts 'o' ok, 'l' lost, 'r' revoked; then a text for each result that could not be stored.
+-- starts 'o' ok, 'l' lost, 'r' revoked, 'p' parked; how many others this made ready, as text; then a text for each
+-- result that could not be stored.
 local now, id = read_now(ARGV[1]), ARGV[2]
 local me, started = P .. 'celeriac.consumer.' .. id, P .. 'celeriac.started.' .. id
 local before = redis.call('HMGET', me, 'batch', 'answer')
@@ -22,6 +25,8 @@ local blob = 4
 redis.call('HDEL', me, 'batch')
 
 local function held_key(queue) return P .. 'celeriac.held.' .. id .. '.' .. queue end
+
+local some_granted = redis.call('EXISTS', GRANTED_TO) == 1
 
 local function all_started(numbers)
     for _, is in ipairs(redis.call('SMISMEMBER', started, unpack(numbers))) do
@@ -46,6 +51,11 @@ for _, group in ipairs(plan[1]) do
         else
             for _, number in ipairs(some) do
                 place = place + 1
+                local slip = some_granted and redis.call('HGET', held, number)
+                if slip then
+                    local _, _, _, _, envelope = read_slip(slip)
+                    free_granted(envelope, now)
+                end
                 if redis.call('HDEL', held, number) == 1 then
                     redis.call('SREM', started, number)
                     applied[place] = '1'
@@ -54,6 +64,7 @@ for _, group in ipairs(plan[1]) do
                 end
             end
         end
+        free(id, some, now)
     end
 end
 for _, record in ipairs(plan[2]) do
@@ -71,8 +82,14 @@ for i, ending in ipairs(plan[3]) do
     if slip then
         local step, deliveries, interrupted, _, envelope = read_slip(slip)
         redis.call('HDEL', held_key(queue), number)
-        if redis.call('SREM', started, number) == 1 then deliveries, interrupted = deliveries + 1, 0 end
-        if verb == 'requeue' and ending[4] > 0 then
+        local was_started = redis.call('SREM', started, number) == 1
+        if was_started and verb ~= 'park' then deliveries, interrupted = deliveries + 1, 0 end
+        free(id, {number}, now)
+        if some_granted and verb ~= 'park' then free_granted(envelope, now) end
+        for _, freed in ipairs(ending[10]) do free_unique(queue, freed[1], freed[2], now) end
+        if verb == 'park' then
+            park(queue, step, deliveries, interrupted, now, envelope, ending[9])
+        elseif verb == 'requeue' and ending[4] > 0 then
             delay(queue, step, deliveries, interrupted, now + ending[4], task_of(envelope), now, envelope)
         elseif verb == 'requeue' then
             make_ready('LPUSH', queue, step, deliveries, interrupted, now, envelope)
@@ -107,8 +124,71 @@ for _, follow_up in ipairs(follow_ups) do send(follow_up[1], follow_up[2]) end
 local verdicts = {}
 local revoked = P .. 'celeriac.revoked'
 local revocations = #plan[4] > 0 and redis.call('ZCARD', revoked) > 0
+local needs, given = {}, {}
+for _, group in ipairs(plan[7]) do
+    local of_queue = {}
+    for _, need in ipairs(group[2]) do of_queue[need[1]] = need[2] end
+    needs[group[1]] = of_queue
+end
+local mine = P .. 'celeriac.permits.' .. id
+
+local function write_given()
+    -- What was given becomes known: of each key its holders, of each holder its keys.
+    local by_number, fields = {}, {}
+    for key, numbers in pairs(given) do
+        for from = 1, #numbers, 1000 do
+            local holders = {}
+            for i = from, math.min(from + 999, #numbers) do
+                holders[#holders + 1], holders[#holders + 2] = id .. '-' .. numbers[i], 1
+                by_number[numbers[i]] = (by_number[numbers[i]] and by_number[numbers[i]] .. '\n' or '') .. key
+            end
+            redis.call('HSET', slots_key(key), unpack(holders))
+        end
+    end
+    for number, keys in pairs(by_number) do
+        fields[#fields + 1], fields[#fields + 2] = number, keys
+        if #fields >= 1000 then
+            redis.call('HSET', mine, unpack(fields))
+            fields = {}
+        end
+    end
+    if #fields > 0 then redis.call('HSET', mine, unpack(fields)) end
+    given = {}
+end
+
+local function ask(queue, number, permits)
+    -- Whether it has all permits it needs now; it is parked if it does not get them.
+    if redis.call('HEXISTS', mine, number) == 1 then return true end
+    local step, deliveries, interrupted, _, envelope = read_slip(redis.call('HGET', held_key(queue), number))
+    local digest = some_granted and redis.sha1hex(envelope)
+    local granted = digest and redis.call('HGET', GRANTED_TO, digest)
+    for _, permit in ipairs(permits) do
+        local key = permit[1]
+        if not may(permit, queue, granted == key, now, given[key] and #given[key] or 0) then
+            redis.call('HDEL', held_key(queue), number)
+            write_given()  -- it may be asked who has what
+            park(queue, step, deliveries, interrupted, now, envelope, permit)
+            return false
+        end
+    end
+    if granted then
+        ungrant(digest)
+        some_granted = redis.call('EXISTS', GRANTED_TO) == 1
+    end
+    for _, permit in ipairs(permits) do
+        local key = permit[1]
+        if permit[2] > 0 then
+            given[key] = given[key] or {}
+            table.insert(given[key], number)
+        else
+            pass_gate(permit, queue, now)
+        end
+    end
+    return true
+end
+
 for _, group in ipairs(plan[4]) do
-    local held, marks = held_key(group[1]), {}
+    local held, marks, of_queue = held_key(group[1]), {}, needs[group[1]]
     for _, number in ipairs(group[2]) do
         local verdict = 'o'
         if redis.call('HEXISTS', held, number) == 0 then
@@ -117,6 +197,9 @@ for _, group in ipairs(plan[4]) do
             local _, _, _, _, envelope = read_slip(redis.call('HGET', held, number))
             local till = redis.call('ZSCORE', revoked, task_of(envelope))
             if till and tonumber(till) > now then verdict = 'r' end
+        end
+        if verdict == 'o' and of_queue and of_queue[number] and not ask(group[1], number, of_queue[number]) then
+            verdict = 'p'
         end
         if verdict == 'o' then marks[#marks + 1] = number end
         if #marks == 1000 then
@@ -127,12 +210,13 @@ for _, group in ipairs(plan[4]) do
     end
     if #marks > 0 then redis.call('SADD', started, unpack(marks)) end
 end
+write_given()
 for _, record in ipairs(plan[5]) do
     blob = blob + 1
     results[#results + 1] = {record[1], blob, record[2], record[3], record[4]}
 end
 
-local answer = {lost == 0 and '' or table.concat(applied), table.concat(ended), table.concat(verdicts)}
+local answer = {lost == 0 and '' or table.concat(applied), table.concat(ended), table.concat(verdicts), tostring(woken)}
 if #results + #joins > 0 then
     if STORE_DB ~= DB then redis.call('SELECT', STORE_DB) end
     for _, result in ipairs(results) do
@@ -155,7 +239,7 @@ if #results + #joins > 0 then
         for at = 5, #arrival do send(plan[6][arrival[at]], ARGV[blob + arrival[at]]) end
     end
 end
-if place + #ended > 0 and redis.call('EXISTS', me) == 1 then
+if place + #ended + #plan[7] > 0 and redis.call('EXISTS', me) == 1 then
     redis.call('HSET', me, 'batch', ARGV[3], 'answer', cjson.encode(answer))
 end
 return answer

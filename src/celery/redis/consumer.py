@@ -10,12 +10,12 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from celery.brokers.base import Consumer, Verdict
+from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
 from celery.exceptions import BrokerError
 from celery.redis.address import Address
 from celery.redis.channel import Channel
@@ -26,7 +26,8 @@ from celery.redis.scripts import Script, Scripts
 from celery.redis.wire import pack
 from celery.utils.bell import Chime
 from celery.utils.descriptors import Gathering
-from celery.wire.message import Delivery, Outgoing, Record, Settlement
+from celery.utils.turns import Turns
+from celery.wire.message import Delivery, Outgoing, Permit, Record, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ HOLD_OFF = 0.001
 """Seconds within which a consumer that came once in vain comes again; doubled with every further time, up to 256."""
 LOOK_BLINDLY = 0.1
 """The same where the server does not tell."""
-_VERDICTS: dict[str, Verdict] = {"o": "ok", "l": "lost", "r": "revoked"}
+_VERDICTS: dict[str, Verdict] = {"o": "ok", "l": "lost", "r": "revoked", "p": "parked"}
 _WRAPPED = b'{"wrapped":'
 
 _encode = msgspec.msgpack.Encoder().encode
-Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]
+Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]
 
 
 class RedisConsumer(Consumer):
@@ -58,7 +59,7 @@ class RedisConsumer(Consumer):
         store: Address | None,
         lease: float,
         *,
-        strict: bool = False,
+        turns: Turns,
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -68,9 +69,9 @@ class RedisConsumer(Consumer):
         self._store = store
         self._commit_script: Script = scripts.commit(store)
         self._lease = int(lease * 1000)
-        self._strict = int(strict)
+        self._turns = turns
         self._keys = [scripts.ready_key(queue, step) for step in scripts.steps for queue in self.queues]
-        self._keys += [f"{link.prefix}celeriac.due.{queue}" for queue in self.queues]
+        self._keys += [f"{link.prefix}celeriac.{kind}.{queue}" for kind in ("due", "gates") for queue in self.queues]
         self._chime = Chime()
         self._lane: Lane = link.open_lane()
         self._channel: Channel | None = None
@@ -80,7 +81,7 @@ class RedisConsumer(Consumer):
         self._woken = self._rung = False
         self._in_vain = 0
         self._hold_off_until = 0.0
-        self._turn = self._batch = 0
+        self._batch = 0
         self._next = 1
         self._due_at: float | None = None
         self._troubled: set[str] = set()
@@ -89,13 +90,13 @@ class RedisConsumer(Consumer):
 
     # -- claiming --------------------------------------------------------------------------------------------------
 
-    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
+    def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         if self._chime.closed:
             raise BrokerError(f"Consumer {self.name!r} is closed: ask the broker for a new one.")
         end = time.monotonic() + timeout
         while True:
             told = self._forget_bells()
-            claimed = [] if told and self._holds_off() else self._claim(limit)
+            claimed = [] if told and self._holds_off() else self._claim(limit, wanted)
             if len(claimed) >= limit:
                 self._ring()
             self._learn(told, found=bool(claimed))
@@ -106,22 +107,41 @@ class RedisConsumer(Consumer):
             due = self.due_in()
             self._ready.wait(min(left, LOOK_AGAIN, left if due is None else due))
 
-    def _claim(self, limit: int) -> list[Delivery]:
+    def _claim(self, limit: int, wanted: Mapping[str, int]) -> list[Delivery]:
+        wants: bytes | str = _encode(list(wanted.items())) if wanted else ""
         for _ in range(3):
             watched = self._track()
-            answer = self._ask("claim", self._keys, self._id, limit, self._next, self._turn, self._strict, *self.queues)
+            answer = self._ask(
+                "claim", self._keys, self._id, limit, self._next, self._whose_turn(), wants, *self.queues
+            )
             if not answer:  # swept: what was held is lost to others, and it goes on as a new consumer
                 self._register()
                 continue
-            due, runs, notes, entries, troubles = answer
+            due, runs, notes, entries, troubles, emptied = answer
             self._due_at = None if due < 0 else self._scripts.monotonic() + due / 1000
             if troubles:
                 self._complain(troubles)
             if entries:
+                self._record_turns(runs, emptied)
                 return self._receive(runs, notes, entries)
             if watched == self._connections():  # else a connection was remade meanwhile, and nobody would tell
                 break
         return []
+
+    def _whose_turn(self) -> bytes | str:
+        turns = self._turns
+        if turns.strict or len(self.queues) == 1:
+            return ""
+        return _encode([(turns.passed[queue], turns.weights[queue]) for queue in self.queues])
+
+    def _record_turns(self, runs: Sequence[int], emptied: Sequence[int]) -> None:
+        if self._turns.strict or len(self.queues) == 1:
+            return
+        counts: dict[str, int] = {}
+        for index, count in zip(runs[0::2], runs[1::2], strict=True):
+            queue = self.queues[index - 1]
+            counts[queue] = counts.get(queue, 0) + count
+        self._turns.record(counts, [self.queues[index - 1] for index in emptied])
 
     def _receive(self, runs: list[int], notes: list[int], entries: list[bytes]) -> list[Delivery]:
         number, base = self._next, self._id << 32
@@ -136,7 +156,6 @@ class RedisConsumer(Consumer):
                 number += 1
             place += count
         self._next = number
-        self._turn = runs[-2] % len(self.queues)
         for at in range(0, len(notes), 4):
             place, deliveries, interrupted, revoked = notes[at : at + 4]
             plain = found[place - 1]
@@ -164,14 +183,20 @@ class RedisConsumer(Consumer):
 
     # -- starting and settling -------------------------------------------------------------------------------------
 
-    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
-        return self.settle_and_start((), deliveries, records)[1]
+    def start(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
+    ) -> list[Verdict]:
+        return self.settle_and_start((), deliveries, records, needs)[1]
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         return self.settle_and_start(settlements, ())[0]
 
     def settle_and_start(
-        self, settlements: Sequence[Settlement], deliveries: Sequence[Delivery], records: Sequence[Record] = ()
+        self,
+        settlements: Sequence[Settlement],
+        deliveries: Sequence[Delivery],
+        records: Sequence[Record] = (),
+        needs: Needs = NOTHING,
     ) -> tuple[list[bool], list[Verdict]]:
         if not (settlements or deliveries or records):
             return [], []
@@ -184,17 +209,19 @@ class RedisConsumer(Consumer):
         begun = [_fields(record, blobs) for record in records]
         self._batch += 1
         blobs += joined.entries
-        answer = self._ask_commit((done[0], kept, ends[0], list(starts.items()), begun, joined.messages), blobs)
-        applied_done, applied_ends, letters = (text.decode() for text in answer[:3])
-        for trouble in answer[3:]:
+        needed = self._plan_needs(deliveries, needs) if needs else []
+        plan = (done[0], kept, ends[0], list(starts.items()), begun, joined.messages, needed)
+        answer = self._ask_commit(plan, blobs)
+        applied_done, applied_ends, letters, woken = (text.decode() for text in answer[:4])
+        for trouble in answer[4:]:
             logger.error("A result could not be stored: %s", trouble.decode(errors="replace"))
         applied = [False] * len(settlements)
         for place, letter in zip(done[1], applied_done or "1" * len(done[1]), strict=True):
             applied[place] = letter == "1"
         for place, letter in zip(ends[1], applied_ends, strict=True):
             applied[place] = letter == "1"
-        if not reached.isdisjoint(self.queues):
-            self._ring()
+        if woken != "0" or "p" in letters or not reached.isdisjoint(self.queues):
+            self._ring()  # also because there may be a time from which on the next of the parked ones may start
         return applied, self._verdicts(deliveries, letters)
 
     def _plan_ends(
@@ -215,7 +242,7 @@ class RedisConsumer(Consumer):
             if int(delivery.tag) >> 32 != base or delivery.fence in seen:
                 continue  # claimed before the lease was lost, or said twice
             seen.add(delivery.fence)
-            if settlement.verb == "done" and not settlement.messages and not settlement.arrivals:
+            if settlement.verb == "done" and not (settlement.messages or settlement.arrivals or settlement.frees):
                 by_queue.setdefault(delivery.queue, []).append((delivery.fence, place))
             else:
                 ends.append(self._plan_end(settlement, end_blobs, reached, joined))
@@ -248,10 +275,21 @@ class RedisConsumer(Consumer):
             blobs.append(arrival.value)
         if settlement.verb == "requeue":
             reached.add(delivery.queue)
+        permit = None if settlement.permit is None else _permit(settlement.permit)
         delay = int(settlement.delay * 1000)
         return (
             delivery.queue, delivery.fence, settlement.verb, delay, settlement.reason, records, messages, arrivals,
+            permit, settlement.frees,
         )  # fmt: skip
+
+    def _plan_needs(self, deliveries: Sequence[Delivery], needs: Needs) -> list[tuple[str, list[Any]]]:
+        """By queue the numbers of those that need permits, and which."""
+        found: dict[str, list[Any]] = {}
+        for delivery in deliveries:
+            permits = needs.get(delivery.tag)
+            if permits and int(delivery.tag) >> 32 == self._id:
+                found.setdefault(delivery.queue, []).append((delivery.fence, [_permit(permit) for permit in permits]))
+        return list(found.items())
 
     def _numbers(self, deliveries: Sequence[Delivery]) -> dict[str, list[int]]:
         """The numbers of those that this registration claimed, by queue."""
@@ -418,6 +456,11 @@ class _Joined:
             self.entries += entries
             reached |= {target[0] for target in addressed}
         return places
+
+
+def _permit(permit: Permit) -> tuple[str, int, float, int]:
+    """A permit as the script reads it."""
+    return permit.key, permit.slots, permit.interval * 1000, permit.burst
 
 
 def _fields(record: Record, blobs: list[bytes]) -> tuple[str, str, str, int]:

@@ -17,7 +17,7 @@ from celery.redis.link import Link
 from celery.redis.scripts import Scripts
 from celery.redis.wire import pack
 from celery.utils.routing import ROUTED, Binding, routes
-from celery.wire.message import Outgoing, Queue
+from celery.wire.message import Outgoing, Queue, Unique
 
 FRESH = 5.0
 """Seconds that bindings are remembered; a message that finds none looks at once."""
@@ -84,6 +84,21 @@ class Outbox:
                 args = (self._scripts.now(), lane.number, msgspec.msgpack.encode(plan), *blobs)
                 self._link.run(self._scripts["publish"], (mark,), args, lane)
         return reached
+
+    def send_once(self, message: Outgoing, unique: Unique, instead_of: str) -> tuple[str, set[str]]:
+        """Publish unless another task holds the key; who holds it now, and the queues that were reached."""
+        plan, blobs = self.address((message,))
+        reached = {addressed[0] for addressed in plan}
+        self._make_known(reached)
+        with self._link.lane() as lane:
+            lane.number += 1
+            mark = f"{self._link.prefix}celeriac.sent.{lane.name}"
+            args = (
+                self._scripts.now(), lane.number, unique.key, int(unique.until * 1000), message.task_id, instead_of,
+                msgspec.msgpack.encode(plan), *blobs,
+            )  # fmt: skip
+            holder = self._link.run(self._scripts["once"], (mark,), args, lane).decode()
+        return holder, reached if holder == message.task_id else set()
 
     def address(self, messages: Sequence[Outgoing]) -> tuple[list[Addressed], list[bytes]]:
         """Where each of them goes (several times where several queues are bound) and what goes there.

@@ -5,6 +5,7 @@ for _, group in ipairs(cmsgpack.unpack(ARGV[3])) do
     local queue, numbers = group[1], group[2]
     local held = P .. 'celeriac.held.' .. id .. '.' .. queue
     table.sort(numbers)
+    local freed = {}
     for i = #numbers, 1, -1 do
         local slip = redis.call('HGET', held, numbers[i])
         if slip then
@@ -12,8 +13,13 @@ for _, group in ipairs(cmsgpack.unpack(ARGV[3])) do
             redis.call('HDEL', held, numbers[i])
             redis.call('SREM', P .. 'celeriac.started.' .. id, numbers[i])
             make_ready('RPUSH', queue, step, deliveries, interrupted, now, envelope)
-            back = back + 1
+            back, freed[#freed + 1] = back + 1, numbers[i]
+            if #freed == 1000 then
+                free(id, freed, now)
+                freed = {}
+            end
         end
     end
+    free(id, freed, now)
 end
 return back

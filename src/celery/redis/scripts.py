@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,16 @@ from celery.utils.digests import sha1
 MOST_BYTES = 8_000_000
 """Bytes of messages after which a claim takes no more."""
 
+_LIMITED = ("slips", "permits")
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "push": (),
+    "publish": ("slips", "sending"),
+    "once": ("slips", "uniques", "sending"),
+    "disown": ("slips", "uniques"),
+    "purge": (*_LIMITED, "uniques"),
+    **dict.fromkeys(("claim", "release", "leave", "sweep", "resume", "withdraw", "unpark"), _LIMITED),
+}
+"""The files that come before a script, where it is not `slips` alone."""
 _FOLDER = Path(__file__).parent
 
 
@@ -58,15 +69,15 @@ class Scripts:
     def __getitem__(self, name: str) -> Script:
         found = self._made.get(name)
         if found is None:
-            parts = () if name == "push" else ("slips",)
-            found = self._made[name] = script(name, "" if name == "push" else self._head, *parts)
+            parts = PARTS.get(name, ("slips",))
+            found = self._made[name] = script(name, self._head if parts else "", *parts)
         return found
 
     def commit(self, store: Address | None) -> Script:
         """The script that settles, and writes results where *store* is."""
         db, prefix = (store.db, store.prefix) if store is not None else (0, "")
         head = f"{self._head}\nlocal STORE_DB, STORE_P = {db}, {lua_text(prefix)}"
-        return script("commit", head, "slips", "records")
+        return script("commit", head, "slips", "permits", "uniques", "records")
 
     def ready_key(self, queue: str, step: int) -> str:
         """The key of the list of ready messages."""

@@ -1,6 +1,6 @@
 -- What is where. ARGV: now, then queues, or none for all that are known.
 -- A row for each: name, ready, leased, delayed, dead, consumers, when the first due one was due or -1, then the envelope
--- at the front of each ready list.
+-- at the front of each ready list, parked, whether it is paused.
 local now = read_now(ARGV[1])
 local names = {unpack(ARGV, 2)}
 if #names == 0 then names = redis.call('SMEMBERS', P .. 'celeriac.queues') end
@@ -32,6 +32,7 @@ for _, queue in ipairs(names) do
     rows[#rows + 1] = {
         queue, ready, leased, redis.call('ZCOUNT', due, '(' .. now, '+inf'), redis.call('ZCARD', P .. 'celeriac.dead.' .. queue),
         listening, first[2] and math.floor(first[2]) or -1, fronts,
+        redis.call('HLEN', P .. 'celeriac.parked.' .. queue), redis.call('SISMEMBER', P .. 'celeriac.paused', queue),
     }
 end
 return rows

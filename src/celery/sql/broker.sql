@@ -162,7 +162,7 @@ DELETE FROM delayed WHERE queue = ?
 -- name: remove
 DELETE FROM messages
 WHERE id IN (SELECT value FROM json_each(?)) AND id NOT IN (SELECT id FROM leased)
-RETURNING id, queue, rank, coalesce(position, id), due
+RETURNING id, queue, rank, coalesce(position, id), due, task_id
 
 -- name: remove_ready
 DELETE FROM ready WHERE queue = ? AND rank = ? AND position = ? AND id = ?
@@ -186,6 +186,13 @@ INSERT INTO revocations (task_id, until) VALUES (?, ?) ON CONFLICT (task_id) DO 
 -- name: forget_revocations
 DELETE FROM revocations WHERE until <= ?
 
+-- name: too_many_revocations
+SELECT count(*) > ? FROM revocations
+
+-- name: limit_revocations
+DELETE FROM revocations
+WHERE task_id IN (SELECT task_id FROM revocations ORDER BY until DESC LIMIT -1 OFFSET ?)
+
 -- name: revoked
 SELECT task_id FROM revocations WHERE until > ? ORDER BY task_id
 
@@ -197,7 +204,9 @@ SELECT q.name,
        (SELECT count(*) FROM delayed WHERE queue = q.name AND due > :now),
        (SELECT count(*) FROM dead AS d CROSS JOIN messages AS m ON m.id = d.id WHERE m.queue = q.name),
        (SELECT count(*) FROM consumers AS c, json_each(c.queues) AS listened WHERE listened.value = q.name),
-       (SELECT min(due) FROM delayed WHERE queue = q.name AND due <= :now)
+       (SELECT min(due) FROM delayed WHERE queue = q.name AND due <= :now),
+       (SELECT count(*) FROM parked WHERE queue = q.name),
+       EXISTS (SELECT 1 FROM paused WHERE queue = q.name)
 FROM (SELECT name FROM queues WHERE :queues IS NULL UNION SELECT value FROM json_each(:queues)) AS q
 ORDER BY q.name
 
@@ -225,6 +234,13 @@ FROM (
     ORDER BY due, id LIMIT :limit
 ) AS d CROSS JOIN messages AS m ON m.id = d.id
 ORDER BY m.due, m.id
+
+-- name: parked_entries
+SELECT m.id, m.queue, 'parked', m.task_id, m.envelope, m.since, m.due, m.deliveries, p.key, ''
+FROM parked AS p CROSS JOIN messages AS m ON m.id = p.id
+WHERE :now AND (:queues IS NULL OR m.queue IN (SELECT value FROM json_each(:queues)))
+ORDER BY p.rank, p.position, p.id
+LIMIT :limit
 
 -- name: leased_entries
 SELECT m.id, m.queue, 'leased', m.task_id, m.envelope, l.since, m.due, m.deliveries, '', coalesce(c.name, '')

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from celery.backends.store import TransactionalStore
-from celery.brokers.base import Consumer, Verdict
+from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
 from celery.exceptions import BrokerError
-from celery.sqlite.moves import SQL, end_lease, file_new, leave, next_position, numbers
+from celery.sqlite.leases import end_lease, leave
+from celery.sqlite.limits import SQL as LIMITS
+from celery.sqlite.limits import Limits
+from celery.sqlite.moves import SQL, file_new, next_position, numbers
 from celery.sqlite.outbox import Outbox
 from celery.utils.bell import Belfry, Chime
 from celery.utils.clock import Clock
 from celery.utils.sqlite import Database
+from celery.utils.turns import Turns
 from celery.wire.message import Delivery, Record, Settlement
 
 LOOK_AGAIN = 1.0
@@ -38,6 +41,7 @@ class SQLiteConsumer(Consumer):
         store: TransactionalStore | None,
         lease: float,
         clock: Clock,
+        turns: Turns,
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -50,19 +54,19 @@ class SQLiteConsumer(Consumer):
         self._clock = clock
         self._woken = False
         self._more = False
-        self._turn = 0
+        self._turns = turns
         self._claims = 0
         with database.write(durable=False) as connection:
             connection.executemany(SQL["declare"], [(queue,) for queue in self.queues])
             self._number = self._register(connection)
 
-    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
+    def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         if self._chime.closed:
             raise BrokerError(f"Consumer {self.name!r} is closed: ask the broker for a new one.")
         end = time.monotonic() + timeout
         while True:
             self._chime.clear()
-            claimed = self._claim(limit) if self._more or self._is_ready() else []
+            claimed = self._claim(limit, wanted) if self._more or self._is_ready(wanted) else []
             self._more = len(claimed) == limit
             if self._more:
                 self._chime.ring()
@@ -73,14 +77,20 @@ class SQLiteConsumer(Consumer):
             due = self.due_in()
             self._chime.wait(min(left, LOOK_AGAIN, left if due is None else due))
 
-    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
-        return self.settle_and_start((), deliveries, records)[1]
+    def start(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
+    ) -> list[Verdict]:
+        return self.settle_and_start((), deliveries, records, needs)[1]
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         return self.settle_and_start(settlements, ())[0]
 
     def settle_and_start(
-        self, settlements: Sequence[Settlement], deliveries: Sequence[Delivery], records: Sequence[Record] = ()
+        self,
+        settlements: Sequence[Settlement],
+        deliveries: Sequence[Delivery],
+        records: Sequence[Record] = (),
+        needs: Needs = NOTHING,
     ) -> tuple[list[bool], list[Verdict]]:
         if not (settlements or deliveries or records):
             return [], []
@@ -90,9 +100,12 @@ class SQLiteConsumer(Consumer):
             raise ValueError("This consumer has no store in the same place: store results and send messages first.")
         with self._database.write() as connection:
             applied = self._end_all(connection, settlements, reached) if settlements else []
+            for settlement, held in zip(settlements, applied, strict=True):
+                if settlement.frees and held:
+                    connection.executemany(LIMITS["free_unique"], settlement.frees)
             if effects and store is not None:
                 self._write_effects(connection, store, settlements, applied, reached)
-            verdicts = self._start_all(connection, deliveries) if deliveries else []
+            verdicts = self._start_all(connection, deliveries, needs, reached) if deliveries else []
             if records and store is not None:
                 store.write(connection, records, ())
         if reached:
@@ -119,30 +132,63 @@ class SQLiteConsumer(Consumer):
         if messages:
             reached |= self._outbox.send(connection, messages)
 
-    def _start_all(self, connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> list[Verdict]:
-        """Mark as started what is still held and not revoked."""
+    def _start_all(
+        self, connection: sqlite3.Connection, deliveries: Sequence[Delivery], needs: Needs, reached: set[str]
+    ) -> list[Verdict]:
+        """Mark as started what is still held, not revoked, and has the permits that it needs."""
         revoked: set[int] = set()
         if connection.execute(SQL["any_revocation"]).fetchall():
             wanted = numbers([delivery.tag for delivery in deliveries])
             rows = connection.execute(SQL["revoked_among"], (wanted, self._clock.time())).fetchall()
             revoked = {tag for (tag,) in rows}
-        runnable = [delivery for delivery in deliveries if delivery.tag not in revoked] if revoked else deliveries
+        parked = self._ask_permits(connection, deliveries, needs, revoked, reached) if needs else set()
+        refused = revoked | parked
+        runnable = [delivery for delivery in deliveries if delivery.tag not in refused] if refused else deliveries
         started = sum([connection.execute(SQL["start"], run).rowcount for run in _runs(runnable)])
-        if not revoked and started == len(deliveries):
+        if not refused and started == len(deliveries):
             return ["ok"] * started
-        held = set(connection.execute(SQL["leases"], (numbers([delivery.tag for delivery in deliveries]),)).fetchall())
+        held = self._still_held(connection, deliveries)
         return [
-            "lost" if (delivery.tag, delivery.fence) not in held else "revoked" if delivery.tag in revoked else "ok"
+            "parked"
+            if delivery.tag in parked and (delivery.tag, delivery.fence) not in held
+            else "lost"
+            if (delivery.tag, delivery.fence) not in held
+            else "revoked"
+            if delivery.tag in revoked
+            else "ok"
             for delivery in deliveries
         ]
 
+    def _ask_permits(
+        self,
+        connection: sqlite3.Connection,
+        deliveries: Sequence[Delivery],
+        needs: Needs,
+        revoked: set[int],
+        reached: set[str],
+    ) -> set[int]:
+        """The tags of those that are parked."""
+        limited = [delivery for delivery in deliveries if delivery.tag in needs and delivery.tag not in revoked]
+        held = self._still_held(connection, limited)
+        limits = Limits(connection, self._clock.time(), reached)
+        return limits.ask([delivery for delivery in limited if (delivery.tag, delivery.fence) in held], needs)
+
+    @staticmethod
+    def _still_held(connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
+        """(tag, fence) of those whose lease was not lost."""
+        wanted = numbers([delivery.tag for delivery in deliveries])
+        return set(connection.execute(SQL["leases"], (wanted,)).fetchall())
+
     def release(self, deliveries: Sequence[Delivery]) -> None:
+        reached = {delivery.queue for delivery in deliveries}
         with self._database.write() as connection:
-            for delivery in deliveries:
-                if end_lease(connection, delivery):
-                    connection.execute(SQL["back_in_place"], (delivery.tag,))
-        if deliveries:
-            self._belfry.ring("messages", {delivery.queue for delivery in deliveries})
+            back = [delivery.tag for delivery in deliveries if end_lease(connection, delivery)]
+            for tag in back:
+                connection.execute(SQL["back_in_place"], (tag,))
+            if back and connection.execute(LIMITS["any_permit"]).fetchone() is not None:
+                Limits(connection, self._clock.time(), reached).free(back, keep_granted=True)
+        if reached:
+            self._belfry.ring("messages", reached)
 
     def renew(self) -> bool:
         deadline = self._clock.time() + self._lease
@@ -159,8 +205,10 @@ class SQLiteConsumer(Consumer):
     def due_in(self) -> float | None:
         now = self._clock.time()
         with self._database.read() as connection:
-            rows = [connection.execute(SQL["next_due"], (queue,)).fetchone() for queue in self.queues]
-        dues = [row[0] for row in rows if row is not None]
+            queues = self._open_queues(connection)
+            rows = [connection.execute(SQL["next_due"], (queue,)).fetchone() for queue in queues]
+            rows += [connection.execute(LIMITS["next_gate"], (queue,)).fetchone() for queue in queues]
+        dues = [row[0] for row in rows if row is not None and row[0] is not None]
         return max(0.0, min(dues) - now) if dues else None
 
     def close(self) -> None:
@@ -177,22 +225,37 @@ class SQLiteConsumer(Consumer):
         row = (self.name, json.dumps(self.queues), self._clock.time() + self._lease)
         return connection.execute(SQL["register"], row).lastrowid or 0
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, wanted: Mapping[str, int]) -> bool:
         """Look without keeping writers out: whoever is woken in vain leaves no trace."""
         now = self._clock.time()
         with self._database.read() as connection:
-            swept = connection.execute(SQL["registered"], (self._number,)).fetchone() is None
-            return (
-                swept
-                or connection.execute(SQL["unfiled"]).fetchone() is not None
+            if connection.execute(SQL["registered"], (self._number,)).fetchone() is None:
+                return True  # swept
+            queues = self._open_queues(connection)
+            return bool(queues) and (
+                connection.execute(SQL["unfiled"]).fetchone() is not None
                 or any(
                     connection.execute(SQL["any_ready"], (queue,)).fetchone() is not None
                     or connection.execute(SQL["any_due"], (queue, now)).fetchone() is not None
-                    for queue in self.queues
+                    or connection.execute(LIMITS["open_gates"], (queue, now)).fetchone() is not None
+                    for queue in queues
+                )
+                or any(
+                    connection.execute(LIMITS["waits"], (key, queue)).fetchone() is not None
+                    for key in wanted
+                    for queue in queues
                 )
             )
 
-    def _claim(self, limit: int) -> list[Delivery]:
+    def _open_queues(self, connection: sqlite3.Connection) -> Sequence[str]:
+        """Those that are not paused."""
+        rows = connection.execute(LIMITS["paused"]).fetchall()
+        if not rows:
+            return self.queues
+        paused = {queue for (queue,) in rows}
+        return [queue for queue in self.queues if queue not in paused]
+
+    def _claim(self, limit: int, wanted: Mapping[str, int]) -> list[Delivery]:
         now = self._clock.time()
         # Not durable: a power cut that undoes a claim leaves the messages ready. Their start is durable.
         with self._database.write(durable=False) as connection:
@@ -201,26 +264,50 @@ class SQLiteConsumer(Consumer):
             file_new(connection)
             self._claims += 1
             fence = self._number << 32 | self._claims
-            if len(self.queues) == 1:
-                return _take(connection, self.queues[0], limit, now, fence)
-            claimed: list[Delivery] = []
-            active = deque(self.queues[self._turn :] + self.queues[: self._turn])
-            while active and len(claimed) < limit:
-                queue = active.popleft()
-                share = max(1, (limit - len(claimed)) // (len(active) + 1))
-                found = _take(connection, queue, share, now, fence)
-                claimed += found
-                if found:
-                    self._turn = (self.queues.index(queue) + 1) % len(self.queues)
-                if len(found) == share:
-                    active.append(queue)
+            queues = self._open_queues(connection)
+            claimed = self._take_parked(connection, queues, limit, wanted, fence, now) if wanted else []
+            if len(claimed) < limit:
+
+                def take(queue: str, count: int) -> list[Delivery]:
+                    return _take(connection, queue, count, now, fence) if queue in queues else []
+
+                claimed += self._turns.serve(limit - len(claimed), take)
             return claimed
+
+    def _take_parked(
+        self,
+        connection: sqlite3.Connection,
+        queues: Sequence[str],
+        limit: int,
+        wanted: Mapping[str, int],
+        fence: int,
+        now: float,
+    ) -> list[Delivery]:
+        limits = Limits(connection, now, set())
+        found: list[Delivery] = []
+        for key, count in wanted.items():
+            left = min(count, limit - len(found))
+            for queue in queues:
+                taken = limits.take(key, queue, left, fence) if left > 0 else []
+                found += taken
+                left -= len(taken)
+        return found
 
     def _end_all(
         self, connection: sqlite3.Connection, settlements: Sequence[Settlement], reached: set[str]
     ) -> list[bool]:
         """End the leases and what was leased; False where the lease was lost."""
         connection.execute(SQL["note_last"])
+        applied = self._end_leases(connection, settlements, reached)
+        if connection.execute(LIMITS["any_permit"]).fetchone() is not None:
+            ended = zip(settlements, applied, strict=True)
+            ids = [settlement.delivery.tag for settlement, held in ended if held and settlement.verb != "park"]
+            Limits(connection, self._clock.time(), reached).free(ids)
+        return applied
+
+    def _end_leases(
+        self, connection: sqlite3.Connection, settlements: Sequence[Settlement], reached: set[str]
+    ) -> list[bool]:
         if all(settlement.verb == "done" for settlement in settlements):
             # Nearly always: neighbours that all end well, and nothing was lost.
             connection.execute("SAVEPOINT ending")
@@ -240,6 +327,8 @@ class SQLiteConsumer(Consumer):
         ((started,),) = lease
         if settlement.verb == "done":
             connection.execute(SQL["delete_messages"], (delivery.tag, delivery.tag))
+        elif settlement.verb == "park" and settlement.permit is not None:
+            Limits(connection, now, reached).park(delivery, settlement.permit)
         elif settlement.verb == "requeue":
             due = now + settlement.delay if settlement.delay > 0 else None
             position = next_position(connection)
@@ -258,6 +347,8 @@ class SQLiteConsumer(Consumer):
 
 def _take(connection: sqlite3.Connection, queue: str, limit: int, now: float, fence: int) -> list[Delivery]:
     """Lease up to *limit* messages from the front of *queue*."""
+    if connection.execute(LIMITS["open_gates"], (queue, now)).fetchone() is not None:
+        Limits(connection, now, set()).open_gates(queue)
     if connection.execute(SQL["any_due"], (queue, now)).fetchone() is not None:
         promoted = (queue, now, max(limit, PROMOTED))
         connection.execute(SQL["promote"], promoted)

@@ -103,20 +103,44 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
     grows: bool = False
 
 
+class Permit(msgspec.Struct, frozen=True, array_like=True):
+    """What a message needs before it may be started, for the store to give or to refuse.
+
+    `slots`: at most so many of those that name the same `key` are started and not settled, in the whole fleet.
+    `interval`: they are started at least so many seconds apart, also in the whole fleet, but for a `burst` of as many
+    in a row after a pause.  With neither only a worker can give it: it takes what is parked under `key` when it claims.
+    """
+
+    key: str
+    slots: int = 0
+    interval: float = 0.0
+    burst: int = 1
+
+
+class Unique(msgspec.Struct, frozen=True, array_like=True):
+    """A key that one task holds at a time, at most until the Unix time `until`, whatever becomes of the task."""
+
+    key: str
+    until: float
+
+
 class Settlement(msgspec.Struct, frozen=True):
     """How a delivery ends, with the effects to commit beside it.
 
     `done` removes the message; `requeue` makes it claimable again after `delay` seconds; `dead` moves it to the dead
-    set with `reason`.
+    set with `reason`; `park` keeps it aside, uncounted, until there is a `permit` for it (if there is one now it is
+    claimable at once).  `frees`: (key, task id) of unique keys that are free from now on, if that task holds them.
     """
 
     delivery: Delivery
-    verb: Literal["done", "requeue", "dead"] = "done"
+    verb: Literal["done", "requeue", "dead", "park"] = "done"
     delay: float = 0.0
     reason: str = ""
     records: tuple[Record, ...] = ()
     messages: tuple[Outgoing, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
+    permit: Permit | None = None
+    frees: tuple[tuple[str, str], ...] = ()
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):

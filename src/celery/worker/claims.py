@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from celery.brokers.base import Consumer, Verdict
+from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
 from celery.exceptions import BrokerError
 from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Record, Settlement
@@ -14,6 +14,12 @@ logger = get_logger(__name__)
 Make = Callable[[Sequence[str]], Consumer]
 Claim = tuple[int | str, int]
 """A message and the fence of one claim of it: it may be claimed here again, by another consumer."""
+
+
+def _start(
+    consumer: Consumer, deliveries: Sequence[Delivery], records: Sequence[Record], needs: Needs
+) -> list[Verdict]:
+    return consumer.start(deliveries, records, needs) if needs else consumer.start(deliveries, records)
 
 
 def claim_of(delivery: Delivery) -> Claim:
@@ -46,15 +52,18 @@ class Claims(Consumer):
         """The lease was lost: begin anew. What the lost consumer had claimed it may still try to settle, in vain."""
         self.change(self.queues, ())
 
-    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
-        return self._now.claim(limit, timeout)
+    def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
+        # Limits are mentioned only where there are some: not every driver knows of them.
+        return self._now.claim(limit, timeout, wanted) if wanted else self._now.claim(limit, timeout)
 
-    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
+    def start(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
+    ) -> list[Verdict]:
         if not self._former:
-            return self._now.start(deliveries, records)
+            return _start(self._now, deliveries, records, needs)
         verdicts: dict[Claim, Verdict] = {}
         for owner, owned in self._by_owner(deliveries):
-            verdicts.update(zip(map(claim_of, owned), owner.start(owned, records), strict=True))
+            verdicts.update(zip(map(claim_of, owned), _start(owner, owned, records, needs), strict=True))
         return [verdicts[claim_of(delivery)] for delivery in deliveries]
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
@@ -63,11 +72,17 @@ class Claims(Consumer):
         return self._settle_each(settlements)
 
     def settle_and_start(
-        self, settlements: Sequence[Settlement], deliveries: Sequence[Delivery], records: Sequence[Record] = ()
+        self,
+        settlements: Sequence[Settlement],
+        deliveries: Sequence[Delivery],
+        records: Sequence[Record] = (),
+        needs: Needs = NOTHING,
     ) -> tuple[list[bool], list[Verdict]]:
-        if not self._former:
-            return self._now.settle_and_start(settlements, deliveries, records)
-        return self._settle_each(settlements), self.start(deliveries, records)
+        if self._former:
+            return self._settle_each(settlements), self.start(deliveries, records, needs)
+        if needs:
+            return self._now.settle_and_start(settlements, deliveries, records, needs)
+        return self._now.settle_and_start(settlements, deliveries, records)
 
     def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
         deliveries = [settlement.delivery for settlement in settlements]

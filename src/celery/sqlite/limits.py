@@ -1,0 +1,206 @@
+"""Permits, what is parked for want of one, and whom a free one goes to: on an open transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+
+from celery.brokers.base import GRANTED, Needs
+from celery.utils.pace import Pace
+from celery.utils.sqlite import queries
+from celery.wire.message import Delivery, Permit
+
+SQL = queries("limits")
+
+Head = tuple[int, int, int, int]
+"""Rank, position and id of a parked message, and the slots of the permit that it waits for."""
+
+
+class Limits:
+    """What one transaction does with permits. `reached` is given the queues that have something ready by it."""
+
+    def __init__(self, connection: sqlite3.Connection, now: float, reached: set[str]) -> None:
+        self._execute = connection.execute
+        self._connection = connection
+        self._now = now
+        self._reached = reached
+        self._taken: dict[str, int] = {}
+        self._rates: dict[str, float] = {}
+        self._paused: set[str] | None = None
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def ask(self, deliveries: Sequence[Delivery], needs: Needs) -> set[int]:
+        """Give the deliveries, whose leases hold, what they need; the tags of those that are parked instead."""
+        ids = json.dumps([delivery.tag for delivery in deliveries])
+        granted = set(self._execute(SQL["granted"], (ids,)).fetchall())
+        held: list[tuple[str, int, None]] = []
+        parked: list[tuple[Delivery, Permit]] = []
+        for delivery in deliveries:
+            permits, tag = needs[delivery.tag], int(delivery.tag)
+            missing = next((p for p in permits if not self._may(p, delivery.queue, (p.key, tag) in granted)), None)
+            if missing is not None:
+                parked.append((delivery, missing))
+                continue
+            for permit in permits:
+                if permit.slots:
+                    held.append((permit.key, tag, None))
+                    if (permit.key, tag) not in granted:
+                        self._taken[permit.key] += 1
+                else:
+                    self._pass_gate(permit, delivery.queue, tag)
+        self._connection.executemany(SQL["hold"], held)
+        for delivery, permit in parked:
+            self.park(delivery, permit)
+        return {int(delivery.tag) for delivery, _ in parked}
+
+    def _may(self, permit: Permit, queue: str, granted: bool) -> bool:
+        if permit.slots:
+            return granted or self._count(permit.key) < permit.slots
+        if permit.interval and (granted or not self._waits(permit.key, queue)):
+            return _pace(permit).available(self._next(permit.key), self._now) > 0
+        return False
+
+    def _pass_gate(self, permit: Permit, queue: str, tag: int) -> None:
+        """One has started: the next may after it."""
+        self._execute(SQL["forget"], (permit.key, tag))
+        following = self._rates[permit.key] = _pace(permit).after(self._next(permit.key), self._now)
+        self._execute(SQL["set_next_start"], (permit.key, following))
+        if self._waits(permit.key, queue):
+            self._execute(SQL["gate"], (queue, permit.key, following, permit.interval, permit.burst))
+
+    def _count(self, key: str) -> int:
+        count = self._taken.get(key)
+        if count is None:
+            (count,) = self._execute(SQL["taken"], (key,)).fetchone()
+            self._taken[key] = count
+        return int(count)
+
+    def _next(self, key: str) -> float:
+        following = self._rates.get(key)
+        if following is None:
+            row = self._execute(SQL["next_start"], (key,)).fetchone()
+            following = self._rates[key] = 0.0 if row is None else row[0]
+        return following
+
+    def _waits(self, key: str, queue: str) -> bool:
+        return self._execute(SQL["waits"], (key, queue)).fetchone() is not None
+
+    # -- parking -----------------------------------------------------------------------------------------------------
+
+    def park(self, delivery: Delivery, permit: Permit) -> None:
+        """Keep a message whose lease has ended aside until there is a permit; make it ready if there is one."""
+        tag = int(delivery.tag)
+        self._execute("DELETE FROM leased WHERE id = ?", (tag,))
+        self.free([tag])
+        queue, rank, position, task_id = self._execute(SQL["where"], (tag,)).fetchone()
+        self._reached.add(queue)
+        if self._may(permit, queue, granted=False):
+            self._make_ready(permit.key, queue, (rank, position, tag, permit.slots))
+            return
+        self._execute(SQL["park"], (permit.key, queue, rank, position, tag, permit.slots, task_id))
+        if permit.interval:
+            due = _pace(permit).at(self._next(permit.key), self._now)
+            self._execute(SQL["gate"], (queue, permit.key, due, permit.interval, permit.burst))
+
+    def take(self, key: str, queue: str, count: int, fence: int) -> list[Delivery]:
+        """Lease up to *count* messages from the front of what is parked under *key*."""
+        found = []
+        for rank, position, tag, _ in self._heads(key, queue, count):
+            self._execute(SQL["unpark"], (key, queue, rank, position, tag))
+            self._execute(SQL["lease"], (tag, fence, self._now))
+            row = self._execute(SQL["wanted"], (self._now, tag)).fetchone()
+            _, envelope, deliveries, interrupted, revoked = row
+            found.append(
+                Delivery(tag, queue, envelope, fence, deliveries, interrupted == 1, deliveries > 0, revoked == 1)
+            )
+        return found
+
+    def _heads(self, key: str, queue: str, count: int) -> list[Head]:
+        return self._execute(SQL["heads"], (key, queue, count)).fetchall()
+
+    # -- waking ------------------------------------------------------------------------------------------------------
+
+    def free(self, ids: Iterable[int | str], *, keep_granted: bool = False) -> None:
+        """The permits of these messages go to others. *keep_granted*: not those that they were woken for."""
+        freed = self._execute(SQL["free_taken" if keep_granted else "free"], (json.dumps(list(ids)),)).fetchall()
+        self.wake_all({key for (key,) in freed})
+
+    def wake_all(self, keys: Iterable[str]) -> None:
+        """Give the free slots of *keys* to those that have waited longest, in whatever queue."""
+        for key in keys:
+            self._taken.pop(key, None)
+            while self._wake_one(key):
+                pass
+
+    def _wake_one(self, key: str) -> bool:
+        heads = [(head, queue) for queue in self._queues(key) for head in self._heads(key, queue, 1)]
+        if not heads:
+            return False
+        head, queue = min(heads)
+        if self._count(key) >= head[3]:
+            return False
+        self._wake(key, queue, head)
+        return True
+
+    def _queues(self, key: str) -> Iterator[str]:
+        """The queues with something parked under *key*, but for paused ones."""
+        row = self._execute(SQL["next_queue"], (key, "")).fetchone()
+        while row is not None:
+            if row[0] not in self.paused:
+                yield row[0]
+            row = self._execute(SQL["next_queue"], (key, row[0])).fetchone()
+
+    @property
+    def paused(self) -> set[str]:
+        """The paused queues."""
+        if self._paused is None:
+            self._paused = {queue for (queue,) in self._execute(SQL["paused"]).fetchall()}
+        return self._paused
+
+    def _wake(self, key: str, queue: str, head: Head) -> None:
+        rank, position, tag, _ = head
+        self._execute(SQL["unpark"], (key, queue, rank, position, tag))
+        self._make_ready(key, queue, head)
+
+    def _make_ready(self, key: str, queue: str, head: Head) -> None:
+        rank, position, tag, _ = head
+        self._execute(SQL["hold"], (key, tag, self._now + GRANTED))
+        if key in self._taken:
+            self._taken[key] += 1
+        self._execute("INSERT INTO ready (queue, rank, position, id) VALUES (?, ?, ?, ?)", (queue, rank, position, tag))
+        self._reached.add(queue)
+
+    def open_gates(self, queue: str) -> None:
+        """Wake those whose rate lets them start now."""
+        for key, interval, burst in self._execute(SQL["open_gates"], (queue, self._now)).fetchall():
+            pace = Pace(interval, burst)
+            available = pace.available(self._next(key), self._now)
+            for head in self._heads(key, queue, available):
+                self._wake(key, queue, head)
+            if not self._waits(key, queue):
+                self._execute(SQL["no_gate"], (queue, key))
+            else:
+                due = self._now + GRANTED if available else pace.at(self._next(key), self._now)
+                self._execute(SQL["gate"], (queue, key, due, interval, burst))
+
+    def lapse(self) -> None:
+        """Take back what was kept for messages that did not come for it."""
+        self.wake_all({key for (key,) in self._execute(SQL["lapsed"], (self._now,)).fetchall()})
+
+    def resume(self, queues: Sequence[str]) -> None:
+        """Wake those that could not be because their queues were paused, which they are no more."""
+        rows = self._execute(SQL["parked_keys"], (json.dumps(list(queues)),)).fetchall()
+        self.wake_all({key for (key,) in rows})
+
+
+def unpark(connection: sqlite3.Connection, task_id: str, tag: int | None = None) -> list[tuple[str, int, int, int]]:
+    """Take what is parked of a task (or the message *tag* of it) out: (queue, rank, position, id) of each."""
+    rows = connection.execute(SQL["find_parked"], (task_id, tag is None, tag)).fetchall()
+    connection.executemany(SQL["unpark"], rows)
+    return [row[1:] for row in rows]
+
+
+def _pace(permit: Permit) -> Pace:
+    return Pace(permit.interval, permit.burst)
