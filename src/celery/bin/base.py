@@ -34,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class CLIContext:
     """What the global options say: `ctx.obj` in every command."""
 
-    def __init__(self, app: Celery, no_color: bool, workdir: str | None, quiet: bool = False) -> None:
+    def __init__(self, app: Celery | Any, no_color: bool, workdir: str | None, quiet: bool = False) -> None:
         self.app = app
         self.no_color = no_color
         self.workdir = workdir
@@ -150,7 +150,16 @@ class DaemonOption(CeleryOption):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("help_group", "Daemonization Options")
+        kwargs.setdefault("callback", self.configured)
         super().__init__(*args, **kwargs)
+
+    @staticmethod
+    def configured(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        """*value*, or what the setting says: `worker_logfile` for the option `--logfile` of `celery worker`."""
+        if value is not None:
+            return value
+        said = ctx.obj.app.conf.get(f"{ctx.command.name}_{param.name}")
+        return None if said is None else param.type.convert(said, param, ctx)
 
 
 class CommaSeparatedList(ParamType):
@@ -301,6 +310,8 @@ def explain(error: BaseException) -> click.ClickException:
     """*error* as the command line tells it."""
     if isinstance(error, click.ClickException):
         return error
+    if isinstance(error, OSError) and error.filename is not None:
+        return CommandError(f"{error.filename}: {error.strerror}")
     sentence = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__
     if isinstance(error, LockFailed) and isinstance(error.__cause__, OSError) and error.__cause__.filename:
         sentence = f"{error.__cause__.filename}: {error.__cause__.strerror}"

@@ -37,6 +37,7 @@ COMMANDS = {
     "control": "control",
     "dead": "dead",
     "inspect": "control",
+    "multi": "multi",
     "purge": "purge",
     "queues": "queues",
     "result": "result",
@@ -45,8 +46,10 @@ COMMANDS = {
     "workflow": "workflow",
 }
 """Command -> its module in this package; a module is imported when its command is used."""
-LATER = ("amqp", "beat", "events", "graph", "list", "logtool", "migrate", "multi", "shell", "upgrade")
+LATER = ("amqp", "beat", "events", "graph", "list", "logtool", "migrate", "shell", "upgrade")
 """Commands of Celery that this version does not have yet."""
+WITHOUT_APP = frozenset({"multi"})
+"""Commands that have no use for the application, so that it is not imported."""
 PLUGINS = "celery.commands"
 """Entry points by which other packages add commands."""
 
@@ -90,7 +93,7 @@ class CeleryGroup(click.Group):
         except OSError as error:
             if error.filename is None:  # nothing that a user named, such as the end of a pipe
                 raise
-            raise CommandError(f"{error.filename}: {error.strerror}") from error
+            raise explain(error) from error
         finally:  # a worker makes log records of what is printed; why it could not start is for who started it
             sys.stdout, sys.stderr = streams
 
@@ -178,8 +181,10 @@ def celery(
     environment("CELERY_LOADER", loader)
     environment("CELERY_CONFIG_MODULE", config)
     environment("CELERY_SKIP_CHECKS", "true" if skip_checks else "")
-    ctx.obj = CLIContext(_find(ctx, app), no_color=no_color, workdir=workdir, quiet=quiet)
-    _add_user_options(ctx)
+    found = None if ctx.invoked_subcommand in WITHOUT_APP else _find(ctx, app)
+    ctx.obj = CLIContext(found, no_color=no_color, workdir=workdir, quiet=quiet)
+    if found is not None:
+        _add_user_options(ctx)
 
 
 def _find(ctx: click.Context, name: str | None) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any
 
 import click
 
+from celery import signals
+from celery.bin.background import Waiting, become, goes_into_background, run_in_background
+from celery.bin.background import detach as detach
 from celery.bin.base import (
     COMMA_SEPARATED_LIST,
     LOG_LEVEL,
@@ -21,7 +22,7 @@ from celery.bin.base import (
 )
 from celery.drivers import known
 from celery.exceptions import BackendError, BrokerError
-from celery.platforms import EX_OK, maybe_drop_privileges
+from celery.platforms import EX_OK
 from celery.utils.nodenames import default_nodename, host_format, node_format
 
 WORKER, POOL, QUEUE, FEATURES, BEAT = (
@@ -29,8 +30,7 @@ WORKER, POOL, QUEUE, FEATURES, BEAT = (
 )  # fmt: skip
 POOLS = ("prefork", "eventlet", "gevent", "solo", "processes", "threads", "custom")
 GREEN = ("eventlet", "gevent")
-DETACHED = "C_FAKEFORK"
-"""Set in the environment of a worker that is in the background already (or that is to stay in the foreground)."""
+C_FAKEFORK = os.environ.get("C_FAKEFORK")
 
 
 class WorkersPool(ParamType):
@@ -264,60 +264,52 @@ def worker(
     $ celery -A proj worker -l INFO -Q urgent,rest
     $ celery -A proj worker -c 4 -O fair
     """
-    app = ctx.obj.app
-    if detach and not os.environ.get(DETACHED):
-        _detach(logfile and node_format(logfile, hostname or default_nodename(None)), executable)
-        return
-    _become(uid, gid, umask)
-    for unused in ("beat", "schedule_filename", "scheduler", "autoscale", "without_gossip", "without_mingle"):
-        options.pop(unused)
-    try:
-        made = app.Worker(
+    if goes_into_background(detach):
+        run_in_background(
+            logfile=logfile, pidfile=pidfile, uid=uid, gid=gid, umask=umask, executable=executable, hostname=hostname
+        )
+    waiting = Waiting.of_environment()
+    with waiting.hearing():
+        become(uid, gid, umask)
+        for unused in ("beat", "schedule_filename", "scheduler", "autoscale", "without_gossip", "without_mingle"):
+            options.pop(unused)
+        made = _make(
+            ctx,
             hostname=hostname,
             pool=pool,
             loglevel=loglevel,
             logfile=logfile,
             pidfile=pidfile and node_format(pidfile, hostname or default_nodename(None)),
             statedb=statedb,
-            no_color=ctx.obj.no_color or None,
-            quiet=ctx.obj.quiet,
-            **{name: value for name, value in options.items() if value is not None},
+            **options,
         )
-    except (ImportError, SyntaxError) as error:
-        raise CommandError(f"A module of tasks could not be imported: {locate(error)}") from error
-    try:
-        made.start()
-    except (BackendError, BrokerError) as error:
-        if error.temporary:
-            raise
-        raise CommandError(str(error)) from error
+        _report(made, waiting)
+        try:
+            made.start()
+        except (BackendError, BrokerError) as error:
+            if error.temporary:
+                raise
+            raise CommandError(str(error)) from error
     ctx.exit(made.exitcode or EX_OK)
 
 
-def detach(path: str, argv: list[str], logfile: str | None = None) -> int:
-    """Run *path* with *argv* in a session of its own, its output in *logfile* or nowhere; its process id."""
-    with open(logfile or os.devnull, "ab") as output:  # noqa: PTH123 - os.devnull is no path to resolve
-        process = subprocess.Popen(  # noqa: S603 - this very program
-            [path, *argv],
-            env={**os.environ, DETACHED: "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    process.returncode = 0  # it is nobody's child to wait for
-    return process.pid
+def _make(ctx: click.Context, **options: Any) -> Any:
+    """The worker with the options that were given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return ctx.obj.app.Worker(no_color=ctx.obj.no_color or None, quiet=ctx.obj.quiet, **given)
+    except (ImportError, SyntaxError) as error:
+        raise CommandError(f"A module of tasks could not be imported: {locate(error)}") from error
 
 
-def _detach(logfile: str | None, executable: str | None) -> None:
-    detach(executable or sys.executable, ["-m", "celery", *sys.argv[1:]], logfile)
+def _report(made: Any, waiting: Waiting) -> None:
+    """Tell who waits that the worker is ready, or that it has to wait for its broker."""
 
+    def ready(**facts: Any) -> None:
+        waiting.tell()
 
-def _become(uid: str | None, gid: str | None, umask: int | None) -> None:
-    if umask is not None:
-        os.umask(umask)
-    if uid or gid:
-        try:
-            maybe_drop_privileges(uid=uid, gid=gid)
-        except KeyError as error:
-            raise CommandError(f"{error.args[0]}.") from error
+    def cannot_connect(error: Exception) -> None:
+        waiting.tell(f"{error} The worker, process {os.getpid()}, stays in the background and tries again.")
+
+    signals.worker_ready.connect(ready, weak=False)
+    made.on_cannot_connect = cannot_connect

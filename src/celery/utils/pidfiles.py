@@ -79,11 +79,19 @@ class Pidfile:
         if pid is None or pid == os.getpid():
             self.remove()
             return True
-        if self._is_held() or _runs(pid):
+        if self.is_live():
             return False
         _complain("Stale pidfile exists - Removing it.")
         self.remove()
         return True
+
+    def is_live(self) -> bool:
+        """Whether the program that wrote the file runs."""
+        try:
+            pid = self.read_pid()
+        except ValueError:
+            return False
+        return pid is not None and is_running(pid) and (self._is_held() or _may_be_ours(pid))
 
     def _is_held(self) -> bool:
         """Whether a program of ours holds the lock on the file."""
@@ -112,8 +120,8 @@ class Pidfile:
 PIDFile = Pidfile
 
 
-def _runs(pid: int) -> bool:
-    """Whether the process runs, and may be a program of this package: its command line, where it can be read, says."""
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not only its remains that nobody has collected."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -121,10 +129,18 @@ def _runs(pid: int) -> bool:
     except PermissionError:  # it runs, as somebody else
         pass
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return sys.platform != "linux" or Path(f"/proc/{pid}").exists()
+    return status.rpartition(")")[2].split()[0] not in {"Z", "X"}
+
+
+def _may_be_ours(pid: int) -> bool:
+    """Whether a process may be a program of this package: its command line says, where it can be read."""
+    try:
+        return b"celery" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return True
-    return b"celery" in command
 
 
 def _complain(text: str) -> None:

@@ -19,6 +19,11 @@ def remember_folder() -> None:
             _folder = os.getcwd()  # noqa: PTH109 - it is handed on as it is
 
 
+def started_in() -> str | None:
+    """The folder this program was started in; None if that is unknown."""
+    return _folder
+
+
 def command() -> list[str]:
     """The interpreter and its arguments that started this program; `sys.argv` has lost `-m` and `-X`."""
     return [sys.executable, *sys.orig_argv[1:]]
