@@ -37,7 +37,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     ("3 drivers", ["brokers.*", "backends.*", "concurrency.*"]),
     ("5 engine", ["worker.state", "worker.claimed", "worker.decisions", "worker.ledger", "worker.*", "worker", "beat",
                   "bootsteps"]),
-    ("6 doors", ["bin.base", "bin.*", "bin", "web*", "contrib*", "fixups*", "apps*", "__main__"]),
+    ("6 doors", ["bin.base", "contrib*", "apps*", "bin.*", "bin", "web*", "fixups*", "__main__"]),
 ]  # fmt: skip
 ORDER = {name: position for position, name in enumerate(sorted(name for name, _ in FLOORS))}
 
