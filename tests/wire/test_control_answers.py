@@ -125,6 +125,7 @@ def test_what_is_known_of_a_request(asked: dict[str, Any]) -> None:
 
 def test_queues_are_described_alike(asked: dict[str, Any]) -> None:
     assert asked["active_queues"] == GOLDEN["prefork"]["active_queues"]
+    assert asked["active_queues-more"] == GOLDEN["prefork"]["active_queues-more"]
 
 
 def test_settings_have_the_names_and_kinds_of_the_original(asked: dict[str, Any]) -> None:

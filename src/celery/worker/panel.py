@@ -25,6 +25,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Arguments = Sequence[tuple[str, Callable[[str], Any]]]
 
 
+LOOP_PATIENCE = 0.5
+"""Seconds within which a loop that runs no task answers, also on a machine that is busy."""
+
+
 class controller_info_t(NamedTuple):  # noqa: N801 - the public name
     """What is known of a command."""
 
@@ -58,11 +62,31 @@ class ControlState:
         self.controller = controller
         self.tset = set
 
-    def running(self) -> dict[int, Running]:
-        """What is in the pool, by tag; without start times while the loop itself runs a task."""
+    def __getitem__(self, name: str) -> Any:
+        """The original's state is a map too."""
         try:
-            found = self.consumer.ask(self.consumer.pool.running, timeout=0.5)
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def tell(self, call: Callable[[], Any]) -> bool:
+        """Have the loop make *call*; whether it has.
+
+        A loop that runs a task itself (the pool solo) makes it when the task has ended.
+        """
+        try:
+            self.consumer.ask(call, timeout=LOOP_PATIENCE)
         except LoopBusy:
+            return False
+        return True
+
+    def running(self) -> dict[int, Running]:
+        """What is in the pool, by tag; without start times if the loop does not come to say it."""
+        pool = self.consumer.pool
+        try:
+            # The loop of this pool is inside a task while there is something to tell.
+            found = pool.running() if pool.name == "solo" else self.consumer.ask(pool.running, timeout=LOOP_PATIENCE)
+        except (LoopBusy, RuntimeError):
             return {request.tag: Running(request.tag, os.getpid(), request.time_start) for request in self.inside()}
         return {running.tag: running for running in found}
 

@@ -9,6 +9,7 @@ from celery.utils.log import get_logger
 from celery.worker.panel import ControlState, control_command, nok, ok, refusal
 
 logger = get_logger(__name__)
+AFTERWARDS = ", as soon as the task on the worker's own thread has ended"
 
 
 @control_command(args=[("task_name", str), ("soft", float), ("hard", float)], signature="<task_name> <soft> [hard]")
@@ -48,21 +49,24 @@ def add_consumer(
     **options: Any,
 ) -> Any:
     """Consume from one more queue."""
-    given: Mapping[str, Any] = {"exchange": exchange, "exchange_type": exchange_type, "routing_key": routing_key}
-    wanted = {key: value for key, value in {**given, **options}.items() if value is not None}
-    queues = state.app.amqp.queues
-    queues.select_add(queue, **wanted) if exchange else queues.select_add(queue)
-    state.consumer.broker.declare([queues.wire(queue)])
-    state.consumer.ask(lambda: state.consumer.add_queue(queue), timeout=5.0)
-    logger.info("Started consuming from %s", queue)
+    queues, consumer = state.app.amqp.queues, state.consumer
+    if queue in queues:
+        queues.select_add(queues[queue])
+    else:
+        given: Mapping[str, Any] = {"exchange": exchange, "exchange_type": exchange_type, "routing_key": routing_key}
+        wanted = {key: value for key, value in {**given, **options}.items() if value is not None}
+        queues.select_add(queue, **{"exchange": queue, "routing_key": queue, **wanted})
+    consumer.broker.declare([queues.wire(queue)])
+    done = state.tell(lambda: consumer.add_queue(queue))
+    logger.info("Started consuming from %s%s", queue, "" if done else AFTERWARDS)
     return ok(f"add consumer {queue}")
 
 
 @control_command(args=[("queue", str)], signature="<queue>")
 def cancel_consumer(state: ControlState, queue: str, **kwargs: Any) -> Any:
     """Consume from a queue no longer."""
-    logger.info("Canceling queue %s", queue)
-    state.consumer.ask(lambda: state.consumer.cancel_queue(queue), timeout=5.0)
+    done = state.tell(lambda: state.consumer.cancel_queue(queue))
+    logger.info("Canceling queue %s%s", queue, "" if done else AFTERWARDS)
     return ok(f"no longer consuming from {queue}")
 
 
