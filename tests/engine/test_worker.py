@@ -30,8 +30,8 @@ def test_signals_come_in_order(app: Celery, start: Any) -> None:
 
     names = [
         "celeryd_init",
-        "celeryd_after_setup",
         "worker_init",
+        "celeryd_after_setup",
         "worker_ready",
         "worker_shutting_down",
         "worker_shutdown",

@@ -479,16 +479,32 @@ def test_a_handler_that_raises_is_an_internal_error(
     class Bad(app.Task):  # type: ignore[misc, name-defined]
         abstract = True
 
-        def on_success(self, *args: Any) -> None:
+        def on_failure(self, *args: Any) -> None:
             raise LookupError("handler")
 
-    outcome = run(app, app.task(lambda: 1, name="t", base=Bad))
+    outcome = run(app, app.task(boom, name="t", base=Bad))
 
     assert (outcome.internal, outcome.state) == (True, states.FAILURE)
-    assert [record.state for record in outcome.records] == [states.SUCCESS]
+    assert [record.state for record in outcome.records] == [states.FAILURE]
     said = dict(heard)["task_internal_error"]
     assert said.keys() == {"sender", "task_id", "args", "kwargs", "request", "exception", "traceback", "einfo"}
     assert "INTERNAL ERROR" in caplog.text
+
+
+@pytest.mark.parametrize("handler", ["on_success", "after_return"])
+def test_a_handler_that_raises_when_the_task_has_ended_is_logged(
+    app: Celery, handler: str, heard: list[tuple[str, dict[str, Any]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Any, *args: Any) -> None:
+        raise LookupError("handler")
+
+    bad = type("Bad", (app.Task,), {"abstract": True, handler: fail})
+
+    outcome = run(app, app.task(lambda: 1, name="t", base=bad))
+
+    assert (outcome.internal, outcome.state, outcome.detail) == (False, states.SUCCESS, "1")
+    assert [said["state"] for name, said in heard if name == "task_postrun"] == [states.SUCCESS]
+    assert f"Task t[id-1] {handler} handler raised: LookupError('handler')" in caplog.text
 
 
 def test_before_start_that_raises_fails_the_task(app: Celery) -> None:

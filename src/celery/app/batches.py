@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery._state import get_current_worker_task
 from celery.app.plans import Plan, find, is_easy_id
 from celery.exceptions import EncodeError
-from celery.signals import after_task_publish, before_task_publish
+from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.uuids import uuid7
 from celery.wire.message import Outgoing
 from celery.wire.serialization import is_replaced
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 def courier_of(task: Task[..., Any], app: Celery, options: dict[str, Any], chord: Any) -> Courier | None:
     """A courier for *task* sent with these *options* (among them `group_id`); None where there can be none."""
-    if before_task_publish.receivers or after_task_publish.receivers or not _is_ordinary(task):
+    if before_task_publish.receivers or after_task_publish.receivers or task_sent.receivers:
+        return None
+    if not _is_ordinary(task):
         return None
     plan = find(task, app, {**options, "group_index": 0})
     if plan is None or plan.serializer != "json" or ("kombu.serialization" in sys.modules and is_replaced("json")):

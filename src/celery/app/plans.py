@@ -24,7 +24,7 @@ from celery.app.asyncresult import AsyncResult
 from celery.app.parts import Parts
 from celery.app.routes import Router
 from celery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
-from celery.signals import after_task_publish, before_task_publish
+from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.uuids import uuid, uuid7
 from celery.wire.message import Outgoing
 from celery.wire.protocol import EMBED
@@ -75,7 +75,7 @@ def send(
     Arguments as for `Task.apply_async`, and checked.  Raises what that raises.
     """
     plan = find(task, app, options)
-    if plan is None or before_task_publish.receivers or after_task_publish.receivers:
+    if plan is None or before_task_publish.receivers or after_task_publish.receivers or task_sent.receivers:
         return None
     if args is None:
         args = ()

@@ -35,6 +35,7 @@ from celery.app.tracelog import (
     get_log_policy,
     get_task_name,
     info,
+    log_handler,
     log_policy_expected,
     log_policy_ignore,
     log_policy_internal,
@@ -369,7 +370,10 @@ class Tracer:
         shown = saferepr(value, self.repr_size)
         runtime = time.monotonic() - started
         if self.on_success is not None:
-            self.on_success(value, uuid, args, kwargs)
+            try:
+                self.on_success(value, uuid, args, kwargs)
+            except Exception as exc:  # noqa: BLE001 - the task has done its work: the handler alone has failed
+                log_handler(self.task, request, "on_success", exc)
         if signals.task_success.receivers:
             signals.task_success.send(sender=self.task, result=value, runtime=runtime)
         if logger.isEnabledFor(logging.INFO):
@@ -411,7 +415,10 @@ class Tracer:
         state, value = _state_and_value(traced)
         if state not in IGNORE_STATES and self.after_return is not None:
             einfo = traced.retval if traced.info is not None else None
-            self.after_return(state, value, uuid, args, kwargs, einfo)
+            try:
+                self.after_return(state, value, uuid, args, kwargs, einfo)
+            except Exception as exc:  # noqa: BLE001 - as above
+                log_handler(self.task, self.task.request, "after_return", exc)
 
     def _internal_error(self, exc: Exception, uuid: str, args: Any, kwargs: Any, request: Context) -> trace_ok_t:
         """A handler or the result backend raised, not the task."""

@@ -17,6 +17,7 @@ LOG_FAILURE = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
 LOG_INTERNAL_ERROR = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
 LOG_IGNORED = "Task %(name)s[%(id)s] %(description)s"
 LOG_REJECTED = "Task %(name)s[%(id)s] %(exc)s"
+LOG_HANDLER = "Task %s[%s] %s handler raised: %r"
 LOG_RETRY = "Task %(name)s[%(id)s] retry: %(exc)s"
 
 
@@ -53,6 +54,11 @@ def get_log_policy(task: Any, einfo: ExceptionInfo, exc: BaseException) -> log_p
 def get_task_name(request: Any, default: str) -> str:
     """The name to show: the shadow name of this execution, if it has one."""
     return getattr(request, "shadow", None) or default
+
+
+def log_handler(task: Any, request: Any, handler: str, exc: BaseException) -> None:
+    """Log that a handler of the task raised after the task had ended."""
+    logger.error(LOG_HANDLER, get_task_name(request, task.name), request.id, handler, exc, exc_info=exc)
 
 
 def info(fmt: str, context: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from celery.concurrency.slot import Slot, open_slot
 from celery.concurrency.template import prepare_main
 from celery.concurrency.window import PATIENCE, share
 from celery.exceptions import PoolError, TimeLimitExceeded
+from celery.signals import worker_before_create_process
 from celery.wire.message import Job, Outcome
 
 logger = logging.getLogger("celery.pool")
@@ -304,6 +305,7 @@ class PreforkPool(Pool):
 
     def _launch(self) -> None:
         assert self._selector is not None
+        worker_before_create_process.send(sender=self)
         self._made += 1
         index = self._free_index()
         slot = open_slot(

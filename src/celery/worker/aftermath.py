@@ -26,7 +26,7 @@ from celery.exceptions import (
 )
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
-from celery.wire.message import Arrival, Delivery, Outgoing, Record, Settlement
+from celery.wire.message import Arrival, Delivery, Outcome, Outgoing, Record, Settlement
 from celery.wire.protocol import Head, Message, decode_envelope, encode_envelope
 from celery.wire.serialization import accept_types
 from celery.worker.claimed import Claimed as Request
@@ -52,10 +52,12 @@ NOTHING = Effects()
 class Aftermath:
     """Makes the effects of endings that this process itself decided on. One thread."""
 
-    def __init__(self, app: Celery, hostname: str, clock: Clock = SYSTEM) -> None:
+    def __init__(self, app: Celery, hostname: str, clock: Clock = SYSTEM, sender: object = None) -> None:
         self.app = app
         self.clock = clock
         self.hostname = hostname
+        self.sender = sender
+        """Who signals about messages that are no task's come from."""
         self._accept = accept_types(app.conf.accept_content)
 
     def started(self, request: Request, pid: int) -> Record | None:
@@ -77,6 +79,7 @@ class Aftermath:
     def refused(self, request: Request, verdict: Dead | Lost) -> Settlement:
         """It was not run and never will be: it ends as FAILURE, in the dead set if it can be replayed."""
         reason = verdict.reason if isinstance(verdict, Dead) else verdict.error
+        self._send_refused(request.delivery.envelope, verdict.error, request)
         if isinstance(verdict.error, NotRegistered):
             logger.error(
                 "Received unregistered task of type %r: %s goes to the dead set. Have the worker import the module "
@@ -93,6 +96,8 @@ class Aftermath:
 
     def undecodable(self, delivery: Delivery, error: DecodeError) -> Settlement:
         """It is no task message: to the dead set. Whoever waits for the id that it may name is told."""
+        logger.error("A message of queue %s cannot be read and goes to the dead set: %s", delivery.queue, error)
+        self._send_refused(delivery.envelope, error)
         reason, headers = f"undecodable: {error}", unreadable(delivery.envelope).headers
         task_id = headers.get("id")
         if not isinstance(task_id, str) or not task_id:
@@ -122,9 +127,12 @@ class Aftermath:
         self._send_failure(request, error)
         return effects
 
-    def failed(self, request: Request, error: BaseException) -> Effects:
-        """The effects of a task that could not be run at all."""
-        return self._record(request, error, states.FAILURE)
+    def not_run(self, request: Request, outcome: Outcome) -> Effects:
+        """The effects of a task that the pool could not run, beside those that its outcome brings."""
+        error = InvalidTaskError(outcome.detail)
+        if outcome.state == states.REJECTED:  # by the runner, which could not make sense of the message
+            self._send_refused(request.delivery.envelope, error)
+        return NOTHING if outcome.records else self._record(request, error, states.FAILURE)
 
     def _retried(self, request: Request, error: BaseException, countdown: float) -> Effects:
         """The message once more, as its next retry, and the state RETRY."""
@@ -187,7 +195,19 @@ class Aftermath:
     def _send_revoked(self, request: Request, **facts: Any) -> None:
         if signals.task_revoked.receivers:
             said = {"terminated": False, "signum": None, "expired": False, **facts}
-            signals.task_revoked.send(sender=self.app.tasks.get(request.type), request=request, **said)
+            signals.task_revoked.send(
+                sender=self.app.tasks.get(request.type), request=self._context(request), **said
+            )
+
+    def _send_refused(self, envelope: bytes, error: BaseException, request: Request | None = None) -> None:
+        """Tell of a message that is run by nobody: its task is unknown here, or it is no task message."""
+        if isinstance(error, NotRegistered) and request is not None:
+            if signals.task_unknown.receivers:
+                signals.task_unknown.send(
+                    sender=self.sender, message=unreadable(envelope), exc=error, name=request.type, id=request.id
+                )
+        elif isinstance(error, InvalidTaskError | DecodeError) and signals.task_rejected.receivers:
+            signals.task_rejected.send(sender=self.sender, message=unreadable(envelope), exc=error)
 
     def _send_failure(self, request: Request, error: BaseException) -> None:
         if not signals.task_failure.receivers:

@@ -52,9 +52,9 @@ def boot(app_ref: str | bytes, hostname: str, options: ChildOptions) -> Runner:
     app.loader.init_worker()
     app.loader.init_worker_process()
     app.finalize()
-    signals.worker_process_init.send(sender=None)
+    signals.worker_process_init.send(sender=hostname)
     _leave_store(app)
-    return _closing(make_runner(app, hostname))
+    return _closing(make_runner(app, hostname), hostname)
 
 
 def _leave_store(app: Celery) -> None:
@@ -66,8 +66,8 @@ def _leave_store(app: Celery) -> None:
 def boot_here(app: Celery, hostname: str, *, process_signals: bool = True) -> Runner:
     """The runner of slots that share the worker's process, where everything is set up already."""
     if process_signals:
-        signals.worker_process_init.send(sender=None)
-        return _closing(make_runner(app, hostname))
+        signals.worker_process_init.send(sender=hostname)
+        return _closing(make_runner(app, hostname), hostname)
     return make_runner(app, hostname)
 
 
@@ -77,11 +77,11 @@ def child_boot(app: Celery, hostname: str, options: ChildOptions) -> Boot:
     return partial(boot, app_reference(app), hostname, msgspec.structs.replace(options, settings=settings))
 
 
-def _closing(runner: Runner) -> Runner:
+def _closing(runner: Runner, hostname: str) -> Runner:
     """*runner* with what is to be done when its slot ends: pools call `close` where a runner has it."""
 
     def close(exitcode: int = 0) -> None:
-        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=exitcode)
+        signals.worker_process_shutdown.send(sender=hostname, pid=os.getpid(), exitcode=exitcode)
 
     runner.close = close  # type: ignore[attr-defined]
     return runner

@@ -48,8 +48,8 @@ class Claimed:
         """Unix time at which it was handed to the pool."""
         self.worker_pid: int | None = None
         self.killed: Killed | None = None
-        self.signum: str | None = None
-        """The signal it was killed with."""
+        self.signum: int | None = None
+        """The number of the signal it was killed with."""
 
     def job(self) -> Job:
         """What the pool runs."""

@@ -91,9 +91,9 @@ class WorkController:
         self._mailbox: Mailbox | None = None
         self._asked_to_stop = threading.Event()
         self._stopped = threading.Event()
+        signals.worker_init.send(sender=self)
         self.on_after_init(**kwargs)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
-        signals.worker_init.send(sender=self)
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ def revoke(state: ControlState, task_id: Any, terminate: bool = False, signal: s
     if not terminate:
         logger.info("Tasks flagged as revoked: %s", ", ".join(sorted(ids)))
         return ok(f"tasks {ids} flagged as revoked")
-    killed = _kill(state, ids, name, number)
+    killed = _kill(state, ids, number)
     return ok(f"terminate: {', '.join(sorted(killed))}") if killed else ok("terminate: tasks unknown")
 
 
@@ -35,7 +35,7 @@ def terminate(state: ControlState, signal: str, task_id: Any, **kwargs: Any) -> 
     return revoke(state, task_id, terminate=True, signal=signal)
 
 
-def _kill(state: ControlState, ids: set[str], name: str, number: int) -> list[str]:
+def _kill(state: ControlState, ids: set[str], number: int) -> list[str]:
     """Send the signal to the processes that run these tasks; what waits in the pool is dropped there and then."""
 
     def kill() -> list[str]:
@@ -43,7 +43,7 @@ def _kill(state: ControlState, ids: set[str], name: str, number: int) -> list[st
         for request in state.inside():
             if request.id in ids:
                 logger.info("Terminating %s (%s)", request.id, number)
-                request.killed, request.signum = "revocation", name
+                request.killed, request.signum = "revocation", number
                 if not state.consumer.pool.kill(request.tag, number):
                     request.killed = None
                 killed.append(request.id)

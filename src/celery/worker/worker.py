@@ -38,12 +38,15 @@ class Worker(WorkController):
         if self._shutdown is not None and self._shutdown.restart:
             run_again()
 
-    def on_start(self) -> None:
+    def on_after_init(self, **kwargs: Any) -> None:
+        # Here, and not when it starts: receivers of `celeryd_after_setup` find logging set up.
         self.app.set_current()
         self.app.set_default()
+        self.setup_logging()
+
+    def on_start(self) -> None:
         if not self.quiet:
             self._write(str(colored(enabled=self._paints()).cyan(self.banner())))
-        self.setup_logging()
 
     def _paints(self) -> bool:
         """Whether the banner is coloured: as asked or configured, else if it goes to a terminal."""

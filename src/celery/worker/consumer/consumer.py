@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from celery import signals
 from celery.brokers.base import Broker, Verdict
 from celery.concurrency.base import Pool
-from celery.exceptions import BackendError, BrokerError, DecodeError, InvalidTaskError
+from celery.exceptions import BackendError, BrokerError, DecodeError
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.descriptors import POLLIN, pipe, read, write
 from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Outcome, Record, Settlement
 from celery.wire.protocol import peek
 from celery.worker import state
-from celery.worker.aftermath import NOTHING, Aftermath, Effects, unreadable
+from celery.worker.aftermath import NOTHING, Aftermath, Effects
 from celery.worker.banner import masked
 from celery.worker.claimed import Claimed as Request
 from celery.worker.claims import Claims
@@ -81,7 +81,7 @@ class Consumer:
         self.clock = clock
         self.broker = broker if broker is not None else app.broker_for_read()
         self.ledger = Ledger(self.broker, app.store)
-        self.aftermath = Aftermath(app, hostname, clock)
+        self.aftermath = Aftermath(app, hostname, clock, sender=self)
         self.stage: Stage = "run"
         self.source = Claims(queues, lambda names: self.broker.consumer(names, name=hostname, store=self.ledger.joined))
         self.held: deque[Request] = deque()
@@ -302,8 +302,8 @@ class Consumer:
             self._hand_back(request)
             return
         ours = self.aftermath.ended(request, ending) if ending.error is not None else NOTHING
-        if outcome.internal and not outcome.records:
-            ours = self.aftermath.failed(request, InvalidTaskError(outcome.detail))
+        if outcome.internal:
+            ours = self.aftermath.not_run(request, outcome)
         theirs = Effects(outcome.records, outcome.messages, outcome.arrivals) if ending.effects else NOTHING
         effects = [*map(add, theirs, ours)]
         self.endings.waiting.append(Settlement(request.delivery, ending.verb, 0.0, ending.reason, *effects))
@@ -358,7 +358,7 @@ class Consumer:
             try:
                 head = peek(delivery.envelope)
             except DecodeError as error:
-                self._refuse_undecodable(delivery, error)
+                self.endings.waiting.append(self.aftermath.undecodable(delivery, error))
                 continue
             facts = facts_of(head.task)
             revoked = bool(state.revoked) and head.id in state.revoked
@@ -377,21 +377,7 @@ class Consumer:
             elif isinstance(verdict, Drop):
                 self.endings.waiting.append(self.aftermath.dropped(request, verdict.reason))
             elif isinstance(verdict, Dead | Lost):
-                self._refuse(request, verdict, known=facts is not None)
-
-    def _refuse(self, request: Request, verdict: Dead | Lost, *, known: bool) -> None:
-        if not known and signals.task_unknown.receivers:
-            message = unreadable(request.delivery.envelope)
-            signals.task_unknown.send(sender=self, message=message, exc=verdict.error, name=request.type, id=request.id)
-        elif isinstance(verdict.error, InvalidTaskError) and signals.task_rejected.receivers:
-            signals.task_rejected.send(sender=self, message=unreadable(request.delivery.envelope), exc=verdict.error)
-        self.endings.waiting.append(self.aftermath.refused(request, verdict))
-
-    def _refuse_undecodable(self, delivery: Delivery, error: DecodeError) -> None:
-        logger.error("A message of queue %s cannot be read and goes to the dead set: %s", delivery.queue, error)
-        if signals.task_rejected.receivers:
-            signals.task_rejected.send(sender=self, message=unreadable(delivery.envelope), exc=error)
-        self.endings.waiting.append(self.aftermath.undecodable(delivery, error))
+                self.endings.waiting.append(self.aftermath.refused(request, verdict))
 
     def _advance(self) -> None:
         """Commit what has ended and start what the pool takes next; in one step, where there is both."""
