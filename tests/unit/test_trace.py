@@ -482,7 +482,7 @@ def test_a_handler_that_raises_is_an_internal_error(
         def on_failure(self, *args: Any) -> None:
             raise LookupError("handler")
 
-    outcome = run(app, app.task(boom, name="t", base=Bad))
+    outcome = run(app, app.task(lambda: 1 / 0, name="t", base=Bad))
 
     assert (outcome.internal, outcome.state) == (True, states.FAILURE)
     assert [record.state for record in outcome.records] == [states.FAILURE]
