@@ -195,9 +195,7 @@ class Aftermath:
     def _send_revoked(self, request: Request, **facts: Any) -> None:
         if signals.task_revoked.receivers:
             said = {"terminated": False, "signum": None, "expired": False, **facts}
-            signals.task_revoked.send(
-                sender=self.app.tasks.get(request.type), request=self._context(request), **said
-            )
+            signals.task_revoked.send(sender=self.app.tasks.get(request.type), request=self._context(request), **said)
 
     def _send_refused(self, envelope: bytes, error: BaseException, request: Request | None = None) -> None:
         """Tell of a message that is run by nobody: its task is unknown here, or it is no task message."""
