@@ -73,13 +73,7 @@ def send_task(
         app.connections.publish(producer, draft, options)
     else:
         app.publisher.publish((amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy"))
-    if after_task_publish.receivers:
-        address = draft.address
-        after_task_publish.send(
-            sender=name, body=draft.body, headers=draft.headers or draft.body, exchange=address.exchange,
-            routing_key=address.routing_key,
-        )  # fmt: skip
-    if task_sent.receivers:
+    if after_task_publish.receivers or task_sent.receivers:
         _tell_sent(draft, args, kwargs, options)
     result: AsyncResult[Any] = (result_cls or app.AsyncResult)(task_id)
     if ignored:
@@ -90,7 +84,12 @@ def send_task(
 
 
 def _tell_sent(draft: Draft, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
-    """Send `task_sent`, which `after_task_publish` replaced long ago."""
+    """Send `after_task_publish`, and `task_sent`, which it replaced long ago."""
+    address = draft.address
+    after_task_publish.send(
+        sender=draft.name, body=draft.body, headers=draft.headers or draft.body, exchange=address.exchange,
+        routing_key=address.routing_key,
+    )  # fmt: skip
     fields = draft.headers if "task" in draft.headers else draft.body  # of protocol 2, of protocol 1
     task_sent.send(
         sender=draft.name, task_id=options["task_id"], task=draft.name, args=args, kwargs=kwargs, eta=fields["eta"],
