@@ -135,3 +135,6 @@ class Connections:
             retry_policy={**(conf.task_publish_retry_policy or {}), **(options.get("retry_policy") or {})},
             **given,
         )
+        if conf.task_send_sent_event:
+            message = self.app.amqp.encode(draft)
+            self.app.events.announce((message,), eventer=options.get("event_dispatcher"), producer=producer)

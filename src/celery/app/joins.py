@@ -47,6 +47,7 @@ def add_chord_join_task(app: Celery) -> Any:
     @app.task(
         bind=True, name=JOIN, shared=False, lazy=False, acks_late=True, acks_on_failure_or_timeout=True,
         reject_on_worker_lost=True, ignore_result=True, track_started=False, time_limit=LIMIT, soft_time_limit=LIMIT,
+        send_events=False,
     )  # fmt: skip
     def chord_join(self: Any, group_id: str, body: Any) -> None:
         Join(app, self.request, group_id, body).run()

@@ -24,6 +24,13 @@ class LamportClock:
             self.value += 1
             return self.value
 
+    def forward_by(self, count: int) -> int:
+        """*count* things happen here, one after the other; the value of the first."""
+        with self._lock:
+            first = self.value + 1
+            self.value += count
+            return first
+
     def __str__(self) -> str:
         return str(self.value)
 

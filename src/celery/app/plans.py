@@ -306,7 +306,7 @@ def _is_ordinary(amqp: AMQP, app: Celery) -> bool:
         type(amqp) is AMQP
         and app.send_task == app._send_task
         and type(app).thread_oid is Parts.thread_oid
-        and not (conf.task_always_eager or conf.task_send_sent_event or conf.task_protocol == 1)
+        and not (conf.task_always_eager or conf.task_protocol == 1)
         and (not amqp.routes or (type(amqp.router) is Router and amqp.router.by_name_only))
     )
 

@@ -53,12 +53,18 @@ class Publisher:
         self._lock = threading.Lock()
 
     def publish(
-        self, messages: Sequence[Outgoing], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Outgoing],
+        *,
+        retry: bool | None = None,
+        policy: Mapping[str, Any] | None = None,
+        eventer: Any = None,
     ) -> None:
         """Hand *messages* to the broker, or to the outbox that is open here.
 
         Tries again as `task_publish_retry` and `task_publish_retry_policy` say, for `broker_publish_timeout` seconds
-        in all; then raises kombu's `OperationalError`.
+        in all; then raises kombu's `OperationalError`.  With `task_send_sent_event` events tell of what was sent, by
+        *eventer* if a dispatcher is given.
         """
         outbox = self._outbox.get()
         if outbox is not None and outbox.take(messages):
@@ -68,6 +74,9 @@ class Publisher:
             self.app.broker.publish(messages)
         except BrokerError as error:
             self._try_again(lambda: self.app.broker.publish(messages), error, began, retry=retry, policy=policy)
+        settings = self.app._settings
+        if settings is not None and settings.task_send_sent_event:
+            self.app.events.announce(messages, eventer=eventer)
 
     def insist(
         self, call: Callable[[], Any], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None

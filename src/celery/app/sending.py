@@ -72,7 +72,10 @@ def send_task(
     if producer is not None and app.connections.is_foreign(producer):
         app.connections.publish(producer, draft, options)
     else:
-        app.publisher.publish((amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy"))
+        app.publisher.publish(
+            (amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy"),
+            eventer=options.get("event_dispatcher"),
+        )  # fmt: skip
     if after_task_publish.receivers or task_sent.receivers:
         _tell_sent(draft, args, kwargs, options)
     result: AsyncResult[Any] = (result_cls or app.AsyncResult)(task_id)

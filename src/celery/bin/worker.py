@@ -209,16 +209,28 @@ def _later(what: str) -> Any:
     "-I", "--include", cls=CeleryOption, type=COMMA_SEPARATED_LIST, help_group=QUEUE, help="More modules to import."
 )
 @click.option(
-    "--without-gossip", cls=CeleryOption, is_flag=True, help_group=FEATURES, help="Accepted for Celery's sake."
+    "--gossip/--without-gossip",
+    cls=CeleryOption,
+    default=None,
+    help_group=FEATURES,
+    help="Listen to the heartbeats of other workers, and take part in elections.",
 )
 @click.option(
-    "--without-mingle", cls=CeleryOption, is_flag=True, help_group=FEATURES, help="Accepted for Celery's sake."
+    "--mingle/--without-mingle",
+    cls=CeleryOption,
+    default=None,
+    help_group=FEATURES,
+    help="At the start ask other workers for their revocations, which takes a second.",
 )
 @click.option(
     "--without-heartbeat", cls=CeleryOption, is_flag=True, help_group=FEATURES, help="Send no heartbeat events."
 )
 @click.option(
-    "--heartbeat-interval", cls=CeleryOption, type=int, help_group=FEATURES, help="Seconds between heartbeat events."
+    "--heartbeat-interval",
+    cls=CeleryOption,
+    type=click.FloatRange(min=0, min_open=True),
+    help_group=FEATURES,
+    help="Seconds between heartbeat events, 2 by default.",
 )
 @click.option(
     "--autoscale",
@@ -271,7 +283,7 @@ def worker(
     waiting = Waiting.of_environment()
     with waiting.hearing():
         become(uid, gid, umask)
-        for unused in ("beat", "schedule_filename", "scheduler", "autoscale", "without_gossip", "without_mingle"):
+        for unused in ("beat", "schedule_filename", "scheduler", "autoscale"):
             options.pop(unused)
         made = _make(
             ctx,

@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery.app.backends import make_broker
+from celery.brokers.base import Bus
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
-    from celery.brokers.base import Bus
 
 
 def bus_of(app: Celery, connection: Any = None, *, read: bool = False) -> Bus:
     """The bus of the broker of *app*, or of the one that *connection* leads to: kombu's, or a channel of it.
 
+    A bus in place of a connection is that bus.
+
     *read*: of the two brokers that an app may have, the one that is read from.  Does not connect.
     """
+    if isinstance(connection, Bus):
+        return connection
     uri = _uri(connection)
     if uri is not None and uri not in _own_uris(app):
         return make_broker(app, uri).bus()

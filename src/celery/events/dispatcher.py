@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from celery._state import app_or_default
@@ -161,6 +161,11 @@ class EventDispatcher:
         """
         event = self._prepare_event(type, fields, blind, Event)
         self._publish(event, producer, routing_key_of(type), **kwargs)
+
+    def publish_all(self, type: str, fields: Sequence[Mapping[str, Any]], producer: Any = None, **kwargs: Any) -> None:
+        """Send several events of one type as one list. Otherwise as `publish`."""
+        events = [self._prepare_event(type, each) for each in fields]
+        self._publish(events, producer, f"{group_from(type)}.multi", **kwargs)
 
     def _prepare_event(
         self,

@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from celery._state import app_or_default
+from celery.brokers.base import Slot
 from celery.events.buses import bus_of, client_of
 from celery.exceptions import BrokerError, DecodeError
 from celery.utils import uuid
@@ -121,7 +122,10 @@ class EventReceiver:
         **kwargs: Any,
     ) -> Iterator[None]:
         """What `itercapture` does; *kwargs* are handed to `on_consume_ready`."""
-        with self._bus().subscribe([self._topic()]) as subscription:
+        slot = Slot(
+            self.queue_name, bool(self.queue_exclusive), bool(self.queue_durable), self.queue_expires, self.queue_ttl
+        )
+        with self._bus().subscribe([self._topic()], slot) as subscription:
             self._subscription = subscription
             self.on_consume_ready(self.connection, self.channel, [self], **kwargs)
             count, heard = 0, _time.monotonic()

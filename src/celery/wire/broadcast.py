@@ -47,15 +47,28 @@ def encode(
     Raises `EncodeError` for a body that contains itself, and where there is no such serializer.
     """
     try:
-        content_type, content_encoding, data = dumps(body, serializer)
+        content = dumps(body, serializer)
     except EncodeError:
-        content_type, content_encoding, data = dumps(_plain_or_refuse(body), serializer)
+        content = dumps(_plain_or_refuse(body), serializer)
+    return seal(content, exchange=exchange, routing_key=routing_key, headers=headers, delivery_mode=delivery_mode)
+
+
+def seal(
+    content: tuple[str, str, bytes],
+    *,
+    exchange: str,
+    routing_key: str = "",
+    headers: Mapping[str, Any] | None = None,
+    delivery_mode: int = TRANSIENT,
+) -> bytes:
+    """The envelope of a body that is serialised already: *content* is type, encoding and bytes, as of `dumps`."""
     properties = {
         "delivery_mode": delivery_mode,
         "delivery_info": {"exchange": exchange, "routing_key": routing_key},
         "priority": 0,
         "delivery_tag": uuid(),
     }
+    content_type, content_encoding, data = content
     return encode_envelope(Message(dict(headers or {}), properties, data, content_type, content_encoding))
 
 

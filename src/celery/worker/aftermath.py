@@ -34,6 +34,7 @@ from celery.worker.decisions import Dead, Ending, Facts, Lost, Reason, revocatio
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
+    from celery.worker.reports import Reports
 
 logger = get_logger("celery.worker.request")
 
@@ -58,6 +59,7 @@ class Aftermath:
         self.hostname = hostname
         self.sender = sender
         """Who signals about messages that are no task's come from."""
+        self.reports: Reports | None = None
         self._accept = accept_types(app.conf.accept_content)
 
     def started(self, request: Request, pid: int) -> Record | None:
@@ -72,6 +74,8 @@ class Aftermath:
     def dropped(self, request: Request, reason: Reason, *, terminated: bool = False, signum: Any = None) -> Settlement:
         """Nobody wants the task any more: it ends as REVOKED."""
         logger.info("Discarding revoked task: %s", request)
+        if self.reports is not None:
+            self.reports.revoked(request, expired=reason == "expired")
         effects = self._record(request, revocation(reason), states.REVOKED)
         self._send_revoked(request, expired=reason == "expired", terminated=terminated, signum=signum)
         return Settlement(request.delivery, **effects._asdict())
@@ -89,6 +93,8 @@ class Aftermath:
             )
         else:
             logger.error("Task %s ends as a failure without being run: %s", request, reason)
+        if self.reports is not None:
+            self.reports.failed(request, verdict.error)
         effects = self._record(request, verdict.error, states.FAILURE)
         if isinstance(verdict, Dead):
             return Settlement(request.delivery, "dead", reason=verdict.reason, **effects._asdict())

@@ -33,6 +33,8 @@ from celery.worker.endings import ask_store
 from celery.worker.facts import FactsTable
 from celery.worker.leases import LeaseKeeper
 from celery.worker.mailbox import Mailbox
+from celery.worker.mingle import mingle
+from celery.worker.monitoring import Monitoring
 from celery.worker.options import WorkerOptions, complete
 from celery.worker.shutdown import Shutdown
 
@@ -89,6 +91,7 @@ class WorkController:
         self._early: str | None = None
         self._keeper: LeaseKeeper | None = None
         self._mailbox: Mailbox | None = None
+        self._monitoring: Monitoring | None = None
         self._asked_to_stop = threading.Event()
         self._stopped = threading.Event()
         signals.worker_init.send(sender=self)
@@ -194,11 +197,21 @@ class WorkController:
             store=self.app.store,
         )
         self._keeper.start()
+        # What is to be known before the first claim, from workers that keep it in their memory.
+        if self.options.mingle and broker.can.fanout:
+            mingle(self.app, self.hostname)
+        # From the first task on monitors are told. Before the commands that turn it on and off.
+        if broker.can.fanout:
+            self._monitoring = Monitoring(self.app, self.hostname, self.consumer, self.options)
+            self._monitoring.start()
         # Commands last: everything they ask about is there.
         if self.app.conf.worker_enable_remote_control and broker.can.fanout:
             control = ControlState(self.app, self.hostname, self.consumer, self)
             self._mailbox = Mailbox(control, Panel)
             self._mailbox.start()
+        # Who hears that this worker is there may ask it something.
+        if self._monitoring is not None:
+            self._monitoring.announce()
 
     def _connect(self) -> None:
         """Reach the broker and the result store; try again for as often as the settings say, if that may help."""
@@ -244,6 +257,9 @@ class WorkController:
             self.consumer.close()
         if self._keeper is not None:
             self._keeper.stop()
+        # When nothing more can happen to its tasks, a worker is offline.
+        if self._monitoring is not None:
+            self._monitoring.stop()
         if self._shutdown is not None:
             self._shutdown.uninstall()
         if self.pidlock is not None:

@@ -46,6 +46,8 @@ class Facts(msgspec.Struct, frozen=True):
     hard: float | None = None
     max_deliveries: int = 5
     """A message whose runs end with the death of its process is run at most this often."""
+    send_events: bool = True
+    """Monitors are told of it."""
 
 
 # --- before a run -----------------------------------------------------------------------------------------------------

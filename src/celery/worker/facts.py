@@ -49,6 +49,7 @@ class FactsTable:
             soft=self._soft if soft is None else float(soft),
             hard=self._hard if hard is None else float(hard),
             max_deliveries=self._max_deliveries,
+            send_events=bool(task.send_events),
         )
 
 

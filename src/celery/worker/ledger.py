@@ -7,13 +7,13 @@ parts, follow-ups carry their task ids), so a crash in between repeats work but 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from celery.backends.store import Store, messages_of
 from celery.brokers.base import Broker, Consumer, Verdict
-from celery.wire.message import Delivery, Record, Settlement
+from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
 
 class Ledger:
@@ -26,6 +26,8 @@ class Ledger:
         self.stale = 0
         """Settlements and results that were refused because another execution of the message came first."""
         self.committed = 0
+        self.on_sent: Callable[[Sequence[Outgoing]], None] | None = None
+        """Called with the messages of tasks once the broker has them."""
 
     @property
     def joined(self) -> Store | None:
@@ -70,11 +72,20 @@ class Ledger:
 
     def _refused(self, settlements: Sequence[Settlement], applied: Sequence[bool]) -> list[Settlement]:
         self.committed += len(settlements)
+        if self.on_sent is not None:
+            self._tell(settlements, applied)
         if all(applied):
             return []
         refused = [settlement for settlement, kept in zip(settlements, applied, strict=True) if not kept]
         self.stale += len(refused)
         return refused
+
+    def _tell(self, settlements: Sequence[Settlement], applied: Sequence[bool]) -> None:
+        messages = [
+            m for settlement, kept in zip(settlements, applied, strict=True) if kept for m in settlement.messages
+        ]
+        if messages and self.on_sent is not None:
+            self.on_sent(messages)
 
     def _store_effects(self, settlements: Sequence[Settlement]) -> list[Settlement]:
         records = [record for settlement in settlements for record in settlement.records]
@@ -86,6 +97,8 @@ class Ledger:
             messages += messages_of(arrivals, self.store.arrive(arrivals))
         if messages:
             self.broker.publish(messages)
+            if self.on_sent is not None:
+                self.on_sent(messages)
         if not (records or arrivals or messages):
             return settlements if isinstance(settlements, list) else list(settlements)
         return [msgspec.structs.replace(s, records=(), messages=(), arrivals=()) for s in settlements]

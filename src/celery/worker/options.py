@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from celery.app.base import Celery
 
 WINDOW = 64
+HEARTBEAT = 2.0
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 LATER: Mapping[str, str] = {
     "autoscale": "--autoscale",
@@ -40,6 +41,10 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     soft_shutdown_timeout: float
     soft_shutdown_on_idle: bool
     task_events: bool
+    heartbeat: float | None
+    """Seconds between two heartbeats; None: none are sent."""
+    gossip: bool
+    mingle: bool
     purge: bool
     pidfile: str | None
     statedb: str | None
@@ -86,6 +91,9 @@ def complete(app: Celery, given: Mapping[str, Any]) -> WorkerOptions:
         soft_shutdown_timeout=float(conf.worker_soft_shutdown_timeout or 0.0),
         soft_shutdown_on_idle=bool(conf.worker_enable_soft_shutdown_on_idle),
         task_events=bool(either("task_events", "worker_send_task_events")),
+        heartbeat=None if given.get("without_heartbeat") else float(given.get("heartbeat_interval") or HEARTBEAT),
+        gossip=bool(either("gossip", "worker_enable_gossip")) and not given.get("without_gossip"),
+        mingle=bool(either("mingle", "worker_enable_mingle")) and not given.get("without_mingle"),
         purge=bool(given.get("purge") or given.get("discard")),
         pidfile=given.get("pidfile"),
         statedb=either("statedb", "worker_state_db"),

@@ -56,8 +56,6 @@ class Worker(WorkController):
     def on_consumer_ready(self, consumer: Consumer) -> None:
         if self._advice:
             logger.warning("%s", self._advice)
-        if self.options.task_events:
-            logger.warning("Task events are not sent in this version of Celeriac: -E changes nothing.")
 
     def setup_logging(self, colorize: bool | None = None) -> Any:
         """Log as the options and settings say. Before the pool starts: children take it from the environment."""

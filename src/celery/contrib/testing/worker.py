@@ -124,6 +124,7 @@ def _start_worker_thread(
         concurrency=concurrency,
         loglevel=loglevel,
         logfile=logfile,
+        without_heartbeat=kwargs.pop("without_heartbeat", True),
         **kwargs,
     )
     thread = threading.Thread(target=worker.start, name="celery-test-worker", daemon=True)

@@ -45,6 +45,8 @@ from celery.worker.prefetch import PATIENCE, Prefetch
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
+    from celery.worker.monitoring import Monitoring
+    from celery.worker.reports import Reports
 
 logger = get_logger("celery.worker.consumer")
 T = TypeVar("T")
@@ -89,6 +91,10 @@ class Consumer:
         self.inside: dict[int, Request] = {}
         """Handed to the pool."""
         self.endings = Endings(self.source, self.ledger, self.aftermath, facts, hostname)
+        self.reports: Reports | None = None
+        """Takes notes of what becomes of tasks; None while nobody is told."""
+        self.monitoring: Monitoring | None = None
+        self.event_dispatcher: Any = None
         self._numbers = itertools.count(1)
         self._calls: deque[Callable[[], Any]] = deque()
         self._inbox, self._outbox = pipe()
@@ -149,6 +155,10 @@ class Consumer:
     def renew(self) -> bool:
         """Keep the lease. Any thread."""
         return self.source.renew()
+
+    def report_to(self, reports: Reports | None) -> None:
+        """Tell *reports*, or nobody, what becomes of tasks from now on. Any thread."""
+        self.reports = self.aftermath.reports = reports
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -272,7 +282,7 @@ class Consumer:
             self._settle_all(outcomes)
 
     def _settle_all(self, outcomes: Sequence[Outcome]) -> None:
-        inside, unsettled = self.inside, self.endings.waiting
+        inside, unsettled, reports = self.inside, self.endings.waiting, self.reports
         total = 0.0
         for outcome in outcomes:
             request = inside.pop(outcome.tag, None)
@@ -283,6 +293,8 @@ class Consumer:
                 unsettled.append(
                     Settlement(request.delivery, "done", 0.0, "", outcome.records, outcome.messages, outcome.arrivals)
                 )
+                if reports is not None:
+                    reports.succeeded(request, outcome)
             else:
                 self._end(request, outcome)
         if outcomes:
@@ -301,6 +313,8 @@ class Consumer:
         if ending.verb == "again":
             self._hand_back(request)
             return
+        if self.reports is not None:
+            self.reports.ended(request, outcome, ending)
         ours = self.aftermath.ended(request, ending) if ending.error is not None else NOTHING
         if outcome.internal:
             ours = self.aftermath.not_run(request, outcome)
@@ -353,7 +367,7 @@ class Consumer:
         """Claimed messages become requests that wait for the pool, or end here."""
         now = self.clock.time()
         facts_of, numbers, hostname, held = self.facts.get, self._numbers, self.hostname, self.held
-        tell, zone = logger.isEnabledFor(logging.INFO), self.app.timezone
+        tell, zone, reports = logger.isEnabledFor(logging.INFO), self.app.timezone, self.reports
         for delivery in deliveries:
             try:
                 head = peek(delivery.envelope)
@@ -372,6 +386,8 @@ class Consumer:
                     logger.info("Task %s received", request)
                 if signals.task_received.receivers:
                     signals.task_received.send(sender=self, request=request)
+                if reports is not None:
+                    reports.received(request)
             elif isinstance(verdict, Delay):
                 self.endings.waiting.append(Settlement(delivery, "requeue", max(0.0, verdict.due - now)))
             elif isinstance(verdict, Drop):
@@ -417,7 +433,7 @@ class Consumer:
     def _submit(self, batch: Sequence[Request], verdicts: Sequence[Verdict]) -> None:
         """Hand to the pool what may run."""
         now = self.clock.time()
-        inside, counts = self.inside, state.total_count
+        inside, counts, reports = self.inside, state.total_count, self.reports
         jobs = []
         for request, verdict in zip(batch, verdicts, strict=True):
             if verdict == "ok":
@@ -425,6 +441,8 @@ class Consumer:
                 inside[request.tag] = request
                 counts[request.head.task] += 1
                 jobs.append(request.job())
+                if reports is not None:
+                    reports.started(request)
             elif verdict == "revoked":
                 self.endings.waiting.append(self.aftermath.dropped(request, "revoked"))
         if len(jobs) < len(batch) and "lost" in verdicts:
