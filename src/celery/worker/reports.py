@@ -17,7 +17,6 @@ import msgspec
 from celery.app.einfo import ExceptionInfo
 from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import NotRegistered, TaskRevokedError
-from celery.platforms import signals
 from celery.states import FAILURE, REJECTED, RETRY, REVOKED
 from celery.utils.saferepr import saferepr
 from celery.utils.time import utcoffset
@@ -170,8 +169,7 @@ class Reports:
         self._raised(request, "task-failed", error)
 
     def revoked(self, request: Claimed, *, terminated: bool = False, expired: bool = False) -> None:
-        signum = _number(request.signum) if terminated and request.signum else None
-        self._note((REVOKED_, request, (terminated, signum, expired), time()))
+        self._note((REVOKED_, request, (terminated, request.signum if terminated else None, expired), time()))
 
     def cancelled(self, request: Claimed) -> None:
         """It was ended by this worker, and will be run again."""
@@ -226,10 +224,6 @@ class Reports:
             for common in ("hostname", "utcoffset", "pid", "clock"):
                 del fields[common]
             self.dispatcher.send(fields.pop("type"), **fields)
-
-
-def _number(signal: str) -> int:
-    return int(signal) if signal.isdecimal() else signals.signum(signal.upper())
 
 
 def _sends_as_ours(cls: type[EventDispatcher]) -> bool:
