@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from celery.app.control import flatten_reply
 from celery.bin.base import (
     COMMA_SEPARATED_LIST,
     CeleryCommand,
@@ -21,6 +22,7 @@ from celery.bin.base import (
 from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
 from celery.worker.control import Panel
 
+NOBODY = "No nodes replied within time constraint"
 HEADING = "Remote Control Options"
 
 TIMEOUT = click.option(
@@ -65,45 +67,51 @@ def _listing(kind: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-def _check(ctx: click.Context, action: str, kind: str) -> Any:
-    meta = Panel.meta.get(action)
-    if meta is None or meta.type != kind:
+def _find(ctx: click.Context, action: str, kind: str) -> tuple[str, Any]:
+    """The name of the command *action*, which may be an alias, and what is known of it."""
+    named = (name for name, meta in Panel.meta.items() if action in {name, meta.alias} and meta.type == kind)
+    name = next(named, None)
+    if name is None:
         names = ", ".join(sorted(name for name, meta in Panel.meta.items() if _is_shown(meta, kind)))
         raise click.UsageError(f"Command {action} not recognized. Available {kind} commands: {names}", ctx)
-    return meta
+    return name, Panel.meta[name]
 
 
-def _arguments(meta: Any, words: Sequence[str], ctx: click.Context) -> dict[str, Any]:
+def _arguments(name: str, meta: Any, words: Sequence[str], ctx: click.Context) -> dict[str, Any]:
     """The words of the command line as the arguments that the command declares."""
     declared = list(meta.args or ())
     arguments: dict[str, Any] = {}
-    for (name, convert), word in zip(declared, words, strict=False):
+    for (argument, convert), word in zip(declared, words, strict=False):
         try:
-            arguments[name] = convert(word) if convert is not None else word
+            arguments[argument] = convert(word) if convert is not None else word
         except (TypeError, ValueError):
-            raise click.UsageError(f"{name} cannot be {word!r}. Usage: {_usage(ctx.params['action'])}", ctx) from None
+            raise click.UsageError(f"{argument} cannot be {word!r}. Usage: {_usage(name)}", ctx) from None
     rest = list(words[len(declared) :])
     missing = (meta.signature or "").count("<") > len(words) or (meta.type == "control" and meta.variadic and not rest)
     if missing:
-        raise click.UsageError(f"Too few arguments. Usage: {_usage(ctx.params['action'])}", ctx)
+        raise click.UsageError(f"Too few arguments. Usage: {_usage(name)}", ctx)
     if meta.variadic:
         arguments[meta.variadic] = rest
     elif rest:
-        raise click.UsageError(f"Too many arguments: {' '.join(rest)}. Usage: {_usage(ctx.params['action'])}", ctx)
+        raise click.UsageError(f"Too many arguments: {' '.join(rest)}. Usage: {_usage(name)}", ctx)
     return arguments
 
 
-def _tell(context: CLIContext, as_json: bool, show_body: bool, replies: dict[str, Any] | None) -> None:
-    """Print what the nodes said; nobody is an error of its own."""
+def _tell(context: CLIContext, as_json: bool, replies: dict[str, Any] | None, *, show_body: bool = True) -> None:
+    """Print what the nodes said and how many there are; nobody is an error of its own."""
     if not replies:
-        raise CommandError("No nodes replied within time constraint", EX_UNAVAILABLE)
+        raise CommandError(NOBODY, EX_UNAVAILABLE)
     if as_json:
         context.echo(json.dumps(replies, default=repr))
         return
+    _tell_each(context, replies, show_body)
+    context.echo(f"\n{len(replies)} {'node' if len(replies) == 1 else 'nodes'} online.")
+
+
+def _tell_each(context: CLIContext, replies: dict[str, Any], show_body: bool = True) -> None:
     for node, reply in sorted(replies.items()):
         status, body = context.pretty(reply)
         context.say_chat("->", f"{node}: {status}", body, show_body=show_body)
-    context.echo(f"\n{len(replies)} {'node' if len(replies) == 1 else 'nodes'} online.")
 
 
 def _refused(replies: dict[str, Any]) -> bool:
@@ -120,7 +128,7 @@ def _refused(replies: dict[str, Any]) -> bool:
 def status(ctx: click.Context, timeout: float, destination: list[str] | None, as_json: bool) -> None:
     """Show the workers that are online."""
     replies = ctx.obj.app.control.inspect(timeout=timeout, destination=destination).ping()
-    _tell(ctx.obj, as_json, False, replies)
+    _tell(ctx.obj, as_json, replies, show_body=False)
 
 
 @click.command(cls=CeleryCommand)
@@ -141,10 +149,10 @@ def inspect(
     as_json: bool,
 ) -> None:
     """Ask the workers COMMAND."""
-    meta = _check(ctx, action, "inspect")
-    arguments = _arguments(meta, words, ctx)
+    action, meta = _find(ctx, action, "inspect")
+    arguments = _arguments(action, meta, words, ctx)
     inspector = ctx.obj.app.control.inspect(timeout=max(timeout, meta.default_timeout or 0), destination=destination)
-    _tell(ctx.obj, as_json, True, inspector._request(action, **arguments))
+    _tell(ctx.obj, as_json, inspector._request(action, **arguments))
 
 
 @click.command(cls=CeleryCommand)
@@ -165,12 +173,18 @@ def control(
     as_json: bool,
 ) -> None:
     """Tell the workers COMMAND."""
-    meta = _check(ctx, action, "control")
-    arguments = _arguments(meta, words, ctx)
+    action, meta = _find(ctx, action, "control")
+    arguments = _arguments(action, meta, words, ctx)
+    timeout = max(timeout, meta.default_timeout or 0)
     replies = ctx.obj.app.control.broadcast(
         action, timeout=timeout, destination=destination, reply=True, arguments=arguments
     )
-    said = {node: what for reply in replies or () for node, what in reply.items()}
-    _tell(ctx.obj, as_json, True, said)
+    if not replies:
+        raise CommandError(NOBODY, EX_UNAVAILABLE)
+    said = flatten_reply(replies)
+    if as_json:
+        ctx.obj.echo(json.dumps(replies, default=repr))
+    else:
+        _tell_each(ctx.obj, said)
     if _refused(said):
         ctx.exit(EX_FAILURE)

@@ -22,6 +22,8 @@ class Prefetch:
 
     def __init__(self, multiplier: int, *, disabled: bool = False) -> None:
         self.multiplier = multiplier
+        self.extra = 0
+        """Messages more (or fewer) than the multiplier says: what remote control has added."""
         self.disabled = disabled
         self.mean: float | None = None
         self.stalled = False
@@ -40,11 +42,17 @@ class Prefetch:
         """Something held has waited for longer than `PATIENCE`: hold only what can run, until a task ends."""
         self.stalled = True
 
+    def begin(self, slots: int) -> int:
+        """How many messages are held with *slots* while nothing is known of their durations."""
+        if self.multiplier <= 0:
+            return MOST
+        return max(slots, self.multiplier * slots + self.extra)
+
     def target(self, slots: int) -> int:
         """How many messages to hold with *slots* that run one each."""
         if self.disabled or self.stalled:
             return slots
-        begin = self.multiplier * slots if self.multiplier > 0 else MOST
+        begin = self.begin(slots)
         mean = self.mean
         if mean is None:
             return max(slots, min(begin, MOST))

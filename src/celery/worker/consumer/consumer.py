@@ -42,6 +42,7 @@ from celery.worker.endings import Endings, some
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
 from celery.worker.prefetch import PATIENCE, Prefetch
+from celery.worker.qos import QoS
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -79,6 +80,7 @@ class Consumer:
         self.hostname = hostname
         self.facts = facts
         self.prefetch = prefetch
+        self.qos = QoS(prefetch, pool)
         self.cancel_on_loss = cancel_on_loss
         self.clock = clock
         self.broker = broker if broker is not None else app.broker_for_read()
