@@ -78,6 +78,15 @@ class Party:
         assert done.returncode == 0, f"{self.name}: {done.stderr}"
         return done.stdout.strip()
 
+    def celery(self, *words: str, code: int = 0, timeout: float = 60) -> str:
+        """What the command line of this kind prints for the application; it must end with *code*."""
+        command = [self.python, "-m", "celery", "-A", self.file.stem, *words]
+        done = subprocess.run(
+            command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert done.returncode == code, f"{self.name}: celery {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
     def worker(self, *arguments: str, concurrency: int = 2) -> subprocess.Popen[bytes]:
         """A worker that consumes when this returns."""
         command = [self.python, "-m", "celery", "-A", self.file.stem, "worker", "-l", "INFO", "-c", str(concurrency)]

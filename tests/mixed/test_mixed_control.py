@@ -1,0 +1,113 @@
+"""Remote control between both kinds of Celery on one Redis server: who asks and who answers does not matter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mixed.conftest import Mixed
+from rig.original import Party
+from rig.redis import RedisServer
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+OURS, THEIRS = "ours@host", "theirs@host"
+BOTH = f"{OURS},{THEIRS}"
+ASK = """
+import json
+found = {}
+inspect = app.control.inspect(["ours@host", "theirs@host"], timeout=10)
+for name in ("ping", "active", "reserved", "scheduled", "revoked", "registered", "active_queues", "stats", "conf",
+             "clock", "report"):
+    found[name] = getattr(inspect, name)()
+found["query_task"] = inspect.query_task("nobody")
+found["hello"] = inspect.hello("somebody@host", {})
+found["glob"] = app.control.ping(pattern="our*", matcher="glob", timeout=10, limit=1)
+found["pcre"] = app.control.ping(pattern="the.rs@", matcher="pcre", timeout=10, limit=1)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def fleet(mixed: Mixed) -> Mixed:
+    """A worker of each kind."""
+    for party in (mixed.ours, mixed.theirs):
+        party.worker("-n", f"{party.name}@host", "--without-mingle", concurrency=1)
+    return mixed
+
+
+def roles(mixed: Mixed, asker: str) -> tuple[Party, str, Party]:
+    """Who asks, and the node and the party of the other kind."""
+    if asker == "ours":
+        return mixed.ours, THEIRS, mixed.theirs
+    return mixed.theirs, OURS, mixed.ours
+
+
+@pytest.mark.parametrize("asker", ["ours", "theirs"])
+def test_both_kinds_answer_alike(fleet: Mixed, asker: str, redis_server: RedisServer) -> None:
+    party = roles(fleet, asker)[0]
+    found = json.loads(party.run(ASK).splitlines()[-1])
+    pong = {"ok": "pong"}
+    assert found.pop("glob") == [{OURS: pong}]
+    assert found.pop("pcre") == [{THEIRS: pong}]
+    for name, answers in found.items():
+        assert set(answers) == {OURS, THEIRS}, name
+        assert type(answers[OURS]) is type(answers[THEIRS]), name
+    assert found["ping"] == {OURS: pong, THEIRS: pong}
+    assert found["registered"][OURS] == found["registered"][THEIRS]
+    assert found["active_queues"][OURS] == found["active_queues"][THEIRS]
+    for part in ((), ("pool",), ("broker",)):
+        ours, theirs = (_inside(found["stats"][node], part) for node in (OURS, THEIRS))
+        assert set(ours) == set(theirs)
+    # What was asked for is gone again: no list, no binding.
+    assert redis_server.keys("*reply*") == set()
+
+
+def _inside(value: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+@pytest.mark.parametrize("asker", ["ours", "theirs"])
+def test_command_lines_steer_workers_of_the_other_kind(fleet: Mixed, asker: str) -> None:
+    party, node, other = roles(fleet, asker)
+
+    def ask(*words: str) -> Any:
+        return json.loads(party.celery("inspect", *words, "-d", node, "-t", "10", "--json"))[node]
+
+    def tell(*words: str) -> Any:
+        [answer] = json.loads(party.celery("control", *words, "-d", node, "-t", "10", "--json"))
+        return answer[node]
+
+    assert json.loads(party.celery("inspect", "ping", "-d", BOTH, "-t", "10", "--json")) == {
+        OURS: {"ok": "pong"},
+        THEIRS: {"ok": "pong"},
+    }
+    assert tell("add_consumer", "extra") == {"ok": "add consumer extra"}
+    assert [queue["name"] for queue in ask("active_queues")] == ["celery", "extra"]
+    assert party.run("print(add.apply_async((1, 2), queue='extra').get(timeout=20))") == "3"
+    assert tell("cancel_consumer", "extra") == {"ok": "no longer consuming from extra"}
+    assert [queue["name"] for queue in ask("active_queues")] == ["celery"]
+    assert tell("time_limit", "fleet_app.add", "30", "60") == {"ok": "time limits set successfully"}
+    assert tell("revoke", "some-id") == {"ok": "tasks {'some-id'} flagged as revoked"}
+    assert "some-id" in ask("revoked")
+    party.celery("control", "shutdown", "-d", node, "-t", "1", code=69 if asker == "ours" else 0)
+    assert other.workers[0].wait(20) == 0
+
+
+@pytest.mark.parametrize("asker", ["ours", "theirs"])
+def test_answers_survive_other_prefixes_and_serializers(
+    make_mixed: Callable[..., Mixed], asker: str, redis_server: RedisServer
+) -> None:
+    options = {"global_keyprefix": "shop:", "sep": "|", "fanout_prefix": "/to{db}."}
+    settings = {"task_serializer": "pickle", "accept_content": ["json", "pickle"], "control_exchange": "shop"}
+    mixed = make_mixed(broker_transport_options=options, **settings)
+    party, node, other = roles(mixed, asker)
+    other.worker("-n", node, "--without-mingle", concurrency=1)
+    assert json.loads(party.run(f"import json; print(json.dumps(app.control.ping(['{node}'], timeout=10)))")) == [
+        {node: {"ok": "pong"}}
+    ]
+    assert redis_server.keys("*reply*") == set()
