@@ -64,11 +64,11 @@ _HOMES = {
     "xstarmap": "celery.canvas",
 }
 _MODULES = frozenset({
-    "app", "canvas", "events", "exceptions", "execute", "local", "log", "messaging", "registry", "result", "signals",
-    "schedules", "states", "utils",
+    "app", "beat", "canvas", "events", "exceptions", "execute", "local", "log", "messaging", "registry", "result",
+    "schedules", "signals", "states", "utils",
 })  # fmt: skip
 _LATER = frozenset({
-    "beat", "bootsteps", "maybe_patch_concurrency", "security",
+    "bootsteps", "maybe_patch_concurrency", "security",
 })  # fmt: skip
 """Names of Celery that a later release brings."""
 

@@ -47,6 +47,7 @@ POOLS: Mapping[str, str] = {
 DOORS: Mapping[str, str] = {
     "app": "celery.app.base:Celery",
     "beat": "celery.apps.beat:Beat",
+    "beat embedded": "celery.beat:EmbeddedService",
     "broadcast": "celery.app.broadcast:broadcast",
     "events": "celery.app.events:Events",
     "main": "celery.bin.celery:main",
@@ -58,7 +59,6 @@ DOORS: Mapping[str, str] = {
 }
 """What a lower floor hands out without knowing it: the app's `Worker`, the command line, the default app."""
 LATER: Mapping[str, str] = {
-    "beat": "Periodic tasks (beat) come",
     "security": "Signed messages (app.setup_security) come",
 }
 """Doors that lead nowhere yet."""

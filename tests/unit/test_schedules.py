@@ -207,6 +207,15 @@ class TestCrontab:
         plan = crontab(nowfun=lambda: NOW.replace(tzinfo=None), app=app)
         assert plan.is_due(NOW.replace(tzinfo=None)) == (False, 30)
 
+    @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+    def test_what_never_ran_is_due(self, app: Celery, zone: str) -> None:
+        app.conf.timezone = zone
+        never = datetime.min.replace(tzinfo=ZoneInfo(zone))
+        for plan in (crontab(0, 4), schedule(30), schedule(timedelta(days=1), relative=True), solar("sunset", *PARIS)):
+            plan.app = app
+            assert plan.is_due(never).is_due
+            assert plan.is_due(datetime.min).is_due  # noqa: DTZ901
+
     def test_leap_days_and_ends_of_months(self, app: Celery) -> None:
         start = datetime(2096, 2, 28, tzinfo=UTC)
         assert first(crontab(0, 0, day_of_month=29, month_of_year=2, app=app), start, 2) == [

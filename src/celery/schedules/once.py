@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
-from celery.schedules.base import BaseSchedule
+from celery.schedules.base import BaseSchedule, schedstate
 from celery.schedules.wallclock import from_moment, moments_of, to_moment
 from celery.utils.time import is_naive, maybe_iso8601, maybe_timedelta, timezone
 
@@ -61,6 +61,11 @@ class called(BaseSchedule):  # noqa: N801 - as its neighbours
         if self._asked is None or self._asked[0] != moment:
             self._asked = (moment, moment + self._ask())
         return self._in_zone(self._asked[1])
+
+    def is_due(self, last_run_at: datetime) -> schedstate:
+        """When it is due: ask again at once, with the time of that run."""
+        left = self.remaining_estimate(last_run_at).total_seconds()
+        return schedstate(is_due=left <= 0, next=max(left, 0.0))
 
     def _ask(self) -> timedelta:
         answer = maybe_timedelta(self.fun())

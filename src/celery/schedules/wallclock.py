@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 FAR = timedelta(hours=26)
 """Further than a clock was ever put forward or back, and closer than two changes of it are to each other."""
+EARLIEST = datetime(2, 1, 1)  # noqa: DTZ001 - a moment
+"""Whoever asks for what comes after an earlier moment (there is no *never ran*) is answered from here on."""
 INSTANT = timedelta(microseconds=1)
 STEPS = 40
 """How many times `FAR` is looked ahead for a change of the clock, at once: six weeks."""
@@ -37,7 +39,7 @@ def next_moment(after: datetime, zone: tzinfo, next_reading: Next, *, repeats: b
 
     *repeats*: readings that are shown twice count twice.  None when the schedule has ended.
     """
-    clock = _clock(zone)
+    clock, after = _clock(zone), max(after, EARLIEST)
     while True:
         change = clock.change_near(after)
         if change is None:
@@ -73,6 +75,8 @@ def moments_of(reading: datetime, zone: tzinfo) -> list[datetime]:
 
 def to_moment(when: datetime) -> datetime:
     """An aware time as a moment."""
+    if when.year == 1:
+        return EARLIEST
     return when.astimezone(UTC).replace(tzinfo=None)
 
 

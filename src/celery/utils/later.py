@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 LATER = {
-    "beat": "periodic tasks",
     "bootsteps": "bootsteps",
     "maybe_patch_concurrency": "the pools gevent and eventlet",
     "security": "signed messages",
