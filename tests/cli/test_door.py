@@ -104,7 +104,7 @@ def test_a_command_that_does_not_exist(celery: Any) -> None:
 
 
 def test_a_command_that_is_still_to_come(celery: Any) -> None:
-    said = celery("-A", "single", "beat")
+    said = celery("-A", "single", "shell")
     assert said.code == 2
     assert "later" in said.err
 

@@ -66,7 +66,7 @@ def test_a_queue_that_is_not_defined_is_refused(app: Celery) -> None:
         WorkController(app, queues=["unknown"])
 
 
-@pytest.mark.parametrize("option", [{"beat": True}, {"autoscale": "3,1"}])
+@pytest.mark.parametrize("option", [{"autoscale": "3,1"}])
 def test_what_comes_later_says_so(app: Celery, option: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match="yet"):
         WorkController(app, **option)

@@ -369,8 +369,8 @@ NAMESPACES: dict[str, Option | dict[str, Option]] = {
 # What this implementation adds to Celery's settings.
 OURS: dict[str, Option] = {
     "beat_location": Option(None, "tuple", "(latitude, longitude) in degrees, north and east positive, for `crontab(hour=\"sunset\")` and its like."),
-    "beat_persistent": flag(False, "Beat keeps its schedule in the result backend instead of in a file. Comes with beat in a later release."),
-    "beat_schedule_retry_delay": number(None, "Seconds after which beat tries again to send a task that could not be sent. Comes with beat in a later release."),
+    "beat_persistent": flag(False, "Beat keeps its schedule in the store instead of in a file."),
+    "beat_schedule_retry_delay": number(None, "Seconds after which beat tries again to send a task that could not be sent; 5 by default."),
     "broker_publish_timeout": number(5.0, "Seconds within which a publish, with all its retries, succeeds or raises."),
     "task_max_deliveries": whole(5, "Deliveries of one message after which it goes to the dead set: its tasks kill workers."),
     "worker_autoscale_max": whole(None, "Most slots under autoscaling, as --autoscale sets it. Comes with autoscaling in a later release."),

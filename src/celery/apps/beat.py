@@ -141,7 +141,7 @@ class Beat:
         )
 
     def set_process_title(self) -> None:
-        platforms.set_process_title("celery", info=f"beat {' '.join(sys.argv[1:])}".strip())
+        platforms.set_process_title("celery-beat", info=" ".join(["celery", *sys.argv[1:]]))
 
     def install_sync_handler(self, service: beat.Service) -> None:
         """TERM and INT end the loop; the schedule is written then."""

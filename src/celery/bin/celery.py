@@ -33,6 +33,7 @@ else:
     difflib = deferred("difflib")
 
 COMMANDS = {
+    "beat": "beat",
     "call": "call",
     "control": "control",
     "dead": "dead",
@@ -46,7 +47,7 @@ COMMANDS = {
     "workflow": "workflow",
 }
 """Command -> its module in this package; a module is imported when its command is used."""
-LATER = ("amqp", "beat", "events", "graph", "list", "logtool", "migrate", "shell", "upgrade")
+LATER = ("amqp", "events", "graph", "list", "logtool", "migrate", "shell", "upgrade")
 """Commands of Celery that this version does not have yet."""
 WITHOUT_APP = frozenset({"multi"})
 """Commands that have no use for the application, so that it is not imported."""

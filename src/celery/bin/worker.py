@@ -246,11 +246,18 @@ def _later(what: str) -> Any:
     cls=CeleryOption,
     is_flag=True,
     help_group=BEAT,
-    callback=_later("The embedded beat (-B)"),
-    help="Not in this version.",
+    default=None,
+    help="Also send the periodic tasks, as `celery beat` does.",
 )
-@click.option("-s", "--schedule-filename", "--schedule", cls=CeleryOption, help_group=BEAT, help="Used with --beat.")
-@click.option("--scheduler", cls=CeleryOption, help_group=BEAT, help="Used with --beat.")
+@click.option(
+    "-s",
+    "--schedule-filename",
+    "--schedule",
+    cls=CeleryOption,
+    help_group=BEAT,
+    help="File that keeps when tasks ran.",
+)
+@click.option("--scheduler", cls=CeleryOption, help_group=BEAT, help="Scheduler, as for `celery beat -S`.")
 @click.pass_context
 @handle_preload_options
 def worker(
@@ -283,8 +290,7 @@ def worker(
     waiting = Waiting.of_environment()
     with waiting.hearing():
         become(uid, gid, umask)
-        for unused in ("beat", "schedule_filename", "scheduler", "autoscale"):
-            options.pop(unused)
+        options.pop("autoscale")
         made = _make(
             ctx,
             hostname=hostname,

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celery import signals
+from celery import drivers, signals
 from celery._state import app_or_default
 from celery.concurrency.base import Boot, Pool
 from celery.drivers import pool_class
@@ -91,6 +91,7 @@ class WorkController:
         self._early: str | None = None
         self._keeper: LeaseKeeper | None = None
         self._mailbox: Mailbox | None = None
+        self._beat: Any = None
         self._monitoring: Monitoring | None = None
         self._asked_to_stop = threading.Event()
         self._stopped = threading.Event()
@@ -212,6 +213,10 @@ class WorkController:
         # Who hears that this worker is there may ask it something.
         if self._monitoring is not None:
             self._monitoring.announce()
+        # What it sends finds a worker.
+        if self.options.beat:
+            self._beat = self._make_beat()
+            self._beat.start()
 
     def _connect(self) -> None:
         """Reach the broker and the result store; try again for as often as the settings say, if that may help."""
@@ -246,6 +251,9 @@ class WorkController:
     def _stop_services(self) -> None:
         """In this order, each whether or not the one before it went well."""
         signals.worker_shutdown.send(sender=self)
+        # Whoever else keeps the schedule takes over.
+        if self._beat is not None:
+            self._beat.stop()
         # No command reaches a loop that has ended.
         if self._mailbox is not None:
             self._mailbox.stop()
@@ -337,6 +345,14 @@ class WorkController:
             reference = app_reference(self.app)
             preload = [reference.partition(":")[0]] if isinstance(reference, str) else ()
         return kind(self.concurrency, self._make_boot(kind), self.options.pool_options(preload))
+
+    def _make_beat(self) -> Any:
+        """A beat beside the processes of the pool, as one of them; in a thread where tasks run in threads."""
+        assert self.pool is not None
+        return drivers.door("beat embedded")(
+            self.app, thread=not self.pool.can.processes, schedule_filename=self.options.schedule_filename,
+            scheduler_cls=self.options.scheduler, loglevel=self.loglevel, logfile=self.logfile,
+        )  # fmt: skip
 
     def _make_boot(self, kind: type[Pool]) -> Boot:
         if not kind.can.processes:

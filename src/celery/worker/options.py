@@ -22,7 +22,6 @@ HEARTBEAT = 2.0
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 LATER: Mapping[str, str] = {
     "autoscale": "--autoscale",
-    "beat": "an embedded beat (-B)",
 }
 
 
@@ -48,6 +47,9 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     purge: bool
     pidfile: str | None
     statedb: str | None
+    beat: bool
+    schedule_filename: str | None
+    scheduler: str | None
 
     def pool_options(self, preload: Iterable[str]) -> PoolOptions:
         """What the pool has to know."""
@@ -97,6 +99,9 @@ def complete(app: Celery, given: Mapping[str, Any]) -> WorkerOptions:
         purge=bool(given.get("purge") or given.get("discard")),
         pidfile=given.get("pidfile"),
         statedb=either("statedb", "worker_state_db"),
+        beat=bool(given.get("beat")),
+        schedule_filename=given.get("schedule_filename") or given.get("schedule"),
+        scheduler=given.get("scheduler") or given.get("scheduler_cls"),
     )
 
 
