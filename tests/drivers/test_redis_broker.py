@@ -218,6 +218,43 @@ def test_a_settlement_whose_answer_was_lost_says_what_was_applied(
 # -- many and large ----------------------------------------------------------------------------------------------------
 
 
+def test_it_is_known_since_when_a_message_of_a_large_claim_is_held(redis_url: str) -> None:
+    clock = FakeClock(1_700_000_000.0)
+    with RedisBroker(redis_url, clock=clock) as broker:
+        consumer = broker.consumer(["q"], name="w")
+        held = []
+        for moment in range(3):
+            broker.publish([outgoing(f"{moment}-{number}") for number in range(40)])
+            held.append(consumer.claim(40))
+            clock.advance(10.0)
+        consumer.start(held[0])
+        consumer.settle([Settlement(delivery) for delivery in (*held[0], *held[1][1:])])
+        broker.publish([outgoing("last")])
+        consumer.claim(1)
+        found = {entry.task_id: entry.since - 1_700_000_000.0 for entry in broker.entries("leased", ["q"])}
+        consumer.close()
+    assert found.pop("1-0") == 10.0
+    assert found.pop("last") == 30.0
+    assert found == {f"2-{number}": 20.0 for number in range(40)}
+
+
+def test_what_is_left_of_a_large_claim_comes_back_as_it_was(redis_url: str, redis_server: RedisServer) -> None:
+    with RedisBroker(redis_url) as broker:
+        sent = [outgoing(f"{number:02}") for number in range(40)]
+        broker.publish([*sent, outgoing("late", priority=3)])
+        broker.publish([Outgoing(b"no envelope", "q", task_id="odd")])
+        crashing = broker.consumer(["q"], name="w")
+        held = crashing.claim(42)
+        crashing.start(held[:5])
+        crashing.close()
+        consumer = broker.consumer(["q"], name="other")
+        again = consumer.claim(42)
+        consumer.close()
+    assert [delivery.envelope for delivery in again] == [delivery.envelope for delivery in held]
+    assert [delivery.deliveries for delivery in again] == [1] * 5 + [0] * 37
+    assert [delivery.interrupted for delivery in again] == [True] * 5 + [False] * 37
+
+
 def test_large_messages_come_a_few_at_a_time(broker: RedisBroker) -> None:
     large = [Outgoing(envelope(str(n), argsrepr="x" * 100_000), "q") for n in range(300)]
     broker.publish(large)

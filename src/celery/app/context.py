@@ -64,7 +64,6 @@ class Context:
     chain: list[Any] | None = None
     chord: Any = None
     correlation_id: str | None = None
-    delivery_info: dict[str, Any] | None = None
     errbacks: list[Any] | None = None
     eta: str | None = None
     expires: str | float | datetime | None = None
@@ -111,13 +110,17 @@ class Context:
     _protected: int = 0
     """Whether `Task.__call__` was reached in this execution: from then on a call is one of its own."""
 
+    _redelivered: bool = False
+
     if TYPE_CHECKING:
+        delivery_info: dict[str, Any] | None
         headers: dict[str, Any] | None
         time_limit: float | None
         soft_time_limit: float | None
 
         def __getattr__(self, name: str) -> Any: ...
     else:
+        delivery_info = _Derived("delivery_info")
         headers = _Derived("headers")
         time_limit = _Derived("time_limit")
         soft_time_limit = _Derived("soft_time_limit")
@@ -156,10 +159,26 @@ class Context:
     def _derive(self, name: str) -> Any:
         if name == "headers":
             return self._custom_headers()
+        if name == "delivery_info":
+            return self._route()
         limits = self.timelimit
         if not isinstance(limits, (list, tuple)) or len(limits) != 2:
             return None
         return limits[0 if name == "time_limit" else 1]
+
+    def _route(self) -> dict[str, Any] | None:
+        """How the message came here; None where there was none."""
+        properties = self.properties
+        if properties is None:
+            return None
+        route = properties.get("delivery_info") or {}
+        info = self.__dict__["delivery_info"] = {
+            "exchange": route.get("exchange"),
+            "routing_key": route.get("routing_key"),
+            "priority": properties.get("priority", 0),
+            "redelivered": self._redelivered or bool(route.get("redelivered")),
+        }
+        return info
 
     def _custom_headers(self) -> dict[str, Any] | None:
         """The headers that users put beside those of the protocol."""
@@ -194,31 +213,27 @@ class Context:
         """The request of a message; *body* as `celery.wire.protocol.split_body` gives it."""
         self = cls.__new__(cls)
         args, kwargs, embed = body
-        route = properties.get("delivery_info") or {}
-        fields = self.__dict__
-        fields.update(headers)
-        fields["args"] = args
-        fields["kwargs"] = kwargs
-        fields["callbacks"] = embed.get("callbacks")
-        fields["errbacks"] = embed.get("errbacks")
-        fields["chain"] = embed.get("chain")
-        fields["chord"] = embed.get("chord")
-        fields["called_directly"] = False
-        fields["hostname"] = hostname
-        fields["correlation_id"] = properties.get("correlation_id")
-        fields["reply_to"] = properties.get("reply_to")
-        fields["properties"] = properties
-        fields["delivery_info"] = {
-            "exchange": route.get("exchange"),
-            "routing_key": route.get("routing_key"),
-            "priority": properties.get("priority", 0),
-            "redelivered": redelivered or bool(route.get("redelivered")),
+        get = embed.get
+        self.__dict__ = {
+            **headers,
+            "args": args,
+            "kwargs": kwargs,
+            "callbacks": get("callbacks"),
+            "errbacks": get("errbacks"),
+            "chain": get("chain"),
+            "chord": get("chord"),
+            "called_directly": False,
+            "hostname": hostname,
+            "correlation_id": properties.get("correlation_id"),
+            "reply_to": properties.get("reply_to"),
+            "properties": properties,
+            "_redelivered": redelivered,
         }
         return self
 
 
 _FIELDS = frozenset(name for name in vars(Context) if not name.startswith("__")) | frozenset(
-    {"headers", "time_limit", "soft_time_limit"}
+    {"delivery_info", "headers", "time_limit", "soft_time_limit"}
 )
 
 

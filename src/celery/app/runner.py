@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from celery._state import _set_task_join_will_block, task_join_will_block
+from celery._state import _join_will_block
 from celery.app import trace
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
@@ -94,14 +94,14 @@ class Runner:
         fields["writer"] = _writer(
             message.properties.get("delivery_tag"), task_id, headers.get("retries"), headers.get("replays")
         )
-        blocked = task_join_will_block()
-        _set_task_join_will_block(True)
+        blocked = _join_will_block.get()
+        _join_will_block.set(True)
         try:
             traced = tracer(task_id, body[0], body[1], request)
         except Exception as exc:  # noqa: BLE001 - raised around the tracer by whoever replaced it
             traced = _failed_around(exc)
         finally:
-            _set_task_join_will_block(blocked)
+            _join_will_block.set(blocked)
         if traced.info is None:
             arrivals = fields.get("arrivals") or ()
             return Outcome(

@@ -82,6 +82,8 @@ class trace_ok_t(NamedTuple):  # noqa: N801 - the public name
 
 
 TraceResult = trace_ok_t
+_make_traced = tuple.__new__
+"""What `trace_ok_t(...)` does in two calls."""
 
 
 def task_has_custom(task: Any, attr: str) -> bool:
@@ -241,8 +243,9 @@ class Tracer:
         self.is_disabled = isinstance(self.backend, DisabledBackend)
         self.cleanups = [] if eager else _cleanups(self.backend, loader)
         self.on_task_init = loader.on_task_init if type(loader).on_task_init is not BaseLoader.on_task_init else None
-        self.push_request = task.request_stack.push
-        self.pop_request = task.request_stack.pop
+        # The variables behind two stacks. Setting them to what they were is cheaper than pushing and popping.
+        self.tasks = _task_stack._items
+        self.requests = task.request_stack._items
         self.repr_size: int = task.resultrepr_maxsize
 
     # -- the two drivers ------------------------------------------------------------------------------------------
@@ -287,8 +290,9 @@ class Tracer:
         request = self._request(uuid, args, kwargs, request)
         traced = None
         started = time.monotonic()
-        _task_stack.push(task)
-        self.push_request(request)
+        tasks, requests = self.tasks.get(), self.requests.get()
+        self.tasks.set((*tasks, task))
+        self.requests.set((*requests, request))
         try:
             try:
                 if signals.task_prerun.receivers:
@@ -309,7 +313,18 @@ class Tracer:
                 raise
             traced = self._internal_error(exc, uuid, args, kwargs, request)
         finally:
-            self._end(traced, uuid, args, kwargs)
+            try:
+                if signals.task_postrun.receivers:
+                    self._tell_end(traced, uuid, args, kwargs)
+            finally:
+                self.tasks.set(tasks)
+                self.requests.set(requests)
+                if self.cleanups:
+                    self._clean_up()
+        if traced.info is not None:
+            # The text is made before its frames let go of what the task had in its variables.
+            traced.retval.keep_text()
+            traceback_clear(traced.info.retval)
         return traced
 
     def _request(self, uuid: str, args: Any, kwargs: Any, request: Any) -> Context:
@@ -387,7 +402,7 @@ class Tracer:
                 "kwargs": request.get("kwargsrepr") or saferepr(kwargs),
             }
             logger.info(LOG_SUCCESS, context, extra={"data": context})
-        return trace_ok_t(value, None, runtime, shown)
+        return _make_traced(trace_ok_t, (value, None, runtime, shown))
 
     def _raised(self, exc: Exception, request: Context) -> trace_ok_t:
         """What the task raised, by its kind."""
@@ -438,26 +453,18 @@ class Tracer:
         ending._log_error(self.task, request, einfo)
         return trace_ok_t(einfo, ending, None, None)
 
-    def _end(self, traced: trace_ok_t | None, uuid: str, args: Any, kwargs: Any) -> None:
-        task = self.task
-        try:
-            if signals.task_postrun.receivers:
-                state, value = _state_and_value(traced)
-                signals.task_postrun.send(
-                    sender=task, task_id=uuid, task=task, args=args, kwargs=kwargs, retval=value, state=state
-                )
-        finally:
-            _task_stack.pop()
-            self.pop_request()
-            for cleanup in self.cleanups:
-                try:
-                    cleanup()
-                except Exception:
-                    logger.exception("Process cleanup failed.")
-        if traced is not None and traced.info is not None:
-            # The text is made before its frames let go of what the task had in its variables.
-            traced.retval.keep_text()
-            traceback_clear(traced.info.retval)
+    def _tell_end(self, traced: trace_ok_t | None, uuid: str, args: Any, kwargs: Any) -> None:
+        state, value = _state_and_value(traced)
+        signals.task_postrun.send(
+            sender=self.task, task_id=uuid, task=self.task, args=args, kwargs=kwargs, retval=value, state=state
+        )
+
+    def _clean_up(self) -> None:
+        for cleanup in self.cleanups:
+            try:
+                cleanup()
+            except Exception:
+                logger.exception("Process cleanup failed.")
 
 
 def _state_and_value(traced: trace_ok_t | None) -> tuple[str | None, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import weakref
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -349,19 +350,19 @@ class RedisBroker(Broker):
         found: list[Entry] = []
         for raw_id in self.link.call("ZRANGE", f"{prefix}celeriac.consumers", 0, -1):
             consumer = raw_id.decode()
-            owner = (self.link.call("HGET", f"{prefix}celeriac.consumer.{consumer}", "name") or b"").decode()
+            name, claims = self.link.call("HMGET", f"{prefix}celeriac.consumer.{consumer}", "name", "claims")
+            owner, times = (name or b"").decode(), [int(word) for word in (claims or b"").split()]
             cursor = b"0"
             while len(found) < limit:
                 key = f"{prefix}celeriac.held.{consumer}.{queue}"
                 cursor, flat = self.link.call("HSCAN", key, cursor, "COUNT", PAGE)
                 for number, raw in zip(flat[0::2], flat[1::2], strict=True):
                     slip = _Slip(raw)
+                    since = slip.since or _claimed_at(int(number), times)
                     tag = int(consumer) << 32 | int(number)
                     task = task_of(slip.entry)
                     found.append(
-                        Entry(
-                            tag, queue, "leased", task, unwrap(slip.entry), slip.since, None, slip.deliveries, "", owner
-                        )
+                        Entry(tag, queue, "leased", task, unwrap(slip.entry), since, None, slip.deliveries, "", owner)
                     )
                 if cursor == b"0":
                     break
@@ -432,9 +433,18 @@ class _Slip:
     __slots__ = ("deliveries", "entry", "since")
 
     def __init__(self, raw: bytes) -> None:
+        if raw.startswith(b"{"):
+            self.entry, self.since, self.deliveries = raw, 0.0, 0
+            return
         head, _, self.entry = raw.partition(b"\n")
         _, deliveries, _, since = head.split()
         self.since, self.deliveries = int(since) / 1000, int(deliveries)
+
+
+def _claimed_at(number: int, claims: Sequence[int]) -> float:
+    """When the large claim was made that *number* is of, in Unix seconds. *claims*: first number, ms, and so on."""
+    place = bisect_right(claims[0::2], number) - 1
+    return claims[2 * place + 1] / 1000 if place >= 0 else 0.0
 
 
 def _digest(entry: bytes) -> str:

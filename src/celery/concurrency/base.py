@@ -92,6 +92,10 @@ class Pool(ABC):
     def wait_hint(self) -> float | None:
         """Seconds after which `poll` should be called although nothing became readable (a limit, a dying slot)."""
 
+    def lull(self) -> float:
+        """Seconds for which there is no use in looking: every slot has plenty of tiny jobs left. Usually none."""
+        return 0.0
+
     @abstractmethod
     def running(self) -> list[Running]:
         """The jobs that were submitted and have not been collected."""

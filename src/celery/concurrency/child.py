@@ -65,16 +65,23 @@ def end_with_parent(lifeline: int) -> None:
 
 
 class Channel:
-    """The child's side of its two channels."""
+    """The child's side of its three channels."""
 
-    def __init__(self, stream: socket.socket, permits: int) -> None:
+    def __init__(self, voice: int, stream: socket.socket, permits: int) -> None:
+        self._voice = voice
         self._stream = stream
         self._permits = permits
         self._waiter = select.poll()
         self._waiter.register(permits, select.POLLIN)
         self._buffer = reading_buffer()
         self._data = memoryview(b"")
-        self.send = stream.sendall
+        self._at = 0
+
+    def send(self, data: bytes) -> None:
+        """Say *data* to the worker. Blocks while the pipe is full; raises BrokenPipeError when nobody listens."""
+        sent = os.write(self._voice, data)
+        while sent < len(data):
+            sent += os.write(self._voice, memoryview(data)[sent:])
 
     def take(self) -> Job | None:
         """The next job this child may start; None when it is asked to end. Blocks; raises `ParentGone`."""
@@ -93,19 +100,24 @@ class Channel:
     def _find(self, wanted: int) -> Job:
         """The job in the frame of this number. The worker took back those before it."""
         while True:
-            if len(self._data) < JOB_HEADER.size:
+            start = self._at + JOB_HEADER.size
+            if len(self._data) < start:
                 self._read(JOB_HEADER.size)
-            size, number = JOB_HEADER.unpack_from(self._data)
-            end = JOB_HEADER.size + size
+                start = JOB_HEADER.size
+            size, number = JOB_HEADER.unpack_from(self._data, self._at)
+            end = start + size
             if len(self._data) < end:
-                self._read(end)
-            frame, self._data = self._data[JOB_HEADER.size : end], self._data[end:]
+                self._read(JOB_HEADER.size + size)
+                start, end = JOB_HEADER.size, JOB_HEADER.size + size
+            self._at = end
             if number == wanted:
-                return decode_job(frame)
+                return decode_job(self._data[start:end])
 
     def _read(self, needed: int) -> None:
-        """Read until *needed* bytes are there."""
-        if not self._data and needed <= JOB_HEADER.size:
+        """Have *needed* bytes, from the first one that was not used yet, at the beginning of what there is."""
+        left = self._data[self._at :]
+        self._at = 0
+        if not left and needed <= JOB_HEADER.size:
             # The usual case, without a copy: nothing is left of the last read.
             count = self._stream.recv_into(self._buffer)
             if not count:
@@ -113,7 +125,8 @@ class Channel:
             self._data = self._buffer[:count]
             if count >= needed:
                 return
-        data = bytearray(self._data)
+            left = self._data
+        data = bytearray(left)
         while len(data) < needed:
             chunk = self._stream.recv(CHUNK)
             if not chunk:
@@ -165,7 +178,7 @@ def serve(runner: Runner, channel: Channel, options: PoolOptions) -> str:
     take, send = channel.take, channel.send
     left, most = options.max_tasks, options.max_memory
     resident = memory_gauge() if most is not None else int
-    own, getpid = os.getpid(), os.getpid
+    forked = _notice_forks()
     while (job := take()) is not None:
         began = monotonic()
         try:
@@ -173,7 +186,7 @@ def serve(runner: Runner, channel: Channel, options: PoolOptions) -> str:
         except Exception as exc:  # noqa: BLE001 - a runner does not raise; if it does, the job has an outcome all the same
             outcome = failed(job, exc)
         finally:
-            if getpid() != own:
+            if forked:
                 # The task has forked, and this is the copy: it must neither answer for the job nor take the next one.
                 os._exit(0)
         micros = min(int((monotonic() - began) * 1e6), LONGEST)
@@ -190,6 +203,13 @@ def serve(runner: Runner, channel: Channel, options: PoolOptions) -> str:
         if most is not None and (held := resident()) > most:
             return f"it holds {held} KiB of memory, more than {most} KiB"
     return "it was asked to"
+
+
+def _notice_forks() -> list[bool]:
+    """A list that has something in it where this is a copy of the process that asked."""
+    copied: list[bool] = []
+    os.register_at_fork(after_in_child=lambda: copied.append(True))
+    return copied
 
 
 def leave(channel: Channel, reason: str) -> None:

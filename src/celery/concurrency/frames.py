@@ -6,8 +6,9 @@ permit never came.  The worker, which keeps the reading end of the pipe too, tak
 before the child does: the kernel lets exactly one of them have each permit, so a job that waits behind a long one is
 taken back at once, without asking a child that has no time to answer, and is never run twice nor lost.
 
-Towards the worker the socket carries a frame for each outcome, with the microseconds its job took; a frame with
-`NOTICE` in place of the duration is a `Notice` about the child itself.
+A third leads back, a pipe too, because it takes many small writes at a quarter of what they cost on a socket.  It
+carries a frame for each outcome, with the microseconds its job took; a frame with `NOTICE` in place of the duration is
+a `Notice` about the child itself.
 """
 
 from __future__ import annotations

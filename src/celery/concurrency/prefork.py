@@ -39,6 +39,8 @@ logger = logging.getLogger("celery.pool")
 
 MOST_WINDOW = 256
 """The permits of a window must fit into the smallest pipe a system may give us."""
+MOST_LULL = 0.002
+"""Seconds for which children that are busy with tiny jobs are left alone, so that outcomes come in batches."""
 LEAVE_TIMEOUT = 10.0
 """Seconds a child that said it leaves may take for its exit handlers."""
 COLD_GRACE = 2.0
@@ -63,11 +65,18 @@ def process_destructor(pid: int, exitcode: int) -> None:
 
 
 def run_child(
-    stream: int, permits: int, lifeline: int, boot: bytes, options: PoolOptions, main: dict[str, Any] | None, index: int
+    voice: int,
+    stream: int,
+    permits: int,
+    lifeline: int,
+    boot: bytes,
+    options: PoolOptions,
+    main: dict[str, Any] | None,
+    index: int,
 ) -> None:
     """The life of a child, from its first step to its end. The nursery has it called."""
     current_process().index = index  # type: ignore[attr-defined]  # what %i in the name of a log file is made of
-    channel = Channel(socket.socket(fileno=stream), permits)
+    channel = Channel(voice, socket.socket(fileno=stream), permits)
     prepare_signals()
     runner: Runner | None = None
     try:
@@ -227,6 +236,11 @@ class PreforkPool(Pool):
             times.append(self._template_until)
         return max(0.0, min(times) - now) if times else None
 
+    def lull(self) -> float:
+        if self._ended or self._waiting:
+            return 0.0
+        return min(MOST_LULL, min([slot.lull() for slot in self._slots], default=0.0))
+
     def running(self) -> list[Running]:
         unix = time.time() - time.monotonic()
         found = []
@@ -317,7 +331,7 @@ class PreforkPool(Pool):
         )
         slot.index = index
         self._watch_template()
-        self._selector.register(slot.stream, selectors.EVENT_READ, slot)
+        self._selector.register(slot.voice, selectors.EVENT_READ, slot)
         self._slots.append(slot)
         self._watch_end(slot)
 
@@ -372,28 +386,26 @@ class PreforkPool(Pool):
         dead: list[Slot] = []
         events = self._selector.select(timeout)
         now = time.monotonic()
-        for key, mask in events:
+        for key, _ in events:
             if key.data is self.nursery:
                 self.nursery.attend()
                 self._watch_template()
                 continue
             slot: Slot = key.data
-            if key.fileobj is not slot.stream:
-                dead.append(slot)
-                continue
-            if mask & selectors.EVENT_READ:
+            if key.fileobj is slot.stream:
+                slot.flush()
+                slot.watch(self._selector)
+            elif key.fileobj == slot.voice:
                 self._read(slot, now)
                 if slot.notices:
                     self._heed(slot, now)
                 if slot.hung_up:
                     # It would be readable for ever; the sentinel follows.
-                    self._ignore(slot)
+                    slot.ignore(self._selector)
                     if slot.sentinel is None:
                         dead.append(slot)
-                    continue
-            if mask & selectors.EVENT_WRITE:
-                slot.flush()
-                self._watch(slot)
+            else:
+                dead.append(slot)
         for slot in dead:
             self._bury(slot)
 
@@ -403,21 +415,6 @@ class PreforkPool(Pool):
             self._ended += outcomes
             # Children that run jobs do not die at their start.
             self._failures = 0
-
-    def _watch(self, slot: Slot) -> None:
-        """Wake up when a full socket takes bytes again, for as long as there are some."""
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.blocked else 0)
-        if slot.watched not in {0, wanted}:
-            slot.watched = wanted
-            assert self._selector is not None
-            self._selector.modify(slot.stream, wanted, slot)
-
-    def _ignore(self, slot: Slot) -> None:
-        """Look at the sentinel of *slot* only."""
-        if slot.watched:
-            slot.watched = 0
-            assert self._selector is not None
-            self._selector.unregister(slot.stream)
 
     def _heed(self, slot: Slot, now: float) -> None:
         notices, slot.notices = slot.notices, []
@@ -448,8 +445,8 @@ class PreforkPool(Pool):
         for slot, count in zip(slots, share(len(waiting), [slot.room(most, now) for slot in slots]), strict=True):
             if count:
                 slot.give([waiting.popleft() for _ in range(count)], now)
-                if slot.blocked:
-                    self._watch(slot)
+                if slot.blocked and self._selector is not None:
+                    slot.watch(self._selector)
 
     # -- upkeep --------------------------------------------------------------------------------------------------
 
@@ -520,7 +517,7 @@ class PreforkPool(Pool):
         """Settle what a dead child leaves behind."""
         assert self._selector is not None
         self._slots.remove(slot)
-        self._ignore(slot)
+        slot.ignore(self._selector)
         if slot.sentinel is not None:
             self._selector.unregister(slot.sentinel)
         self.nursery.settle(slot.process)

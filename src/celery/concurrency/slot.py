@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
-import selectors
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from selectors import EVENT_WRITE, BaseSelector
 from typing import Any
 
 from msgspec.structs import replace
@@ -34,7 +37,9 @@ from celery.wire.message import Job, Outcome
 logger = logging.getLogger("celery.pool")
 
 Life = Callable[..., None]
-"""What a child does: called with its stream, the reading ends of its permits and of its lifeline, and more."""
+"""What a child does: called with the writing end of its voice, its stream, its permits, its lifeline, and more."""
+MANY = 16
+"""Jobs in a slot from which on its outcomes are collected together."""
 _BUFFER = reading_buffer()
 """Read into by every slot: what is left of a frame is copied out before the next read."""
 
@@ -49,6 +54,7 @@ class Slot:
     def __init__(
         self,
         process: Process,
+        voice: int,
         stream: socket.socket,
         permit_reader: int,
         permit_writer: int,
@@ -60,6 +66,8 @@ class Slot:
         """Its place among the children of its pool; its successor's too."""
         self.sentinel: int | None = None
         """What its end is watched by, once it can be."""
+        self.voice = voice
+        """The reading end of what it says."""
         self.stream = stream
         self.pace = pace
         self.jobs: dict[int, Job] = {}
@@ -67,15 +75,15 @@ class Slot:
         self.finished = 0
         self.ready = False
         """It takes jobs."""
-        self.watched = selectors.EVENT_READ
-        """What its stream is watched for; 0: not at all."""
+        self.waits_to_send = self.ignored = False
+        """Its stream is watched, because it was full; nothing of it is watched any more but its end."""
         self.asked_to_end = False
         self.leaving: float | None = None
         """Since when it has said that it ends."""
         self.timed_out = False
         """It was killed at the hard limit of its job."""
         self.hung_up = False
-        """It has closed its stream: its process ends, or has ended."""
+        """It has closed its end: its process ends, or has ended."""
         self.failure = ""
         """Why it could not boot."""
         self.notices: list[Notice] = []
@@ -96,7 +104,7 @@ class Slot:
         return self._given
 
     def room(self, most: int, now: float) -> int:
-        """How many more jobs this child should be given: none while its window is more than half full.
+        """How many more jobs this child should be given: none while its window is more than three quarters full.
 
         So a stream of tiny jobs moves in batches, at two system calls each, not at two for every outcome.
         """
@@ -106,7 +114,12 @@ class Slot:
         if not held:
             return self.pace.depth(most)
         depth = self.pace.depth(most, now - self.started)
-        return depth - held if held * 2 <= depth else 0
+        return depth - held if held * 4 <= depth * 3 else 0
+
+    def lull(self) -> float:
+        """Seconds for which it can be left alone: until half of what it holds is done, if that is many tiny jobs."""
+        held, mean = len(self.jobs), self.pace.mean
+        return held * mean / 2 if held >= MANY and mean is not None else 0.0
 
     def give(self, jobs: Sequence[Job], now: float) -> None:
         """Hand over *jobs*. Does not block: what the socket does not take is sent by `flush`."""
@@ -165,16 +178,31 @@ class Slot:
         """There is something to flush."""
         return bool(self._unsent)
 
+    def watch(self, selector: BaseSelector) -> None:
+        """Have its socket watched, once it was full, until it has taken all there is."""
+        if self.blocked != self.waits_to_send and not self.ignored:
+            self.waits_to_send = self.blocked
+            if self.blocked:
+                selector.register(self.stream, EVENT_WRITE, self)
+            else:
+                selector.unregister(self.stream)
+
+    def ignore(self, selector: BaseSelector) -> None:
+        """Have nothing of it watched any more, but its end."""
+        if not self.ignored:
+            self.ignored = True
+            selector.unregister(self.voice)
+            if self.waits_to_send:
+                selector.unregister(self.stream)
+
     def read(self, now: float) -> list[Outcome]:
         """What the child has said since the last call: outcomes here, the rest in `notices`. Does not block."""
         outcomes: list[Outcome] = []
         while True:
             try:
-                count = self.stream.recv_into(_BUFFER)
+                count = os.readv(self.voice, (_BUFFER,))
             except BlockingIOError:
                 break
-            except ConnectionResetError:
-                count = 0
             if not count:
                 self.hung_up, self.ready = True, False
                 break
@@ -192,7 +220,8 @@ class Slot:
                 return
             data = memoryview(bytes(self._unread))
             self._unread.clear()
-        unpack, header, learn, jobs = OUTCOME_HEADER.unpack_from, OUTCOME_HEADER.size, self.pace.learn, self.jobs
+        unpack, header, decode, jobs = OUTCOME_HEADER.unpack_from, OUTCOME_HEADER.size, decode_outcome, self.jobs
+        micros_of: list[int] = []
         position, length = 0, len(data)
         end = header
         while end <= length:
@@ -203,11 +232,10 @@ class Slot:
             if micros == NOTICE:
                 self.notices.append(decode_notice(data[start:end]))
             else:
-                outcome = decode_outcome(data[start:end])
-                learn(micros * 1e-6)
+                outcome = decode(data[start:end])
                 number = next(iter(jobs), None)
                 if number is None:
-                    # Something else writes to this socket: a process that the task left behind.
+                    # Something else writes to this pipe: a process that the task left behind.
                     logger.error("Pool process %d reports a job it was not given: ignored", self.pid)
                     position = end
                     end += header
@@ -216,10 +244,13 @@ class Slot:
                 if outcome.tag != job.tag:
                     # Outcomes come in the order of the jobs, whatever a runner writes on them.
                     outcome = replace(outcome, tag=job.tag)
-                self.finished += 1
                 outcomes.append(outcome)
+                micros_of.append(micros)
             position = end
             end += header
+        if micros_of:
+            self.finished += len(micros_of)
+            self.pace.learn_all(micros_of)
         if position < length:
             self._unread += data[position:]
             self._wanted = end - position
@@ -235,7 +266,7 @@ class Slot:
     def close(self) -> None:
         """Free what the child used. Read what it said and take its window back first."""
         self.stream.close()
-        for number in (self._permit_reader, self._permit_writer, self._lifeline):
+        for number in (self.voice, self._permit_reader, self._permit_writer, self._lifeline):
             os.close(number)
         self.process.close()
 
@@ -250,19 +281,25 @@ def open_slot(
     ours, theirs = socket.socketpair()
     permit_reader, permit_writer = os.pipe()
     lifeline_reader, lifeline_writer = os.pipe()
+    voice_reader, voice_writer = os.pipe()
+    if sys.platform == "linux":
+        with suppress(OSError):  # more than this user may have: then it is as large as pipes are
+            fcntl.fcntl(voice_writer, fcntl.F_SETPIPE_SZ, CHUNK)
+    os.set_blocking(voice_reader, False)
     # The pipe's reading end has two holders and one state: neither of them may block in it.
     os.set_blocking(permit_reader, False)
     os.set_blocking(permit_writer, False)
     ours.setblocking(False)
     try:
         with theirs:
-            descriptors = (theirs.fileno(), permit_reader, lifeline_reader)
+            descriptors = (voice_writer, theirs.fileno(), permit_reader, lifeline_reader)
             process = nursery.ask(name, life, arguments, descriptors)
     except BaseException:
         ours.close()
-        for number in (permit_reader, permit_writer, lifeline_writer):
+        for number in (permit_reader, permit_writer, lifeline_writer, voice_reader):
             os.close(number)
         raise
     finally:
         os.close(lifeline_reader)
-    return Slot(process, ours, permit_reader, permit_writer, lifeline_writer, Pace(mean))
+        os.close(voice_writer)
+    return Slot(process, voice_reader, ours, permit_reader, permit_writer, lifeline_writer, Pace(mean))

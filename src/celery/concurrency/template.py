@@ -28,7 +28,7 @@ from celery.concurrency.frames import Notice, notice_frame
 from celery.concurrency.process import STATUS
 
 LENGTH = struct.Struct("<I")
-MOST_DESCRIPTORS = 4
+MOST_DESCRIPTORS = 5
 TEMPLATE_NAME, CHILD_NAME = "celery-template", "celery-pool"
 """What these processes are called in lists of processes, where the system lets them choose."""
 READY = b"R"
@@ -49,13 +49,13 @@ class Wish(NamedTuple):
 class Birth(NamedTuple):
     """A child that is asked for.
 
-    With it come the descriptors of its stream, its permits and its lifeline, and, where the worker cannot see it end,
-    of a pipe that tells of its end.
+    With it come the descriptors of its voice, its stream, its permits and its lifeline, and, where the worker cannot
+    see it end, of a pipe that tells of its end.
     """
 
     name: str
     life: Callable[..., None]
-    """Called in the child with the descriptors of its stream, its permits and its lifeline, and *arguments*."""
+    """Called in the child with the descriptors of its voice, stream, permits and lifeline, and *arguments*."""
     arguments: tuple[Any, ...]
     authkey: bytes
     path: tuple[str, ...]
@@ -251,7 +251,7 @@ def live(payload: bytes, descriptors: list[int]) -> NoReturn:
     try:
         birth: Birth = pickle.loads(payload)
         _settle(birth)
-        birth.life(*descriptors[:3], *birth.arguments)
+        birth.life(*descriptors[:4], *birth.arguments)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

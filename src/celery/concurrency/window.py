@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BUDGET = 0.002
+BUDGET = 0.005
 """Seconds of work that a slot holds."""
 PATIENCE = 0.005
 """Seconds after which a running job is longer than its window was made for: what waits behind it is taken back."""
 WEIGHT = 0.2
-"""Share of the newest duration in the mean: one long job among tiny ones shrinks the window at once, and about
-thirty tiny ones are needed to open it again."""
+"""Share of the newest duration in the mean."""
+SURPRISE = 8.0
+"""A job counts as at most so many times as long as the mean. On a busy machine any tiny job can be interrupted for
+milliseconds; it takes a few long ones in a row to close the window (what waits behind the first is taken back)."""
+LAST = 12
+"""Jobs of one batch that are looked at."""
 
 
 class Pace:
@@ -28,7 +32,15 @@ class Pace:
     def learn(self, duration: float) -> None:
         """Count a job that took *duration* seconds."""
         mean = self.mean
-        self.mean = duration if mean is None else mean + (duration - mean) * WEIGHT
+        if mean is None:
+            self.mean = duration
+        else:
+            self.mean = mean + (min(duration, mean * SURPRISE + 1e-6) - mean) * WEIGHT
+
+    def learn_all(self, micros: Sequence[int]) -> None:
+        """Count jobs that took so many microseconds. Of many the last dozen is nearly all that the mean would keep."""
+        for duration in micros[-LAST:]:
+            self.learn(duration * 1e-6)
 
     def depth(self, most: int, elapsed: float = 0.0) -> int:
         """Jobs the slot may hold now, the running one included: from 1 to *most*.

@@ -1,15 +1,16 @@
 -- Move messages from the ready lists to a consumer, in one step.
 -- KEYS: the ready list of every step of every queue, step by step, then the delayed set of every queue, then their gates.
 -- ARGV: now, id, limit, first number, how far each queue has come and its weight (msgpack: {{passed, weight}...}; '' for
--- one queue or strictly in order), what is wanted of what is parked (msgpack: {{key, count}...}; '' for nothing), the queues.
+-- one queue or strictly in order), what is wanted of what is parked (msgpack: {{key, count}...}; '' for nothing), large claims
+-- before this one of which something is still held ("number since number since..."), the queues.
 -- MOST_BYTES: with that much in hand it stops, and says that there is more by "due now".
 -- Returns {ms until the next delayed message is due or -1, [queue, count]..., [place, deliveries, interrupted,
 -- revoked]... for those that are not fresh, the envelopes, queues whose key holds something else, queues in which nothing
--- is left}; {} for a consumer that was swept.
+-- is left, now, 1 if this was a large claim}; {} for a consumer that was swept.
 local now, id, limit, first = read_now(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local turns = ARGV[5] ~= '' and cmsgpack.unpack(ARGV[5])
 local wanted = ARGV[6] ~= '' and cmsgpack.unpack(ARGV[6]) or {}
-local queues = #ARGV - 6
+local queues = #ARGV - 7
 local paused = {}
 if not redis.call('ZSCORE', P .. 'celeriac.consumers', id) then return {} end
 local me = P .. 'celeriac.consumer.' .. id
@@ -33,7 +34,7 @@ local before = redis.call('HMGET', me, 'first', 'count', 'runs')
 if before[1] == ARGV[4] then
     local number = first
     for index, count in string.gmatch(before[3], '(%d+) (%d+)') do
-        local held = P .. 'celeriac.held.' .. id .. '.' .. ARGV[6 + index]
+        local held = P .. 'celeriac.held.' .. id .. '.' .. ARGV[7 + index]
         runs[#runs + 1], runs[#runs + 2] = tonumber(index), tonumber(count)
         for _ = 1, tonumber(count) do
             local _, deliveries, interrupted, _, envelope = read_slip(redis.call('HGET', held, number))
@@ -42,10 +43,10 @@ if before[1] == ARGV[4] then
             number = number + 1
         end
     end
-    return {-1, runs, notes, envelopes, troubles, {}}
+    return {-1, runs, notes, envelopes, troubles, {}, now, 1}
 end
 -- A smaller one than before: the request was given up long ago, and comes late. Nobody would read what it took.
-if before[1] and tonumber(before[1]) > first then return {-1, runs, notes, envelopes, troubles, {}} end
+if before[1] and tonumber(before[1]) > first then return {-1, runs, notes, envelopes, troubles, {}, now, 0} end
 
 local function promote(queue, key)
     -- To the front of their lists, the one that was due first foremost.
@@ -63,7 +64,7 @@ local function promote(queue, key)
     end
 end
 
-local bytes = 0
+local bytes, large = 0, false
 
 local function take(index, queue, step, key, count)
     local found = redis.call('LRANGE', key, -count, -1)
@@ -72,6 +73,8 @@ local function take(index, queue, step, key, count)
     local known = redis.call('EXISTS', returned) == 1
     local held, fields = P .. 'celeriac.held.' .. id .. '.' .. queue, {}
     local fresh = step .. ' 0 0 ' .. now .. '\n'
+    -- Of many the envelopes are kept as they are: writing each of them once more is a good part of what a claim costs.
+    local bare = step == 0 and count >= 16
     for i = #found, 1, -1 do
         local envelope, deliveries, interrupted = found[i], 0, 0
         if known then
@@ -86,8 +89,13 @@ local function take(index, queue, step, key, count)
         envelopes[#envelopes + 1] = envelope
         bytes = bytes + #envelope
         fields[#fields + 1] = first + #envelopes - 1
-        fields[#fields + 1] = deliveries == 0 and fresh .. envelope
-            or write_slip(step, deliveries, interrupted, now, envelope)
+        if deliveries > 0 then
+            fields[#fields + 1] = write_slip(step, deliveries, interrupted, now, envelope)
+        elseif bare and is_bare(envelope) then
+            fields[#fields + 1], large = envelope, true
+        else
+            fields[#fields + 1] = fresh .. envelope
+        end
         if deliveries > 0 or revocations then note(#envelopes, deliveries, interrupted, envelope) end
         if #fields >= 1000 then
             redis.call('HSET', held, unpack(fields))
@@ -101,14 +109,14 @@ end
 local function hold(index, deliveries, interrupted, step, envelope)
     envelopes[#envelopes + 1] = envelope
     bytes = bytes + #envelope
-    redis.call('HSET', P .. 'celeriac.held.' .. id .. '.' .. ARGV[6 + index], first + #envelopes - 1,
+    redis.call('HSET', P .. 'celeriac.held.' .. id .. '.' .. ARGV[7 + index], first + #envelopes - 1,
         write_slip(step, deliveries, interrupted, now, envelope))
     note(#envelopes, deliveries, interrupted, envelope)
 end
 
 local function take_parked(index, key, count)
     -- Up to *count* of those that wait for what only a worker gives; how many.
-    local queue, taken = ARGV[6 + index], 0
+    local queue, taken = ARGV[7 + index], 0
     for _, name in ipairs(redis.call('ZRANGE', line_key(queue, key), 0, count - 1)) do
         local slip = unpark(queue, key, name)
         if slip then
@@ -122,13 +130,13 @@ local function take_parked(index, key, count)
 end
 
 if redis.call('EXISTS', PAUSED) == 1 then
-    for index = 1, queues do paused[index] = redis.call('SISMEMBER', PAUSED, ARGV[6 + index]) == 1 end
+    for index = 1, queues do paused[index] = redis.call('SISMEMBER', PAUSED, ARGV[7 + index]) == 1 end
 end
 local left, seen, cut = limit, {}, false
 for index = 1, queues do
     if not paused[index] then
-        promote(ARGV[6 + index], KEYS[#STEPS * queues + index])
-        if redis.call('EXISTS', KEYS[(#STEPS + 1) * queues + index]) == 1 then open_gates(ARGV[6 + index], now) end
+        promote(ARGV[7 + index], KEYS[#STEPS * queues + index])
+        if redis.call('EXISTS', KEYS[(#STEPS + 1) * queues + index]) == 1 then open_gates(ARGV[7 + index], now) end
         for _, want in ipairs(wanted) do
             local count = math.min(want[2], left)
             if count > 0 then
@@ -182,7 +190,7 @@ for place, step in ipairs(STEPS) do
         seen[line.index] = seen[line.index] - line.taken
         while line.taken > 0 and bytes < MOST_BYTES do
             local portion = math.min(line.taken, 50)
-            take(line.index, ARGV[6 + line.index], step, line.key, portion)
+            take(line.index, ARGV[7 + line.index], step, line.key, portion)
             line.taken = line.taken - portion
         end
         if line.taken > 0 then left, cut = 0, true end
@@ -190,7 +198,9 @@ for place, step in ipairs(STEPS) do
 end
 
 if #envelopes > 0 then
-    redis.call('HSET', me, 'first', ARGV[4], 'runs', table.concat(runs, ' '))
+    local claims = ARGV[7]
+    if large then claims = claims .. ' ' .. ARGV[4] .. ' ' .. now end
+    redis.call('HSET', me, 'first', ARGV[4], 'runs', table.concat(runs, ' '), 'claims', claims)
 end
 local next_due = cut and 0 or -1
 if left > 0 then
@@ -206,16 +216,16 @@ if left > 0 then
             if next_due < 0 or wait < next_due then next_due = wait end
         end
         -- An original worker may have taken what was marked as returned.
-        if seen[index] == 0 and not paused[index] then redis.call('DEL', P .. 'celeriac.returned.' .. ARGV[6 + index]) end
+        if seen[index] == 0 and not paused[index] then redis.call('DEL', P .. 'celeriac.returned.' .. ARGV[7 + index]) end
     end
     -- Last, because our own writes disarm: whoever changes one of these keys from now on has us told, once.
     redis.call('EXISTS', PAUSED, unpack(KEYS))
     for _, want in ipairs(wanted) do
-        for index = 1, queues do redis.call('EXISTS', line_key(ARGV[6 + index], want[1])) end
+        for index = 1, queues do redis.call('EXISTS', line_key(ARGV[7 + index], want[1])) end
     end
 end
 local emptied = {}
 for index = 1, turns and queues or 0 do
     if seen[index] == 0 then emptied[#emptied + 1] = index end
 end
-return {math.ceil(next_due), runs, notes, envelopes, troubles, emptied}
+return {math.ceil(next_due), runs, notes, envelopes, troubles, emptied, now, large and 1 or 0}

@@ -1,14 +1,14 @@
 -- Settle and start deliveries of one consumer, with what comes of them, in one step.
 -- ARGV: now, id, number of this batch, a plan (msgpack), then the values and envelopes that the plan counts on, in order.
 -- The plan: {done, records, ends, starts, begun, joined, needs}
---   done     {{queue, {number...}}...}: ended, their messages go
---   records  {{place in done, key, state, writer, ttl in ms}...}, a value each: their results
+--   done     {{queue, {number...}}...}: ended, their messages go (numbers are text, which Redis need not write anew)
+--   records  {{key, state, writer, ttl in ms (text), place in done}...}, a value each: their results
 --   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals, permit or nil, frees}...}
 --            frees {{unique key, task}...}
 --            records {{key, state, writer, ttl}...}, messages {{queue, step, due in ms or 0, task}...},
 --            arrivals {{group, index, size, 1 if it makes the join wait for more, places in joined...}...}: a value or
 --            envelope each
---   starts   {{queue, {number...}}...}: to be marked as started
+--   starts   {{queue, {number...}, whether some may not be held}...}: to be marked as started
 --   begun    {{key, state, writer, ttl}...}, a value each: records that say so
 --   joined   messages, an envelope each: what completed joins send
 --   needs    {{queue, {{number, permits}...}}...}: permits (permits.lua) without which it must not be started
@@ -19,35 +19,28 @@ local now, id = read_now(ARGV[1]), ARGV[2]
 local me, started = P .. 'celeriac.consumer.' .. id, P .. 'celeriac.started.' .. id
 local before = redis.call('HMGET', me, 'batch', 'answer')
 if before[1] == ARGV[3] then return cjson.decode(before[2]) end
+-- A smaller one than before: the request was given up long ago, and comes late.
+if before[1] and tonumber(before[1]) > tonumber(ARGV[3]) then return {'', '', '', '0'} end
 local plan = cmsgpack.unpack(ARGV[4])
 local blob = 4
 -- A server out of memory refuses scripts whose first write takes memory; workers must be able to finish.
-redis.call('HDEL', me, 'batch')
+redis.call('HDEL', me, 'answer')
 
 local function held_key(queue) return P .. 'celeriac.held.' .. id .. '.' .. queue end
 
 local some_granted = redis.call('EXISTS', GRANTED_TO) == 1
-
-local function all_started(numbers)
-    for _, is in ipairs(redis.call('SMISMEMBER', started, unpack(numbers))) do
-        if is == 0 then return false end
-    end
-    return true
-end
 
 local results, joins = {}, {}
 local applied, lost, place = {}, 0, 0
 for _, group in ipairs(plan[1]) do
     local held, numbers = held_key(group[1]), group[2]
     for from = 1, #numbers, 1000 do
-        local some = {unpack(numbers, from, math.min(from + 999, #numbers))}
-        if all_started(some) then
+        local some = numbers
+        if #numbers > 1000 then some = {unpack(numbers, from, math.min(from + 999, #numbers))} end
+        -- What is marked as started is held: nearly always it is all of them.
+        if redis.call('SREM', started, unpack(some)) == #some then
             redis.call('HDEL', held, unpack(some))
-            redis.call('SREM', started, unpack(some))
-            for _ = 1, #some do
-                place = place + 1
-                applied[place] = '1'
-            end
+            place = place + #some
         else
             for _, number in ipairs(some) do
                 place = place + 1
@@ -56,10 +49,7 @@ for _, group in ipairs(plan[1]) do
                     local _, _, _, _, envelope = read_slip(slip)
                     free_granted(envelope, now)
                 end
-                if redis.call('HDEL', held, number) == 1 then
-                    redis.call('SREM', started, number)
-                    applied[place] = '1'
-                else
+                if redis.call('HDEL', held, number) == 0 then
                     applied[place], lost = '0', lost + 1
                 end
             end
@@ -69,9 +59,10 @@ for _, group in ipairs(plan[1]) do
 end
 for _, record in ipairs(plan[2]) do
     blob = blob + 1
-    if applied[record[1]] == '1' then
-        results[#results + 1] = {record[2], blob, record[3], record[4], record[5]}
-    end
+    if not applied[record[5]] then record.blob, results[#results + 1] = blob, record end
+end
+if lost > 0 then
+    for i = 1, place do applied[i] = applied[i] or '1' end
 end
 
 local ended, follow_ups = {}, {}
@@ -99,7 +90,7 @@ for i, ending in ipairs(plan[3]) do
     end
     for _, record in ipairs(ending[6]) do
         blob = blob + 1
-        if slip then results[#results + 1] = {record[1], blob, record[2], record[3], record[4]} end
+        if slip then record.blob, results[#results + 1] = blob, record end
     end
     for _, message in ipairs(ending[7]) do
         blob = blob + 1
@@ -187,33 +178,40 @@ local function ask(queue, number, permits)
     return true
 end
 
+local listed = #plan[4] > 0 and redis.call('ZSCORE', P .. 'celeriac.consumers', id)
 for _, group in ipairs(plan[4]) do
-    local held, marks, of_queue = held_key(group[1]), {}, needs[group[1]]
-    for _, number in ipairs(group[2]) do
-        local verdict = 'o'
-        if redis.call('HEXISTS', held, number) == 0 then
-            verdict = 'l'
-        elseif revocations then
-            local _, _, _, _, envelope = read_slip(redis.call('HGET', held, number))
-            local till = redis.call('ZSCORE', revoked, task_of(envelope))
-            if till and tonumber(till) > now then verdict = 'r' end
+    local held, marks, of_queue = held_key(group[1]), group[2], needs[group[1]]
+    if not listed or redis.call('EXISTS', held) == 0 then
+        -- It was swept, or somebody has emptied the server.
+        verdicts[#verdicts + 1], marks = string.rep('l', #marks), {}
+    elseif revocations or of_queue or group[3] then
+        marks = {}
+        for _, number in ipairs(group[2]) do
+            local slip, verdict = redis.call('HGET', held, number), 'o'
+            if not slip then
+                verdict = 'l'
+            elseif revocations then
+                local _, _, _, _, envelope = read_slip(slip)
+                local till = redis.call('ZSCORE', revoked, task_of(envelope))
+                if till and tonumber(till) > now then verdict = 'r' end
+            end
+            if verdict == 'o' and of_queue and of_queue[number] and not ask(group[1], number, of_queue[number]) then
+                verdict = 'p'
+            end
+            if verdict == 'o' then marks[#marks + 1] = number end
+            verdicts[#verdicts + 1] = verdict
         end
-        if verdict == 'o' and of_queue and of_queue[number] and not ask(group[1], number, of_queue[number]) then
-            verdict = 'p'
-        end
-        if verdict == 'o' then marks[#marks + 1] = number end
-        if #marks == 1000 then
-            redis.call('SADD', started, unpack(marks))
-            marks = {}
-        end
-        verdicts[#verdicts + 1] = verdict
+    else
+        verdicts[#verdicts + 1] = string.rep('o', #marks)
     end
-    if #marks > 0 then redis.call('SADD', started, unpack(marks)) end
+    for from = 1, #marks, 1000 do
+        redis.call('SADD', started, unpack(marks, from, math.min(from + 999, #marks)))
+    end
 end
 write_given()
 for _, record in ipairs(plan[5]) do
     blob = blob + 1
-    results[#results + 1] = {record[1], blob, record[2], record[3], record[4]}
+    record.blob, results[#results + 1] = blob, record
 end
 
 local answer = {lost == 0 and '' or table.concat(applied), table.concat(ended), table.concat(verdicts), tostring(woken)}
@@ -221,7 +219,7 @@ if #results + #joins > 0 then
     if STORE_DB ~= DB then redis.call('SELECT', STORE_DB) end
     for _, result in ipairs(results) do
         -- A key that holds something else must not keep the task from ending.
-        local fine, trouble = pcall(put_record, STORE_P, result[1], ARGV[result[2]], result[3], result[4], result[5])
+        local fine, trouble = pcall(put_record, STORE_P, result[1], ARGV[result.blob], result[2], result[3], result[4])
         if not fine then answer[#answer + 1] = result[1] .. ': ' .. (type(trouble) == 'table' and trouble.err or trouble) end
     end
     local complete = {}
@@ -239,7 +237,7 @@ if #results + #joins > 0 then
         for at = 5, #arrival do send(plan[6][arrival[at]], ARGV[blob + arrival[at]]) end
     end
 end
-if place + #ended + #plan[7] > 0 and redis.call('EXISTS', me) == 1 then
+if redis.call('EXISTS', me) == 1 then
     redis.call('HSET', me, 'batch', ARGV[3], 'answer', cjson.encode(answer))
 end
 return answer

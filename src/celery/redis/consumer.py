@@ -10,6 +10,7 @@ import json
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,11 @@ class RedisConsumer(Consumer):
         self._due_at: float | None = None
         self._troubled: set[str] = set()
         self._id = 0
+        self._held: set[int] = set()
+        """Numbers of what this registration has claimed and not settled or given back. Others can only take it all."""
+        self._doubtful: set[int] = set()
+        """Those of them that may have been given back: the server is asked whether they are held."""
+        self._claims: deque[tuple[int, int]] = deque()
         self._register()
 
     # -- claiming --------------------------------------------------------------------------------------------------
@@ -111,13 +117,14 @@ class RedisConsumer(Consumer):
         wants: bytes | str = _encode(list(wanted.items())) if wanted else ""
         for _ in range(3):
             watched = self._track()
-            answer = self._ask(
-                "claim", self._keys, self._id, limit, self._next, self._whose_turn(), wants, *self.queues
-            )
+            args = self._id, limit, self._next, self._whose_turn(), wants, self._outstanding(), *self.queues
+            answer = self._ask("claim", self._keys, *args)
             if not answer:  # swept: what was held is lost to others, and it goes on as a new consumer
                 self._register()
                 continue
-            due, runs, notes, entries, troubles, emptied = answer
+            due, runs, notes, entries, troubles, emptied, now, large = answer
+            if large:
+                self._claims.append((self._next, now))
             self._due_at = None if due < 0 else self._scripts.monotonic() + due / 1000
             if troubles:
                 self._complain(troubles)
@@ -127,6 +134,16 @@ class RedisConsumer(Consumer):
             if watched == self._connections():  # else a connection was remade meanwhile, and nobody would tell
                 break
         return []
+
+    def _outstanding(self) -> str:
+        """The large claims of which something is still held, as the script keeps them: numbers and times."""
+        claims = self._claims
+        if not claims:
+            return ""
+        lowest = min(self._held, default=self._next)
+        while claims and (claims[1][0] if len(claims) > 1 else self._next) <= lowest:
+            claims.popleft()
+        return " ".join([f"{number} {now}" for number, now in claims])
 
     def _whose_turn(self) -> bytes | str:
         turns = self._turns
@@ -155,6 +172,7 @@ class RedisConsumer(Consumer):
                 found.append(Delivery(base + number, queue, entry, number))
                 number += 1
             place += count
+        self._held.update(range(self._next, number))
         self._next = number
         for at in range(0, len(notes), 4):
             place, deliveries, interrupted, revoked = notes[at : at + 4]
@@ -210,11 +228,14 @@ class RedisConsumer(Consumer):
         self._batch += 1
         blobs += joined.entries
         needed = self._plan_needs(deliveries, needs) if needs else []
-        plan = (done[0], kept, ends[0], list(starts.items()), begun, joined.messages, needed)
+        doubt = bool(self._doubtful) and not self._doubtful.isdisjoint([delivery.fence for delivery in deliveries])
+        marks = [(queue, numbers, doubt) for queue, numbers in starts.items()]
+        plan = (done[0], kept, ends[0], marks, begun, joined.messages, needed)
         answer = self._ask_commit(plan, blobs)
         applied_done, applied_ends, letters, woken = (text.decode() for text in answer[:4])
         for trouble in answer[4:]:
             logger.error("A result could not be stored: %s", trouble.decode(errors="replace"))
+        self._held.difference_update([settlement.delivery.fence for settlement in settlements])
         applied = [False] * len(settlements)
         for place, letter in zip(done[1], applied_done or "1" * len(done[1]), strict=True):
             applied[place] = letter == "1"
@@ -222,7 +243,11 @@ class RedisConsumer(Consumer):
             applied[place] = letter == "1"
         if woken != "0" or "p" in letters or not reached.isdisjoint(self.queues):
             self._ring()  # also because there may be a time from which on the next of the parked ones may start
-        return applied, self._verdicts(deliveries, letters)
+        verdicts = self._verdicts(deliveries, letters)
+        if "p" in letters or "l" in letters:
+            gone = zip(deliveries, verdicts, strict=True)
+            self._held.difference_update([delivery.fence for delivery, told in gone if told in {"lost", "parked"}])
+        return applied, verdicts
 
     def _plan_ends(
         self, settlements: Sequence[Settlement], blobs: list[bytes], joined: _Joined
@@ -231,7 +256,7 @@ class RedisConsumer(Consumer):
 
         *blobs* is filled in the order in which the script reads it: the records of all that is done come first.
         """
-        base, by_queue = self._id, dict[str, list[tuple[int, int]]]()
+        low, by_queue = self._id << 32, dict[str, tuple[list[str], list[int]]]()
         ends: list[Any] = []
         whose_ends: list[int] = []
         end_blobs: list[bytes] = []
@@ -239,22 +264,26 @@ class RedisConsumer(Consumer):
         seen: set[int] = set()
         for place, settlement in enumerate(settlements):
             delivery = settlement.delivery
-            if int(delivery.tag) >> 32 != base or delivery.fence in seen:
+            number = delivery.fence
+            if delivery.tag != low + number or number in seen:
                 continue  # claimed before the lease was lost, or said twice
-            seen.add(delivery.fence)
+            seen.add(number)
             if settlement.verb == "done" and not (settlement.messages or settlement.arrivals or settlement.frees):
-                by_queue.setdefault(delivery.queue, []).append((delivery.fence, place))
+                if (pair := by_queue.get(delivery.queue)) is None:
+                    pair = by_queue[delivery.queue] = [], []
+                pair[0].append(str(number))
+                pair[1].append(place)
             else:
                 ends.append(self._plan_end(settlement, end_blobs, reached, joined))
                 whose_ends.append(place)
         done: list[Any] = []
         whose: list[int] = []
         kept: list[Any] = []
-        for queue, pairs in by_queue.items():
-            done.append((queue, [number for number, _ in pairs]))
-            for _, place in pairs:
-                whose.append(place)
-                kept += [(len(whose), *_fields(record, blobs)) for record in settlements[place].records]
+        for queue, (numbers, places) in by_queue.items():
+            done.append((queue, numbers))
+            for at, place in enumerate(places, len(whose) + 1):
+                kept += [(*_fields(record, blobs), at) for record in settlements[place].records]
+            whose += places
         blobs += end_blobs
         return (done, whose), kept, (ends, whose_ends), reached
 
@@ -278,7 +307,7 @@ class RedisConsumer(Consumer):
         permit = None if settlement.permit is None else _permit(settlement.permit)
         delay = int(settlement.delay * 1000)
         return (
-            delivery.queue, delivery.fence, settlement.verb, delay, settlement.reason, records, messages, arrivals,
+            delivery.queue, str(delivery.fence), settlement.verb, delay, settlement.reason, records, messages, arrivals,
             permit, settlement.frees,
         )  # fmt: skip
 
@@ -287,17 +316,25 @@ class RedisConsumer(Consumer):
         found: dict[str, list[Any]] = {}
         for delivery in deliveries:
             permits = needs.get(delivery.tag)
-            if permits and int(delivery.tag) >> 32 == self._id:
-                found.setdefault(delivery.queue, []).append((delivery.fence, [_permit(permit) for permit in permits]))
+            if permits and self._holds(delivery):
+                wanted = str(delivery.fence), [_permit(permit) for permit in permits]
+                found.setdefault(delivery.queue, []).append(wanted)
         return list(found.items())
 
-    def _numbers(self, deliveries: Sequence[Delivery]) -> dict[str, list[int]]:
-        """The numbers of those that this registration claimed, by queue."""
-        found: dict[str, list[int]] = {}
+    def _numbers(self, deliveries: Sequence[Delivery]) -> dict[str, list[str]]:
+        """The numbers of those that this registration claimed and still holds, by queue."""
+        found: dict[str, list[str]] = {}
+        held, low = self._held, self._id << 32
         for delivery in deliveries:
-            if int(delivery.tag) >> 32 == self._id:
-                found.setdefault(delivery.queue, []).append(delivery.fence)
+            number = delivery.fence
+            if number in held and delivery.tag == low + number:
+                if (numbers := found.get(delivery.queue)) is None:
+                    numbers = found[delivery.queue] = []
+                numbers.append(str(number))
         return found
+
+    def _holds(self, delivery: Delivery) -> bool:
+        return delivery.fence in self._held and delivery.tag == (self._id << 32) + delivery.fence
 
     def _verdicts(self, deliveries: Sequence[Delivery], letters: str) -> list[Verdict]:
         """*letters* are for what `_numbers` found, in its order."""
@@ -306,13 +343,19 @@ class RedisConsumer(Consumer):
         told = iter(letters)
         by_queue = {queue: iter([next(told) for _ in numbers]) for queue, numbers in self._numbers(deliveries).items()}
         return [
-            _VERDICTS[next(by_queue[delivery.queue])] if int(delivery.tag) >> 32 == self._id else "lost"
-            for delivery in deliveries
+            _VERDICTS[next(by_queue[delivery.queue])] if self._holds(delivery) else "lost" for delivery in deliveries
         ]
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         groups = list(self._numbers(deliveries).items())
-        if groups and self._ask("release", (), self._id, _encode(groups)):
+        if not groups:
+            return
+        fences = [delivery.fence for delivery in deliveries]
+        self._doubtful.update(fences)  # until it is answered they may be held or not
+        back = self._ask("release", (), self._id, _encode(groups))
+        self._held.difference_update(fences)
+        self._doubtful.difference_update(fences)
+        if back:
             self._ring()
 
     # -- the lease -------------------------------------------------------------------------------------------------
@@ -342,6 +385,9 @@ class RedisConsumer(Consumer):
             number = random.randrange(1, 2**31)
             if self._ask("register", (), number, self._lease, self.name, names, *self.queues):
                 self._id = number
+                self._held.clear()
+                self._doubtful.clear()
+                self._claims.clear()
                 return
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -463,7 +509,8 @@ def _permit(permit: Permit) -> tuple[str, int, float, int]:
     return permit.key, permit.slots, permit.interval * 1000, permit.burst
 
 
-def _fields(record: Record, blobs: list[bytes]) -> tuple[str, str, str, int]:
+def _fields(record: Record, blobs: list[bytes]) -> tuple[str, str, str, str]:
     """A record as the script reads it; its value goes to the *blobs*."""
     blobs.append(record.value)
-    return record.key, record.state, record.writer, 0 if record.ttl is None else max(1, int(record.ttl * 1000))
+    ttl = record.ttl
+    return record.key, record.state, record.writer, "0" if ttl is None else str(max(1, int(ttl * 1000)))

@@ -10,9 +10,9 @@ local function companion_of(prefix, key)
   return prefix .. "celeriac.final." .. key
 end
 
--- SET for *ttl* milliseconds, or (nil, false, 0) for ever.
+-- SET for *ttl* milliseconds (text), or ("0") for ever.
 local function keep(key, value, ttl)
-  if ttl and tonumber(ttl) > 0 then
+  if ttl ~= "0" then
     return redis.call("SET", key, value, "PX", ttl)
   end
   return redis.call("SET", key, value)
@@ -20,7 +20,7 @@ end
 
 -- The same, only if the key is absent: false if it is not.
 local function keep_new(key, value, ttl)
-  if ttl and tonumber(ttl) > 0 then
+  if ttl ~= "0" then
     return redis.call("SET", key, value, "PX", ttl, "NX")
   end
   return redis.call("SET", key, value, "NX")
@@ -49,10 +49,15 @@ local function record_trouble(keys)
 end
 
 -- Store and announce a result unless an earlier terminal state stays; whether it is stored. Safe to repeat: what is
--- there already counts as stored. *ttl* in milliseconds; nil, false or 0: for ever.
+-- there already counts as stored. *ttl*: see `keep`.
 local function put_record(prefix, key, value, state, writer, ttl)
+  local absent = keep_new(key, value, ttl)
+  if absent and state == "SUCCESS" and string.sub(value, 1, 19) == '{"status":"SUCCESS"' then
+    redis.call("PUBLISH", key, value) -- nearly every result, in as few steps as it can have
+    return true
+  end
   local final, companion, known = FINAL[state] or 0, companion_of(prefix, key), false
-  if not keep_new(key, value, ttl) then
+  if not absent then
     local old, by = finality(redis.call("GETRANGE", key, 0, 63)), nil
     if old == nil or old == 1 then
       known = redis.call("GET", companion)

@@ -4,7 +4,7 @@ local back = 0
 for _, group in ipairs(cmsgpack.unpack(ARGV[3])) do
     local queue, numbers = group[1], group[2]
     local held = P .. 'celeriac.held.' .. id .. '.' .. queue
-    table.sort(numbers)
+    table.sort(numbers, function(one, other) return tonumber(one) < tonumber(other) end)
     local freed = {}
     for i = #numbers, 1, -1 do
         local slip = redis.call('HGET', held, numbers[i])

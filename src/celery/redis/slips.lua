@@ -2,6 +2,7 @@
 --   step deliveries interrupted since LF envelope
 -- The step is that of its priority; `deliveries` counts executions that were started; `interrupted` is 1 when the last
 -- one ended with its worker; `since` is when it came here, in Unix milliseconds.
+-- Of a large claim an envelope alone stands for "0 0 0 since": since when is in the hash of its consumer (`claims`).
 -- Constants before this file: P (what stands before every key), SEP (between a queue's name and a step), INNER (the
 -- step of what only workers of ours may get).
 
@@ -22,7 +23,10 @@ local function write_slip(step, deliveries, interrupted, since, envelope)
     return step .. ' ' .. deliveries .. ' ' .. interrupted .. ' ' .. since .. '\n' .. envelope
 end
 
+local function is_bare(slip) return string.byte(slip) == 123 end -- a brace, which begins every envelope
+
 local function read_slip(slip)
+    if is_bare(slip) then return 0, 0, 0, nil, slip end
     local ends = string.find(slip, '\n', 1, true)
     local step, deliveries, interrupted, since =
         string.match(string.sub(slip, 1, ends - 1), '^(%d+) (%d+) (%d+) (%d+)$')

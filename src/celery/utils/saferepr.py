@@ -16,6 +16,7 @@ _FAST_ITEMS = 32
 _FAST_INNER = 8
 _FAST_LEVELS = 2
 _DEFAULT = 1 << 20
+_LARGE, _DIGITS = 10**18, 20
 
 
 def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[int] | None = None) -> str:
@@ -26,7 +27,13 @@ def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[in
     """
     limit = maxlen or _DEFAULT
     kind = type(o)
-    if (kind is tuple or kind is list or kind is dict) and len(o) <= _FAST_ITEMS and not seen:
+    if o is None or kind is bool or kind is float or (kind is str and len(o) <= limit):
+        atom = repr(o)
+        if kind is str or len(atom) <= limit:
+            return atom
+    elif kind is int and -_LARGE < o < _LARGE and limit >= _DIGITS:
+        return repr(o)
+    elif (kind is tuple or kind is list or kind is dict) and len(o) <= _FAST_ITEMS and not seen:
         if not o:
             return repr(o)
         text = _repr_small(o, kind, limit, maxlevels)

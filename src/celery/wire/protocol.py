@@ -92,6 +92,16 @@ class _Top(msgspec.Struct):
     properties: _Properties
 
 
+class _Packed(msgspec.Struct, gc=False):
+    """An envelope as nearly all are: msgspec takes the body out of its base64 by itself."""
+
+    body: bytes
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+    content_type: str = msgspec.field(default="application/data", name="content-type")
+    content_encoding: str = msgspec.field(default="binary", name="content-encoding")
+
+
 class _Envelope(msgspec.Struct):
     body: str
     headers: dict[str, Any]
@@ -101,6 +111,8 @@ class _Envelope(msgspec.Struct):
 
 
 _decode_top = msgspec.json.Decoder(_Top).decode
+_decode_packed = msgspec.json.Decoder(_Packed).decode
+_decode_content = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], dict[str, Any]]).decode
 _decode_parts = msgspec.json.Decoder(_Envelope).decode
 encode_plain = msgspec.json.Encoder().encode
 """JSON of plain values, quickly; see `is_plain`."""
@@ -227,6 +239,15 @@ def _kind(value: Any) -> str:
 
 def decode_envelope(raw: bytes) -> Message:
     """Take an envelope apart; raises `DecodeError` if it is none."""
+    if b'"__type__"' not in raw:
+        try:
+            packed = _decode_packed(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        else:
+            properties = packed.properties
+            if properties.get("body_encoding") == "base64":
+                return Message(packed.headers, properties, packed.body, packed.content_type, packed.content_encoding)
     try:
         special = b'"__type__"' in raw
         parts = msgspec.convert(decode_json(raw), _Envelope) if special else _decode_parts(raw)
@@ -290,6 +311,18 @@ def split_body(
 
     `embed` has callbacks, errbacks, chain and chord. *accept*: see `serialization.loads`.
     """
+    raw = message.body
+    if (
+        message.content_type == serialization.JSON
+        and message.content_encoding == "utf-8"
+        and "compression" not in message.headers
+        and serialization.reads_json(accept)
+        and b'"__type__"' not in raw
+    ):
+        try:
+            return _decode_content(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # protocol 1, or what the standard does not have
     body = load_body(message, accept)
     if isinstance(body, list | tuple) and len(body) == 3:
         args, kwargs, embed = body

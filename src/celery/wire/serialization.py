@@ -312,6 +312,16 @@ def loads(
         raise DecodeError(f"The data is not the {codec.name} it should be: {exc}.") from exc
 
 
+def reads_json(accept: frozenset[str] | None) -> bool:
+    """Whether `loads` reads JSON with *accept*, and does so by `decode_json`."""
+    if accept is not None and JSON not in accept:
+        return False
+    codec = _by_type.get(JSON)
+    if codec is None or codec.decode is not decode_json:
+        return False
+    return "kombu.serialization" not in sys.modules or not is_replaced("json")
+
+
 def _as_stored(data: bytes | str, wanted: str, content_encoding: str | None) -> bytes | str:
     """Bytes for a binary codec, otherwise text in the encoding that the message names."""
     if wanted == "binary":

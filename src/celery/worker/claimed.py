@@ -53,7 +53,9 @@ class Claimed:
 
     def job(self) -> Job:
         """What the pool runs."""
-        delivery = self.delivery
+        delivery, facts = self.delivery, self.facts
+        if self.head.timelimit == NO_LIMITS:
+            return Job(self.tag, delivery.envelope, delivery.redelivered, facts.soft, facts.hard)
         hard, soft = self.limits()
         return Job(self.tag, delivery.envelope, delivery.redelivered, soft, hard)
 

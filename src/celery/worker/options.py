@@ -17,7 +17,7 @@ from celery.worker.prefetch import Prefetch
 if TYPE_CHECKING:
     from celery.app.base import Celery
 
-WINDOW = 64
+WINDOW = 256
 HEARTBEAT = 2.0
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 LATER: Mapping[str, str] = {

@@ -17,6 +17,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -370,6 +371,7 @@ class Consumer:
         now = self.clock.time()
         facts_of, numbers, hostname, held = self.facts.get, self._numbers, self.hostname, self.held
         tell, zone, reports = logger.isEnabledFor(logging.INFO), self.app.timezone, self.reports
+        ids_revoked = state.revoked or ()
         for delivery in deliveries:
             try:
                 head = peek(delivery.envelope)
@@ -377,8 +379,7 @@ class Consumer:
                 self.endings.waiting.append(self.aftermath.undecodable(delivery, error))
                 continue
             facts = facts_of(head.task)
-            revoked = bool(state.revoked) and head.id in state.revoked
-            verdict = admit(head, delivery, facts, now, revoked=revoked, zone=zone)
+            verdict = admit(head, delivery, facts, now, revoked=head.id in ids_revoked, zone=zone)
             request = Request(head, delivery, facts or Facts(head.task), next(numbers), hostname, claimed)
             if verdict is RUN:
                 held.append(request)
@@ -535,6 +536,11 @@ class Consumer:
     def wait(self, most: float = LOOK_AGAIN) -> None:
         """Sleep until something can be done, at most *most* seconds."""
         timeout = min(most, self._timeout())
+        lull = min(timeout, self.pool.lull())
+        if lull > 0.0:
+            # Outcomes of tiny tasks are collected and committed together; nobody is asleep who waits for one of them.
+            time.sleep(lull)
+            timeout = 0.0
         self._watch()
         for descriptor, _ in self._poller.poll(math.ceil(timeout * 1000)):
             if descriptor == self._inbox:
