@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from celery.canvas.maps import xmap as xmap
     from celery.canvas.maps import xstarmap as xstarmap
     from celery.canvas.signature import signature as signature
+    from celery.patching import maybe_patch_concurrency as maybe_patch_concurrency
     from celery.utils import uuid as uuid
 
     VERSION_BANNER: str
@@ -55,6 +56,7 @@ _HOMES = {
     "current_app": "celery._state",
     "current_task": "celery._state",
     "group": "celery.canvas",
+    "maybe_patch_concurrency": "celery.patching",
     "maybe_signature": "celery.canvas",
     "shared_task": "celery.app.shared",
     "signature": "celery.canvas",
@@ -68,7 +70,7 @@ _MODULES = frozenset({
     "schedules", "signals", "states", "utils",
 })  # fmt: skip
 _LATER = frozenset({
-    "bootsteps", "maybe_patch_concurrency", "security",
+    "bootsteps", "security",
 })  # fmt: skip
 """Names of Celery that a later release brings."""
 
@@ -110,6 +112,7 @@ __all__ = [
     "current_app",
     "current_task",
     "group",
+    "maybe_patch_concurrency",
     "maybe_signature",
     "shared_task",
     "signature",

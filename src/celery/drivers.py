@@ -39,6 +39,9 @@ STORES: Mapping[str, str] = {
     "sqlite": "celery.backends.sqlite:SQLiteStore",
 }
 POOLS: Mapping[str, str] = {
+    "asyncio": "celery.concurrency.asyncio:AsyncioPool",
+    "eventlet": "celery.concurrency.eventlet:EventletPool",
+    "gevent": "celery.concurrency.gevent:GeventPool",
     "prefork": "celery.concurrency.prefork:PreforkPool",
     "processes": "celery.concurrency.prefork:PreforkPool",
     "solo": "celery.concurrency.solo:SoloPool",
@@ -64,7 +67,7 @@ LATER: Mapping[str, str] = {
 """Doors that lead nowhere yet."""
 REDIS = frozenset({"redis", "rediss", "sentinel", "unix", "socket", "redis+socket"})
 """Schemes of Redis, whose drivers take several URLs and options for their connections."""
-COMING = frozenset({"amqp", "amqps", "gevent", "eventlet", "postgresql", "py-amqp", "pyamqp"})
+COMING = frozenset({"amqp", "amqps", "postgresql", "py-amqp", "pyamqp"})
 """Drivers of Celery that are still to come, by name."""
 
 
@@ -98,7 +101,14 @@ def pool_class(name: str) -> type[Pool]:
     """The pool called *name*, or the class at `module:Class`; raises `ImproperlyConfigured` for an unknown one."""
     if ":" in name:
         return cast("type[Pool]", _load_pool(name))
-    return cast("type[Pool]", _find("pool", name, POOLS, "celery.pools"))
+    try:
+        return cast("type[Pool]", _find("pool", name, POOLS, "celery.pools"))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != name:
+            raise
+        raise ImproperlyConfigured(
+            f"The {name} pool needs the package {name}: pip install 'celery[{name}]'."
+        ) from error
 
 
 def _load_pool(path: str) -> type:

@@ -14,14 +14,16 @@ MAX_FILE, MAX_FUNCTION = 600, 60
 
 # Floors from the ground up; within a floor, what is listed later may import what is listed earlier. First match wins.
 FLOORS: list[tuple[str, list[str]]] = [
-    ("0 words", ["", "states", "exceptions", "utils.*", "utils", "signals", "local", "platforms",
+    ("0 words", ["", "patching", "states", "exceptions", "utils.*", "utils", "signals", "local", "platforms",
                  "schedules.wallclock", "schedules.base", "schedules.solar", "schedules.*", "schedules"]),
     ("1 wire", ["wire.message", "wire.serialization", "wire.*", "wire", "security*"]),
     ("2 ports", ["redis", "redis.address", "redis.scripts", "redis.link", "redis.channel", "redis.envelopes",
                  "backends.store", "backends", "brokers.base", "redis.outbox", "redis.*", "memory",
                  "memory.limits", "memory.space", "memory.*", "sqlite", "sqlite.moves", "sqlite.limits",
                  "sqlite.leases", "sqlite.*",
-                 "brokers", "concurrency.base", "concurrency.window", "concurrency.outcomes", "concurrency.frames",
+                 "brokers",
+                 "concurrency.base", "concurrency.window", "concurrency.outcomes", "concurrency.bell",
+                 "concurrency.crowd", "concurrency.green", "concurrency.strike", "concurrency.frames",
                  "concurrency.child",
                  "concurrency.process", "concurrency.template", "concurrency.nursery", "concurrency.slot",
                  "concurrency", "drivers"]),

@@ -233,7 +233,6 @@ def test_two_workers_with_one_pidfile(celery: Any, worker: Any, tmp_path: Path) 
     [
         (["-l", "LOUD"], "LOUD"),
         (["-P", "swimming"], "'swimming' is not one of"),
-        (["-P", "gevent"], "later"),
         (["-P", "custom"], "CELERY_CUSTOM_WORKER_POOL"),
         (["-c", "many"], "'auto'"),
         (["-B"], "later"),

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from celery.concurrency import nursery
+from celery.concurrency.asyncio import AsyncioPool
 from celery.concurrency.base import PoolOptions
 from celery.concurrency.prefork import PreforkPool
 from celery.concurrency.solo import SoloPool
@@ -28,6 +29,10 @@ class TestSoloPool(PoolContract):
 
 class TestThreadPool(PoolContract):
     pool_class = ThreadPool
+
+
+class TestAsyncioPool(PoolContract):
+    pool_class = AsyncioPool
 
 
 class TestPreforkPool(PoolContract):

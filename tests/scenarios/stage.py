@@ -139,7 +139,7 @@ class HandPool(Pool):
 
     def __init__(self, size: int, window: int, tell: Callable[[str], None]) -> None:
         super().__init__(size, lambda: lambda job: Outcome(job.tag, "SUCCESS"))
-        self.can = PoolCapabilities(processes=True, limits=True, windows=window > 1)
+        self.can = PoolCapabilities(processes=True, soft_limits=True, hard_limits=True, windows=window > 1)
         self.window = window
         self.tell = tell
         self.jobs: dict[int, str] = {}

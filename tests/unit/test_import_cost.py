@@ -65,7 +65,8 @@ assert outcome.records[0].state == "SUCCESS", outcome
 """
 WORKER = """
 import small_app
-import celery.__main__, celery.bin.worker, celery.worker.worker, celery.concurrency.prefork, celery.app.log
+import celery.__main__, celery.bin.celery, celery.bin.worker, celery.worker.worker
+import celery.concurrency.prefork, celery.app.log
 small_app.app.broker, small_app.app.store.url
 """
 

@@ -161,10 +161,6 @@ class TestPools:
 class TestLater:
     """What belongs to a later release says so."""
 
-    def test_green_pools(self) -> None:
-        with pytest.raises(ImportError, match="brings the pools gevent and eventlet"):
-            exec("from celery import maybe_patch_concurrency", {})
-
     def test_an_events_class_of_the_program_is_used(self) -> None:
         class Events:
             def __init__(self, app: Celery) -> None:

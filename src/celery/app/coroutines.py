@@ -1,4 +1,8 @@
-"""Running coroutines from threads: every thread that runs tasks has one event loop, made when it is first needed."""
+"""Running coroutines from threads: every thread that runs tasks has one event loop, made when it is first needed.
+
+Greenlets cannot have one each: of the event loops in a thread only one may run at a time.  Theirs run beside each other
+on one loop, in a greenlet of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,16 @@ import contextvars
 import signal
 import socket
 import threading
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.utils.descriptors import write
+from celery.utils.descriptors import is_green, write
+from celery.utils.loops import LoopThread, interruptible, run_at
+from celery.utils.threads import woken_by
 
 T = TypeVar("T")
 
@@ -43,9 +50,12 @@ class _Loop:
 
 class _Slot(threading.local):
     loop: _Loop | None = None
+    home: LoopThread | None = None
+    """Where coroutines run instead, if anywhere."""
 
 
 _slot = _Slot()
+_home: LoopThread | None = None
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -54,6 +64,9 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
     Where a loop is running already (a task applied eagerly in a coroutine), another thread runs it while this one
     waits.  A soft time limit that strikes while the coroutine waits is raised in the coroutine.
     """
+    home = _slot.home or (_greenlets_home() if is_green() else None)
+    if home is not None:
+        return run_at(home, coroutine, soft=SoftTimeLimitExceeded)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -61,6 +74,25 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(context.run, _run_apart, coroutine).result()
+
+
+@contextmanager
+def running_at(home: LoopThread) -> Iterator[None]:
+    """In this block, coroutines of this thread run on the loop *home*."""
+    before, _slot.home = _slot.home, home
+    try:
+        yield
+    finally:
+        _slot.home = before
+
+
+def _greenlets_home() -> LoopThread:
+    """The loop that the coroutines of all greenlets run on. There is one, once it is needed."""
+    global _home
+    if _home is None:
+        _home = LoopThread("celery-coroutines")
+        _home.start()
+    return _home
 
 
 def close_loop() -> None:
@@ -83,7 +115,7 @@ def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
         ours = _slot.loop = _Loop()
     loop = ours.loop
     limits: list[BaseException] = []
-    task = loop.create_task(_with_limits(coroutine, limits), context=contextvars.copy_context())
+    task = loop.create_task(interruptible(coroutine, limits), context=contextvars.copy_context())
 
     def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         # The limit struck in a callback of the loop, which would only log it.
@@ -95,7 +127,7 @@ def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
             loop.default_exception_handler(context)
 
     loop.set_exception_handler(on_loop_error)
-    with _woken_by_signals(ours):
+    with _woken_by_signals(ours), woken_by(partial(_wake, loop)):
         while True:
             try:
                 return loop.run_until_complete(task)
@@ -108,6 +140,15 @@ def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
                 if not task.done():
                     close_loop()  # cancels what is left of it
                 raise
+
+
+def _wake(loop: asyncio.AbstractEventLoop) -> None:
+    with suppress(RuntimeError):  # it has just been closed
+        loop.call_soon_threadsafe(_wake_up)
+
+
+def _wake_up() -> None:
+    """Nothing: a loop that calls it is awake."""
 
 
 @contextmanager
@@ -134,36 +175,4 @@ def _woken_by_signals(ours: _Loop) -> Iterator[None]:
             loop.remove_reader(reader)
 
 
-async def _with_limits(coroutine: Coroutine[Any, Any, T], limits: list[BaseException]) -> T:
-    return cast("T", await _Interruptible(coroutine, limits))
-
-
-class _Interruptible:
-    """Awaits a coroutine by hand, so that a cancellation can be raised in it as the time limit that caused it."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], limits: list[BaseException]) -> None:
-        self.coroutine = coroutine
-        self.limits = limits
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine = self.coroutine
-        sent: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                awaited = coroutine.send(sent) if error is None else coroutine.throw(error)
-            except StopIteration as end:
-                return end.value
-            sent = error = None
-            try:
-                sent = yield awaited
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except asyncio.CancelledError as exc:
-                error = self.limits.pop() if self.limits else exc
-            except BaseException as exc:  # noqa: BLE001 - it is the coroutine's
-                error = exc
-
-
-__all__ = ["close_loop", "run_coroutine"]
+__all__ = ["close_loop", "run_coroutine", "running_at"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _join_will_block
@@ -15,15 +16,25 @@ from celery.backends.store import Store
 from celery.canvas.ids import fixed_ids
 from celery.exceptions import BackendError, CeleryError, DecodeError, NotRegistered
 from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
+from celery.utils.deferred import deferred
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
-from celery.wire.message import Job, Outcome, Record
+from celery.wire.message import Job, Outcome
 from celery.wire.protocol import Head, Message, decode_envelope, load_body, split_body
 from celery.wire.serialization import accept_types
 
 if TYPE_CHECKING:
-    from celery.app.base import Celery
+    import asyncio
+    import inspect
 
+    from celery.app import coroutines
+    from celery.app.base import Celery
+    from celery.utils.loops import LoopThread
+else:
+    asyncio, inspect, coroutines = deferred("asyncio"), deferred("inspect"), deferred("celery.app.coroutines")
+
+Prepared = tuple[Any, Context]
+"""A tracer, and the request that it is to be called with."""
 logger = get_logger("celery.app.trace")
 
 
@@ -67,10 +78,33 @@ class Runner:
         self.hostname = hostname
         self.accept = accept_types(app.conf.accept_content)
         self.tracers: dict[str, Any] = {}
+        self._coroutines: dict[str, bool] = {}
 
     def __call__(self, job: Job) -> Outcome:
         """Run *job*. Blocks until the task has ended; the outcome carries its result and what it sent."""
         started = time.monotonic()
+        prepared = self._prepare(job)
+        if isinstance(prepared, Outcome):
+            return prepared
+        return self._run(job, started, *prepared)
+
+    def begin(self, job: Job, home: LoopThread) -> Coroutine[Any, Any, Outcome] | Callable[[], Outcome]:
+        """For slots that are tasks of the loop *home*, which calls this: the coroutine that runs *job* there.
+
+        Where the task would block the loop, a function that runs it in whatever thread calls it; should it turn out
+        to be a coroutine all the same, that runs in the loop.
+        """
+        started = time.monotonic()
+        prepared = self._prepare(job)
+        if isinstance(prepared, Outcome):
+            return _outcome(prepared)
+        tracer, request = prepared
+        if self._is_async(request.task) and hasattr(tracer, "run_async"):
+            return self._run_async(job, started, tracer, request)
+        return partial(self._run_beside, home, job, started, tracer, request)
+
+    def _prepare(self, job: Job) -> Prepared | Outcome:
+        """The tracer and the request of *job*, or what becomes of a message that nobody can run."""
         message = None
         try:
             message = decode_envelope(job.envelope)
@@ -85,30 +119,49 @@ class Runner:
         request = Context.from_message(
             headers, message.properties, body, hostname=self.hostname, redelivered=job.redelivered
         )
-        if ONCE in headers and not self._is_first(request):
-            return Outcome(job.tag, IGNORED, detail="Another message for the same task was run before this one.")
-        effects: list[Record] = []
         fields = request.__dict__
-        fields["effects"] = effects
-        outbox = fields["outbox"] = []
+        fields["effects"], fields["outbox"] = [], []
         fields["writer"] = _writer(
             message.properties.get("delivery_tag"), task_id, headers.get("retries"), headers.get("replays")
         )
+        return tracer, request
+
+    def _run(self, job: Job, started: float, tracer: Any, request: Context) -> Outcome:
+        """Run the task in this thread."""
+        fields = request.__dict__
+        if ONCE in fields and not self._is_first(request):
+            return _not_first(job)
         blocked = _join_will_block.get()
         _join_will_block.set(True)
         try:
-            traced = tracer(task_id, body[0], body[1], request)
+            traced = tracer(fields["id"], fields["args"], fields["kwargs"], request)
         except Exception as exc:  # noqa: BLE001 - raised around the tracer by whoever replaced it
             traced = _failed_around(exc)
         finally:
             _join_will_block.set(blocked)
-        if traced.info is None:
-            arrivals = fields.get("arrivals") or ()
-            return Outcome(
-                job.tag, SUCCESS, traced.runtime or 0.0, tuple(effects), tuple(outbox), tuple(arrivals), False,
-                traced.retstr or "",
-            )  # fmt: skip
-        return self._ended(job, traced, time.monotonic() - started, request)
+        return self._ended(job, traced, started, request)
+
+    def _run_beside(self, home: LoopThread, job: Job, started: float, tracer: Any, request: Context) -> Outcome:
+        with coroutines.running_at(home):
+            return self._run(job, started, tracer, request)
+
+    async def _run_async(self, job: Job, started: float, tracer: Any, request: Context) -> Outcome:
+        """Run the task in the running event loop, as the only thing in its context."""
+        if ONCE in vars(request) and not await asyncio.to_thread(self._is_first, request):
+            return _not_first(job)
+        _join_will_block.set(True)
+        try:
+            traced = await tracer.run_async(request.id, request.args, request.kwargs, request)
+        except Exception as exc:  # noqa: BLE001 - raised around the tracer by whoever replaced it
+            traced = _failed_around(exc)
+        return self._ended(job, traced, started, request)
+
+    def _is_async(self, name: str) -> bool:
+        """Whether the task called *name* is a coroutine function."""
+        known = self._coroutines.get(name)
+        if known is None:
+            known = self._coroutines[name] = inspect.iscoroutinefunction(self.app.tasks[name].run)
+        return known
 
     def _is_first(self, request: Context) -> bool:
         """Whether no other message was run for the task, of which a ledger in two steps may have sent several.
@@ -135,10 +188,16 @@ class Runner:
         )
         return tracer
 
-    def _ended(self, job: Job, traced: trace.trace_ok_t, runtime: float, request: Context) -> Outcome:
-        """The outcome of a task that has raised."""
+    def _ended(self, job: Job, traced: trace.trace_ok_t, started: float, request: Context) -> Outcome:
+        """What became of a task."""
         info = traced.info
-        assert info is not None
+        if info is None:
+            fields = request.__dict__
+            return Outcome(
+                job.tag, SUCCESS, traced.runtime or 0.0, tuple(fields["effects"]), tuple(fields["outbox"]),
+                tuple(fields.get("arrivals") or ()), False, traced.retstr or "",
+            )  # fmt: skip
+        runtime = time.monotonic() - started
         einfo: ExceptionInfo = traced.retval
         return Outcome(
             job.tag,
@@ -208,6 +267,14 @@ def _reason(exc: Exception) -> str:
     if isinstance(exc, (DecodeError, KeyError)):
         return f"The message cannot be decoded: {exc}"
     return repr(exc)
+
+
+async def _outcome(outcome: Outcome) -> Outcome:
+    return outcome
+
+
+def _not_first(job: Job) -> Outcome:
+    return Outcome(job.tag, IGNORED, detail="Another message for the same task was run before this one.")
 
 
 def _failed_around(exc: Exception) -> trace.trace_ok_t:

@@ -28,8 +28,7 @@ from celery.utils.nodenames import default_nodename, host_format, node_format
 WORKER, POOL, QUEUE, FEATURES, BEAT = (
     "Worker Options", "Pool Options", "Queue Options", "Features", "Embedded Beat Options",
 )  # fmt: skip
-POOLS = ("prefork", "eventlet", "gevent", "solo", "processes", "threads", "custom")
-GREEN = ("eventlet", "gevent")
+POOLS = ("prefork", "eventlet", "gevent", "asyncio", "solo", "processes", "threads", "custom")
 C_FAKEFORK = os.environ.get("C_FAKEFORK")
 
 
@@ -46,8 +45,6 @@ class WorkersPool(ParamType):
             return os.environ.get("CELERY_CUSTOM_WORKER_POOL") or self.fail(
                 "'custom' is what CELERY_CUSTOM_WORKER_POOL names, and it is not set.", param, ctx
             )
-        if value in GREEN:
-            self.fail(f"the {value} pool comes with a later version of Celeriac; use 'threads' until then.", param, ctx)
         names = [*POOLS, *known("pool")]
         if value not in names and ":" not in value:  # module:Class
             self.fail(f"{value!r} is not one of {', '.join(map(repr, dict.fromkeys(names)))}.", param, ctx)

@@ -16,7 +16,11 @@ from celery.utils.descriptors import Poll, poll
 from celery.wire.message import Job, Outcome
 
 Runner = Callable[[Job], Outcome]
-"""Runs one job to its end. Never raises but for SystemExit and what ends the process."""
+"""Runs one job to its end. Never raises but for SystemExit and what ends the process.
+
+It may have `close()`, called when its slot ends, and `begin(job, home)`, for pools of coroutines: called on the thread
+of the loop *home* (a `LoopThread`), the coroutine that runs the job there, or a function that runs it in any thread.
+"""
 Boot = Callable[[], Runner]
 """Prepares a slot: loads the application, sends the process signals. May raise; the pool then fails to start."""
 
@@ -26,8 +30,14 @@ class PoolCapabilities(msgspec.Struct, frozen=True):
 
     processes: bool = False
     """Jobs run outside the worker's process: they can be killed, and can die."""
-    limits: bool = False
-    """Soft and hard time limits are enforced."""
+    soft_limits: bool = False
+    """Soft time limits are enforced."""
+    hard_limits: bool = False
+    """Hard time limits are enforced."""
+    limits: str = ""
+    """How far limits reach, where that is not everywhere: a sentence for whoever sets one."""
+    cancels: bool = False
+    """`kill` ends jobs, although they run in the worker's process."""
     windows: bool = False
     """Takes several jobs a slot, so that tiny ones need no wake-up each."""
 

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from msgspec.structs import replace
-
 from celery.concurrency.base import PoolOptions, Runner
 from celery.concurrency.frames import (
     CHUNK,
@@ -29,7 +27,7 @@ from celery.concurrency.frames import (
     notice_frame,
     reading_buffer,
 )
-from celery.concurrency.outcomes import failed
+from celery.concurrency.outcomes import after_limit, failed
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.wire.message import Job, Outcome
 
@@ -162,9 +160,7 @@ class SoftLimit:
             # Between the end of the job and the disarming it strikes nothing: the job had ended in time.
             if outcome is None:
                 outcome = Outcome(job.tag, "OVERTIME")
-        if self._struck and outcome.internal:
-            return replace(outcome, internal=False) if outcome.records else Outcome(job.tag, "OVERTIME")
-        return outcome
+        return after_limit(job, outcome) if self._struck else outcome
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
         if self._armed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import traceback
 
+from msgspec.structs import replace
+
 from celery.wire.message import Job, Outcome
 
 
@@ -21,3 +23,13 @@ def returned(job: Job) -> Outcome:
 def plain(text: str) -> str:
     """*text* without what UTF-8 cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def after_limit(job: Job, outcome: Outcome) -> Outcome:
+    """The *outcome* of a job in which a soft time limit was raised, wherever it was at that moment.
+
+    Where it struck outside of the task, that is no defect of the runner's: the task has exceeded its limit.
+    """
+    if not outcome.internal:
+        return outcome
+    return replace(outcome, internal=False) if outcome.records else Outcome(job.tag, "OVERTIME")

@@ -129,7 +129,7 @@ class PreforkPool(Pool):
     """
 
     name = "prefork"
-    can = PoolCapabilities(processes=True, limits=True, windows=True)
+    can = PoolCapabilities(processes=True, soft_limits=True, hard_limits=True, windows=True)
 
     def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
         super().__init__(size, boot, options)

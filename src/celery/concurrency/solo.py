@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.child import SoftLimit
 from celery.concurrency.outcomes import failed
+from celery.concurrency.strike import run_limited
 from celery.concurrency.window import BUDGET, Pace
 from celery.exceptions import PoolError
 from celery.wire.message import Job, Outcome
@@ -19,11 +22,13 @@ class SoloPool(Pool):
 
     `submit` runs jobs until the budget of a window is used up (always at least one); what is left runs in `poll`, so
     that the loop looks at its signals and its broker between long jobs, and can withdraw what waits.  Nothing can be
-    limited or killed.  What a runner raises (SystemExit, KeyboardInterrupt) passes through; its job is LOST.
+    killed.  What a runner raises (SystemExit, KeyboardInterrupt) passes through; its job is LOST.
     """
 
     name = "solo"
-    can = PoolCapabilities(windows=True)
+    can = PoolCapabilities(
+        soft_limits=True, windows=True, limits="the worker's own thread runs the tasks, and cannot be killed"
+    )
 
     def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
         super().__init__(1, boot, options)
@@ -32,6 +37,7 @@ class SoloPool(Pool):
         self._waiting: deque[Job] = deque()
         self._ended: list[Outcome] = []
         self._current: tuple[Job, float] | None = None
+        self._limit = SoftLimit()
 
     def start(self) -> None:
         try:
@@ -96,7 +102,7 @@ class SoloPool(Pool):
             job = self._waiting.popleft()
             self._current = job, time.time()
             try:
-                outcome = runner(job)
+                outcome = runner(job) if job.soft is None else self._run_limited(runner, job, job.soft)
             except Exception as exc:  # noqa: BLE001 - a runner does not raise; if it does, the worker lives on
                 outcome = failed(job, exc)
             except BaseException as exc:
@@ -109,6 +115,12 @@ class SoloPool(Pool):
             self._pace.learn(now - began)
             if now >= until:
                 break
+
+    def _run_limited(self, runner: Runner, job: Job, seconds: float) -> Outcome:
+        # A signal also interrupts what waits in the system, but only the main thread has them.
+        if threading.current_thread() is threading.main_thread():
+            return self._limit.run(runner, job, seconds)
+        return run_limited(runner, job, seconds)
 
     def _end(self) -> list[Outcome]:
         outcomes = [*self._ended, *(Outcome(tag, "RETURNED") for tag in self.withdraw())]

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.bell import Bell
 from celery.concurrency.outcomes import failed
+from celery.concurrency.strike import run_limited
 from celery.concurrency.window import Pace
 from celery.exceptions import PoolError
 from celery.wire.message import Job, Outcome
@@ -21,11 +23,15 @@ NOT_KILLED = "The worker stopped before the task ended; a thread cannot be kille
 class ThreadPool(Pool):
     """Threads that take jobs from one queue, so nothing waits behind a long job while another thread is idle.
 
-    `boot` is called once: the threads share its runner, which must be thread-safe.  Nothing can be limited or killed.
+    `boot` is called once: the threads share its runner, which must be thread-safe.  Nothing can be killed.
     """
 
     name = "threads"
-    can = PoolCapabilities(windows=True)
+    can = PoolCapabilities(
+        soft_limits=True,
+        windows=True,
+        limits="a soft limit reaches a task at its next Python instruction, and a thread cannot be killed",
+    )
 
     def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
         super().__init__(size, boot, options)
@@ -37,7 +43,7 @@ class ThreadPool(Pool):
         self._started: dict[int, float] = {}
         self._out: set[int] = set()
         self._made = 0
-        self._bell = _Bell()
+        self._bell = Bell()
 
     def start(self) -> None:
         try:
@@ -137,7 +143,7 @@ class ThreadPool(Pool):
             began = monotonic()
             started[job.tag] = time.time()
             try:
-                outcome = runner(job)
+                outcome = runner(job) if job.soft is None else run_limited(runner, job, job.soft)
             except Exception as exc:  # noqa: BLE001 - a runner does not raise; if it does, the slot lives on
                 outcome = failed(job, exc)
             except BaseException as exc:  # noqa: BLE001 - SystemExit ends a job here, not the slot
@@ -158,54 +164,11 @@ class ThreadPool(Pool):
         outcomes += [Outcome(tag, "LOST", detail=NOT_KILLED) for tag in sorted(self._out)]
         self._out.clear()
         runner, self._runner, self._threads = self._runner, None, alive
-        if not alive:
-            # A thread that still runs will ring; the bell then goes with the last reference to this pool.
-            self._bell.close()
+        self._bell.close()
         close = getattr(runner, "close", None)
         if close is not None:
             close()
         return outcomes
-
-
-class _Bell:
-    """A pipe that is readable while there are outcomes: many rings between two looks cost one write."""
-
-    def __init__(self) -> None:
-        self._read = self._write = -1
-        self._rung = False
-
-    def open(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-
-    def ring(self) -> None:
-        if not self._rung:
-            self._rung = True
-            os.write(self._write, b"!")
-
-    def hush(self) -> None:
-        """Call before the outcomes are collected: one that comes later rings again."""
-        if self._read < 0:
-            return
-        try:
-            os.read(self._read, 4096)
-        except BlockingIOError:
-            pass
-        finally:
-            self._rung = False
-
-    def filenos(self) -> list[int]:
-        return [self._read] if self._read >= 0 else []
-
-    def __del__(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._read >= 0:
-            os.close(self._read)
-            os.close(self._write)
-            self._read = self._write = -1
 
 
 TaskPool = ThreadPool

@@ -52,9 +52,10 @@ def poll() -> Poll:
 
 
 class SelectPoll:
-    """A `Poll` made of `select.select`."""
+    """A `Poll` made of `select.select`, or of another one like it."""
 
-    def __init__(self) -> None:
+    def __init__(self, select: Callable[..., Any] | None = None) -> None:
+        self._select = select
         self._masks: dict[int, int] = {}
 
     def register(self, fd: int | HasFileno, eventmask: int = POLLIN | POLLOUT, /) -> None:
@@ -67,7 +68,7 @@ class SelectPoll:
         reading = [fd for fd, mask in self._masks.items() if mask & POLLIN]
         writing = [fd for fd, mask in self._masks.items() if mask & POLLOUT]
         seconds = None if timeout is None or timeout < 0 else timeout / 1000.0
-        readable, writable, _ = select.select(reading, writing, [], seconds)
+        readable, writable, _ = (self._select or select.select)(reading, writing, [], seconds)
         found = dict.fromkeys(readable, POLLIN)
         for fd in writable:
             found[fd] = found.get(fd, 0) | POLLOUT

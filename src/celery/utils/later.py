@@ -4,7 +4,6 @@ from __future__ import annotations
 
 LATER = {
     "bootsteps": "bootsteps",
-    "maybe_patch_concurrency": "the pools gevent and eventlet",
     "security": "signed messages",
 }
 """Name -> what it belongs to."""

@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 THREAD_TIMEOUT_MAX = TIMEOUT_MAX
+wakers: dict[int, Callable[[], object]] = {}
+"""What wakes a thread, by its number, that waits outside of Python: kept by whoever waits so that it can be woken."""
 USE_FAST_LOCALS = True
 
 
@@ -132,6 +134,21 @@ class LocalStack(Generic[T]):
 
 _LocalStack = LocalStack
 _FastLocalStack = LocalStack
+
+
+@contextmanager
+def woken_by(waker: Callable[[], object]) -> Iterator[None]:
+    """In this block, *waker* wakes this thread. It may be called by any thread, also a little later."""
+    ident = get_ident()
+    before = wakers.get(ident)
+    wakers[ident] = waker
+    try:
+        yield
+    finally:
+        if before is None:
+            del wakers[ident]
+        else:
+            wakers[ident] = before
 
 
 def release_local(local: Any) -> None:

@@ -37,6 +37,7 @@ from celery.worker.mingle import mingle
 from celery.worker.monitoring import Monitoring
 from celery.worker.options import WorkerOptions, complete
 from celery.worker.shutdown import Shutdown
+from celery.worker.timelimits import tell, wanted
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -280,6 +281,7 @@ class WorkController:
         assert self.consumer is not None
         logger.info("Connected to %s", masked(self.broker.url))
         self._warn_of_rate_limits()
+        self._tell_of_time_limits()
         self.ready.set()
         self.on_consumer_ready(self.consumer)
         signals.worker_ready.send(sender=self.consumer)
@@ -416,6 +418,11 @@ class WorkController:
     def rusage(self) -> dict[str, Any]:
         """What this process has used."""
         return statistics.rusage()
+
+    def _tell_of_time_limits(self) -> None:
+        pool, options = self.pool, self.options
+        if pool is not None:
+            tell(options.pool, pool.can, wanted(self.app, soft=options.soft_time_limit, hard=options.time_limit))
 
     def _warn_of_rate_limits(self) -> None:
         limited = sorted(name for name, task in self.app.tasks.items() if task.rate_limit)

@@ -10,9 +10,7 @@ The tests read the pool's `can`, so that a pool without processes skips what nee
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import selectors
 import signal
 import time
 from collections import Counter
@@ -23,124 +21,32 @@ from typing import Any, ClassVar
 
 import pytest
 
-from celery.concurrency.base import Pool, PoolOptions, Runner
-from celery.exceptions import PoolError, SoftTimeLimitExceeded
+from celery.concurrency.base import Pool, PoolOptions
+from celery.contrib.testing.contract.player import (
+    PATIENCE,
+    Player,
+    boot,
+    boot_that_dies,
+    boot_that_fails,
+    boot_that_fails_later,
+    write_line,
+)
+from celery.exceptions import PoolError
+from celery.utils.descriptors import POLLIN
 from celery.wire.message import Job, Outcome
 
-PATIENCE = 30.0
-"""Seconds after which a test gives up waiting."""
-
-
-# -- the runner: the envelope of a job is a word and its argument ----------------------------------------------------
-
-
-class Player:
-    """A runner that does what the envelope says. `close` appends to the file *diary*, where there is one."""
-
-    def __init__(self, diary: str = "") -> None:
-        self.diary = diary
-        self.hoard: list[bytes] = []
-
-    def __call__(self, job: Job) -> Outcome:
-        word, _, argument = job.envelope.decode().partition(" ")
-        try:
-            detail = getattr(self, f"play_{word}")(argument)
-        except SoftTimeLimitExceeded:
-            return Outcome(job.tag, "FAILURE", detail="soft limit")
-        return Outcome(job.tag, "SUCCESS", detail=detail)
-
-    def close(self) -> None:
-        if self.diary:
-            write_line(self.diary, f"closed {os.getpid()}")
-
-    def play_echo(self, text: str) -> str:
-        return text
-
-    def play_hold(self, path: str) -> str:
-        """Say that it began, and end when the file *path* exists."""
-        write_line(f"{path}.began", str(os.getpid()))
-        until = time.monotonic() + PATIENCE
-        while not Path(path).exists() and time.monotonic() < until:
-            time.sleep(0.002)
-        return "held"
-
-    def play_nap(self, path: str) -> str:
-        """Say that it began, and end a while later."""
-        write_line(f"{path}.began", str(os.getpid()))
-        time.sleep(0.3)
-        return "rested"
-
-    def play_mark(self, argument: str) -> str:
-        """Append a text to a file before anything else, then sleep."""
-        path, text, seconds = argument.split()
-        write_line(path, text)
-        time.sleep(float(seconds))
-        return text
-
-    def play_sleep(self, seconds: str) -> str:
-        time.sleep(float(seconds))
-        return seconds
-
-    def play_break(self, text: str) -> str:
-        raise RuntimeError(text)
-
-    def play_exit(self, code: str) -> str:
-        os._exit(int(code))
-
-    def play_die(self, number: str) -> str:
-        os.kill(os.getpid(), int(number))
-        time.sleep(PATIENCE)
-        return "lives"
-
-    def play_grow(self, kib: str) -> str:
-        self.hoard.append(b"x" * (int(kib) * 1024))
-        return kib
-
-    def play_pid(self, text: str) -> str:
-        return str(os.getpid())
-
-    def play_length(self, text: str) -> str:
-        return str(len(text))
-
-    def play_repeat(self, count: str) -> str:
-        return "x" * int(count)
-
-    def play_family(self, text: str) -> str:
-        """Start a process of its own, as tasks do."""
-        process = multiprocessing.get_context("fork").Process(target=write_line, args=(text, "grandchild"))
-        process.start()
-        process.join(PATIENCE)
-        return str(process.exitcode)
-
-    def play_signals(self, text: str) -> str:
-        handled = {name: signal.getsignal(getattr(signal, name)) for name in ("SIGINT", "SIGTERM")}
-        return f"{handled['SIGINT'] == signal.SIG_IGN} {handled['SIGTERM'] == signal.SIG_DFL}"
-
-
-def write_line(path: str, text: str) -> None:
-    """Append in one write, so that lines of several processes do not mix."""
-    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(number, f"{text}\n".encode())
-    os.close(number)
-
-
-def boot(diary: str = "") -> Runner:
-    return Player(diary)
-
-
-def boot_that_fails(text: str) -> Runner:
-    raise ValueError(text)
-
-
-def boot_that_fails_later(path: str, text: str) -> Runner:
-    """Boot as long as the file *path* does not exist."""
-    if Path(path).exists():
-        raise ValueError(text)
-    return Player()
-
-
-def boot_that_dies(code: int) -> Runner:
-    os._exit(code)
+__all__ = [
+    "PATIENCE",
+    "PoolContract",
+    "boot",
+    "by_tag",
+    "collect",
+    "jobs",
+    "run",
+    "wait_for_news",
+    "wait_until",
+    "write_line",
+]
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------
@@ -154,10 +60,10 @@ def wait_for_news(pool: Pool, until: float) -> None:
     """Sleep as the worker's loop does: until a descriptor or the pool's own hint says that there is something."""
     hint = pool.wait_hint()
     left = until - time.monotonic()
-    with selectors.DefaultSelector() as selector:
-        for number in pool.filenos():
-            selector.register(number, selectors.EVENT_READ)
-        selector.select(max(0.0, left if hint is None else min(hint, left)))
+    poller = pool.poller()
+    for number in pool.filenos():
+        poller.register(number, POLLIN)
+    poller.poll(max(0.0, left if hint is None else min(hint, left)) * 1000.0)
 
 
 def collect(pool: Pool, enough: Callable[[list[Outcome]], bool], seconds: float = PATIENCE) -> list[Outcome]:
@@ -265,10 +171,10 @@ class PoolContract:
         assert pool.wait_hint() is None
         assert pool.withdraw() == []
         assert len(pool.pids()) >= 1
-        with selectors.DefaultSelector() as selector:
-            for number in pool.filenos():
-                selector.register(number, selectors.EVENT_READ)
-            assert selector.select(0) == []
+        poller = pool.poller()
+        for number in pool.filenos():
+            poller.register(number, POLLIN)
+        assert poller.poll(0) == []
 
     def test_more_than_free_is_kept_for_later(self, make: Callable[..., Pool]) -> None:
         pool = make()
@@ -482,6 +388,19 @@ class PoolContract:
         assert {outcome.state for tag, outcome in found.items() if tag % 2} == {"LOST"}
         assert {outcome.state for tag, outcome in found.items() if not tag % 2} == {"SUCCESS"}
 
+    def test_kill_ends_a_job_that_shares_the_process(self, make: Callable[..., Pool], tmp_path: Path) -> None:
+        self.need("cancels")
+        gate = tmp_path / "gate"
+        pool = make(1, window=1)
+        pool.submit(jobs(f"hold {gate}", "echo behind"))
+        wait_until(pool, Path(f"{gate}.began").exists)
+        assert not pool.kill(2, signal.SIGTERM)
+        assert not pool.kill(999, signal.SIGTERM)
+        assert pool.kill(1, signal.SIGTERM)
+        found = by_tag(collect(pool, lambda found: len(found) == 2))
+        assert (found[1].state, found[2].state) == ("LOST", "SUCCESS")
+        assert not pool.kill(1, signal.SIGTERM)
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
     def test_kill_ends_the_job_as_lost(self, make: Callable[..., Pool], tmp_path: Path, number: int) -> None:
         self.need("processes")
@@ -552,15 +471,33 @@ class PoolContract:
     # limits
 
     def test_a_soft_limit_raises_in_its_job(self, make: Callable[..., Pool]) -> None:
-        self.need("limits")
+        self.need("soft_limits")
         pool = make(1)
-        work = [Job(1, b"echo x", soft=0.2), Job(2, b"sleep 20", soft=0.2), Job(3, b"sleep 0.4"), Job(4, b"pid")]
+        work = [Job(1, b"echo x", soft=0.2), Job(2, b"doze 20", soft=0.2), Job(3, b"sleep 0.4"), Job(4, b"pid")]
         found = by_tag(run(pool, work))
         assert [found[tag].detail for tag in (1, 2, 3)] == ["x", "soft limit", "0.4"]
         assert found[4].detail == str(pool.pids()[0])
 
+    def test_a_soft_limit_that_is_not_reached_strikes_nothing(self, make: Callable[..., Pool]) -> None:
+        self.need("soft_limits")
+        pool = make(2)
+        found = by_tag(run(pool, [Job(tag, b"echo x", soft=0.3) for tag in range(1, 2001)]))
+        assert {outcome.detail for outcome in found.values()} == {"x"}
+        assert run(pool, [Job(1, b"doze 0.5")])[0].detail == "0.5"
+
+    def test_a_soft_limit_about_to_strike_costs_no_other_job(self, make: Callable[..., Pool]) -> None:
+        self.need("soft_limits")
+        pool = make(1)
+        work = [
+            Job(tag, b"doze 0.01" if tag % 2 else b"echo x", soft=0.01 if tag % 2 else None) for tag in range(1, 201)
+        ]
+        found = by_tag(run(pool, work))
+        assert {outcome.state for tag, outcome in found.items() if not tag % 2} == {"SUCCESS"}
+        assert {outcome.state for tag, outcome in found.items() if tag % 2} <= {"SUCCESS", "FAILURE", "OVERTIME"}
+        assert not any(outcome.internal for outcome in found.values())
+
     def test_a_hard_limit_kills(self, make: Callable[..., Pool]) -> None:
-        self.need("limits")
+        self.need("hard_limits")
         pool = make(1)
         before = pool.pids()
         found = by_tag(run(pool, [Job(1, b"sleep 20", hard=0.2), Job(2, b"echo x")]))
@@ -568,10 +505,17 @@ class PoolContract:
         assert 0.2 <= found[1].runtime < PATIENCE / 2
         assert "TimeLimitExceeded(0.2)" in found[1].detail
         assert found[2].state == "SUCCESS"
-        assert pool.pids() != before
+        if self.pool_class.can.processes:
+            assert pool.pids() != before
+
+    def test_a_hard_limit_comes_after_the_soft_one(self, make: Callable[..., Pool]) -> None:
+        self.need("soft_limits", "hard_limits")
+        pool = make(1)
+        (outcome,) = run(pool, [Job(1, b"persist 20", soft=0.1, hard=0.3)])
+        assert outcome.state == "TIMEOUT"
 
     def test_limits_begin_with_the_job_not_with_its_window(self, make: Callable[..., Pool]) -> None:
-        self.need("limits", "windows")
+        self.need("soft_limits", "windows")
         pool = make(1)
         run(pool, jobs(*["echo x"] * 300))
         work = [Job(tag, b"sleep 0.1", soft=0.5, hard=0.7) for tag in range(1001, 1011)]
