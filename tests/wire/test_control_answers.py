@@ -21,7 +21,6 @@ NAMES = {"total", "query_task"}
 """Maps whose keys are names: any of them stands for all."""
 PENDING = {
     "rate_limit", "rate_limit-off", "rate_limit-invalid", "revoke_by_stamped_headers", "revoke_by_stamped_headers-list",
-    "enable_events", "enable_events-again", "disable_events", "disable_events-again", "heartbeat",
 }  # fmt: skip
 """Commands that others are writing."""
 CASES = [case for case in [*IDLE, *BUSY, *LAST] if case.name not in PENDING]
