@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def told(app: Celery, name: str, *args: Any, **kwargs: Any) -> Any:
 def test_ping(app: Celery, worker: Any) -> None:
     assert app.control.ping(timeout=2, limit=1) == [{NODE: {"ok": "pong"}}]
     assert asked(app, "ping") == {"ok": "pong"}
+    assert app.control.inspect(NODE, timeout=2).ping() == {"ok": "pong"}, "of a name, its answer"
 
 
 def test_only_those_who_are_meant_answer(app: Celery, worker: Any) -> None:
@@ -78,6 +80,26 @@ def test_active_and_reserved(app: Celery, worker: Any) -> None:
     assert [request["id"] for request in reserved] == [second.id]
     assert asked(app, "scheduled") == []
     assert asked(app, "query_task", first.id, "other")[first.id][0] == "active"
+
+
+def test_what_waits_for_its_time_is_shown(app: Celery, worker: Any) -> None:
+    later = worker.held.apply_async((1,), {"key": "value"}, countdown=3600)
+    sooner = worker.held.apply_async((2,), countdown=1800)
+    worker.held.apply_async((3,), countdown=1800, queue="elsewhere")
+    first, second = asked(app, "scheduled")
+    assert [entry["request"]["id"] for entry in (first, second)] == [sooner.id, later.id]
+    assert datetime.fromisoformat(second["eta"]).timestamp() == pytest.approx(time.time() + 3600, abs=60)
+    assert second["priority"] == 6
+    assert (second["request"]["args"], second["request"]["time_start"]) == ([1], None)
+    assert asked(app, "scheduled", safe=True)[1]["request"]["kwargs"] == "{'key': 'value'}"
+    state, request = asked(app, "query_task", [later.id])[later.id]
+    assert (state, request["id"]) == ("scheduled", later.id)
+
+
+def test_memory_is_sampled(app: Celery, worker: Any) -> None:
+    assert asked(app, "memsample").endswith("B")
+    assert asked(app, "memdump", 3).count("rss") == 2
+    assert asked(app, "memdump").count("rss") == 1
 
 
 def test_stats(app: Celery, worker: Any, kind: str, tmp_path: Path) -> None:
