@@ -111,3 +111,8 @@ def test_answers_survive_other_prefixes_and_serializers(
         {node: {"ok": "pong"}}
     ]
     assert redis_server.keys("*reply*") == set()
+
+
+def test_a_broadcast_task_reaches_workers_of_both_kinds(fleet: Mixed) -> None:
+    said = fleet.ours.run("print(sorted(app.broadcast(add, (1, 2), timeout=3).get(timeout=20)))")
+    assert said == "[3, 3]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
 import re
 import threading
 import time
@@ -12,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from celery.brokers.base import Broker, Bus, Subscription
 from celery.exceptions import BrokerError, DecodeError, EncodeError, WorkerTerminate
+from celery.utils.deferred import deferred
 from celery.utils.log import get_logger
 from celery.wire import broadcast
 
 if TYPE_CHECKING:
+    import inspect
+
     from celery.worker.panel import ControlState, Panel
+else:
+    inspect = deferred("inspect")
 
 logger = get_logger(__name__)
 
