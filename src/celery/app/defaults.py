@@ -377,6 +377,8 @@ OURS: dict[str, Option] = {
     "worker_autoscale_min": whole(None, "Fewest slots under autoscaling, as --autoscale sets it. Comes with autoscaling in a later release."),
     "worker_enable_gossip": flag(False, "Workers listen to each other's heartbeats and can hold elections, as with --gossip."),
     "worker_enable_mingle": flag(False, "A worker that starts asks its neighbours for their revocations, which takes a second, as with --mingle."),
+    "worker_health": text(None, "Where a worker says how it is, over HTTP: `:PORT`, `HOST:PORT` or `unix:/PATH`; as --health."),
+    "worker_health_patience": number(30.0, "Seconds for which a worker's loop may not turn, or a broker that others reach may not answer it, until it no longer counts as live."),
     "worker_lease": number(30.0, "Seconds a worker that stopped answering keeps its messages before others may take them."),
     "worker_log_json": flag(False, "Logs are one JSON object a line."),
     "workflow_records": flag(True, "Store what a chain, group or chord consists of when it is sent, for `celery workflow`: one request of the result store for each."),

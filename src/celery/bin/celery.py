@@ -37,6 +37,7 @@ COMMANDS = {
     "call": "call",
     "control": "control",
     "dead": "dead",
+    "health": "health",
     "inspect": "control",
     "multi": "multi",
     "purge": "purge",
@@ -49,7 +50,7 @@ COMMANDS = {
 """Command -> its module in this package; a module is imported when its command is used."""
 LATER = ("amqp", "events", "graph", "list", "logtool", "migrate", "shell", "upgrade")
 """Commands of Celery that this version does not have yet."""
-WITHOUT_APP = frozenset({"multi"})
+WITHOUT_APP = frozenset({"health", "multi"})
 """Commands that have no use for the application, so that it is not imported."""
 PLUGINS = "celery.commands"
 """Entry points by which other packages add commands."""

@@ -247,6 +247,13 @@ def _later(what: str) -> Any:
     help="Also send the periodic tasks, as `celery beat` does.",
 )
 @click.option(
+    "--health",
+    cls=CeleryOption,
+    metavar="[HOST]:PORT",
+    help_group=FEATURES,
+    help="Serve /livez, /readyz, /startupz and /metrics there, or at unix:/PATH.",
+)
+@click.option(
     "-s",
     "--schedule-filename",
     "--schedule",

@@ -35,6 +35,7 @@ from celery.worker.decisions import Dead, Ending, Facts, Lost, Reason, revocatio
 if TYPE_CHECKING:
     from celery.app.base import Celery
     from celery.worker.reports import Reports
+    from celery.worker.tally import Tally
 
 logger = get_logger("celery.worker.request")
 
@@ -59,7 +60,7 @@ class Aftermath:
         self.hostname = hostname
         self.sender = sender
         """Who signals about messages that are no task's come from."""
-        self.reports: Reports | None = None
+        self.reports: Reports | Tally | None = None
         self._accept = accept_types(app.conf.accept_content)
 
     def started(self, request: Request, pid: int) -> Record | None:

@@ -148,6 +148,11 @@ class WorkController:
             raise ImproperlyConfigured("This worker has no queue to consume from: see -Q and -X.")
 
     @property
+    def keeper(self) -> LeaseKeeper | None:
+        """What keeps the leases, once there are some."""
+        return self._keeper
+
+    @property
     def queue_names(self) -> list[str]:
         return [queue.name for queue in self.app.amqp.queues.consuming()]
 

@@ -50,6 +50,7 @@ class LeaseKeeper:
         self._sweep_at = now + random.uniform(0, lease / 4)
         self._tidy_at = now + TIDY_FIRST * random.uniform(0.8, 1.2)
         self._looked = now, clock.time()
+        self._renewed_at = now
 
     def start(self) -> None:
         self._thread.start()
@@ -64,6 +65,10 @@ class LeaseKeeper:
         while not self._stopped.wait(max(0.0, self.due() - self.clock.monotonic())):
             self.look()
 
+    def silence(self) -> float:
+        """Seconds since the broker last answered a renewal. Any thread."""
+        return max(0.0, self.clock.monotonic() - self._renewed_at)
+
     def due(self) -> float:
         """When, on the monotonic clock, `look` is to be called next."""
         return min(self._renew_at, self._sweep_at)
@@ -76,7 +81,9 @@ class LeaseKeeper:
         try:
             if now >= self._renew_at:
                 self._renew_at = now + lease / 3
-                if not self.renew():
+                kept = self.renew()
+                self._renewed_at = now
+                if not kept:
                     self.on_lost()
             if now >= self._sweep_at:
                 self._sweep_at = now + lease / 4 * random.uniform(0.8, 1.2)

@@ -47,6 +47,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     purge: bool
     pidfile: str | None
     statedb: str | None
+    health: str | None
     beat: bool
     schedule_filename: str | None
     scheduler: str | None
@@ -99,6 +100,7 @@ def complete(app: Celery, given: Mapping[str, Any]) -> WorkerOptions:
         purge=bool(given.get("purge") or given.get("discard")),
         pidfile=given.get("pidfile"),
         statedb=either("statedb", "worker_state_db"),
+        health=either("health", "worker_health"),
         beat=bool(given.get("beat")),
         schedule_filename=given.get("schedule_filename") or given.get("schedule"),
         scheduler=given.get("scheduler") or given.get("scheduler_cls"),

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from celery import __version__
+from celery.concurrency.base import Pool
 from celery.platforms import advise_on_privileges, isatty
 from celery.utils.log import get_logger
 from celery.utils.program import run_again
@@ -14,6 +15,7 @@ from celery.utils.term import colored
 from celery.worker.banner import banner, masked, task_list
 from celery.worker.consumer import Consumer
 from celery.worker.controller import DESELECT_UNKNOWN_QUEUE, SELECT_UNKNOWN_QUEUE, WorkController
+from celery.worker.health import Health
 
 logger = get_logger(__name__)
 
@@ -24,6 +26,7 @@ class Worker(WorkController):
     """A worker that owns its process."""
 
     takes_signals = True
+    health: Health | None = None
 
     def on_before_init(self, quiet: bool = False, no_color: bool | None = None, **kwargs: Any) -> None:
         self.quiet = quiet
@@ -47,6 +50,19 @@ class Worker(WorkController):
     def on_start(self) -> None:
         if not self.quiet:
             self._write(str(colored(enabled=self._paints()).cyan(self.banner())))
+        if self.options.health:
+            self.health = Health(self, self.options.health)
+            self.health.start()
+
+    def on_stopped(self) -> None:
+        if self.health is not None:
+            self.health.stop()
+
+    def _make_consumer(self, pool: Pool) -> Consumer:
+        consumer = super()._make_consumer(pool)
+        if self.health is not None:
+            self.health.attach(consumer)
+        return consumer
 
     def _paints(self) -> bool:
         """Whether the banner is coloured: as asked or configured, else if it goes to a terminal."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from celery.app.base import Celery
     from celery.worker.monitoring import Monitoring
     from celery.worker.reports import Reports
+    from celery.worker.tally import Tally
 
 logger = get_logger("celery.worker.consumer")
 T = TypeVar("T")
@@ -94,7 +95,8 @@ class Consumer:
         self.inside: dict[int, Request] = {}
         """Handed to the pool."""
         self.endings = Endings(self.source, self.ledger, self.aftermath, facts, hostname)
-        self.reports: Reports | None = None
+        self.tally: Tally | None = None
+        self.reports: Reports | Tally | None = None
         """Takes notes of what becomes of tasks; None while nobody is told."""
         self.monitoring: Monitoring | None = None
         self.event_dispatcher: Any = None
@@ -161,7 +163,10 @@ class Consumer:
 
     def report_to(self, reports: Reports | None) -> None:
         """Tell *reports*, or nobody, what becomes of tasks from now on. Any thread."""
-        self.reports = self.aftermath.reports = reports
+        if self.tally is not None:
+            self.tally.then = reports
+        else:
+            self.reports = self.aftermath.reports = reports
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
