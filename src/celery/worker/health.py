@@ -29,9 +29,6 @@ logger = get_logger(__name__)
 
 FRESH = 1.0
 """Seconds for which the figures of the queues are not asked for again."""
-LAST_ATTEMPT = 5.0
-"""Seconds an attempt to reach the broker anew may take."""
-
 Series = Iterable[tuple[Labels, float]]
 
 
@@ -42,7 +39,10 @@ class Health:
         self.controller = controller
         self.registry = Registry()
         self.tally = Tally(self.registry, controller.hostname)
-        self.watch = Watch(controller, float(controller.app.conf.worker_health_patience), self._reaches)
+        conf = controller.app.conf
+        # While the broker is away the loop spends so long on each of its attempts.
+        patience = max(float(conf.worker_health_patience), 2 * float(conf.broker_publish_timeout))
+        self.watch = Watch(controller, patience, self._reaches)
         self.figures = Figures(controller, self.watch)
         self.figures.register(self.registry)
         checks = {"/livez": self.watch.live, "/readyz": self.watch.ready, "/startupz": self.watch.started}

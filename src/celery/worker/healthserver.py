@@ -128,8 +128,12 @@ def _listen(address: Address) -> socket.socket:
             if stat.S_ISSOCK(os.stat(address.path).st_mode):  # noqa: PTH116
                 Path(address.path).unlink()
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(address.path)
-        listener.listen()
+        try:
+            listener.bind(address.path)
+            listener.listen()
+        except BaseException:
+            listener.close()
+            raise
         return listener
     if not address.host and socket.has_dualstack_ipv6():
         with suppress(OSError):  # no IPv6 here after all

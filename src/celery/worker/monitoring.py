@@ -47,7 +47,7 @@ class Monitoring:
         self.consumer.monitoring = self
         self.consumer.event_dispatcher = self.dispatcher
         if self.app.conf.task_send_sent_event:
-            (self.consumer.tally or self.consumer.ledger).on_sent = self.reports.sent
+            self.consumer.ledger.on_sent = self.reports.sent
         self.outlet.start()
         self._tell()
 

@@ -1,18 +1,17 @@
 """Counts what becomes of the tasks of a worker, under the names by which monitors of Celery know these figures.
 
-The loop tells it (`Consumer.report_to`) only while somebody may ask: a worker without `--health` has no tally.
+Without `--health` there is none of it.  `celery_task_sent_total` is not among them: who sends a task is seldom a
+worker, and where it is one, a process of its pool sends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from celery.exceptions import DecodeError, TaskRevokedError
+from celery.exceptions import TaskRevokedError
 from celery.states import FAILURE, REJECTED, RETRY, REVOKED
 from celery.utils.metrics import Registry
-from celery.wire.message import Outcome, Outgoing
-from celery.wire.protocol import peek
+from celery.wire.message import Outcome
 from celery.worker.claimed import Claimed
 from celery.worker.decisions import Ending
 
@@ -30,7 +29,6 @@ class Tally:
     def __init__(self, registry: Registry, hostname: str) -> None:
         self.hostname = hostname
         self.then: Reports | Tally | None = None
-        self.on_sent: Callable[[Sequence[Outgoing]], None] | None = None
         said = {
             "received": "claimed by this worker",
             "started": "handed to its pool",
@@ -41,7 +39,6 @@ class Tally:
         self._received, self._started, self._succeeded, self._rejected, self._revoked = (
             registry.counter(f"celery_task_{what}_total", f"Tasks {how}.", TASK) for what, how in said.items()
         )
-        self._sent = registry.counter("celery_task_sent_total", "Tasks that tasks of this worker sent.", TASK)
         self._failed = registry.counter("celery_task_failed_total", "Tasks that failed.", (*TASK, "exception"))
         self._retried = registry.counter(
             "celery_task_retried_total", "Tasks that will be tried again.", (*TASK, "exception")
@@ -50,9 +47,8 @@ class Tally:
 
     def attach(self, consumer: Consumer) -> None:
         """Count what becomes of the tasks of *consumer*. Before it runs."""
-        self.then, self.on_sent = consumer.reports, consumer.ledger.on_sent
+        self.then = consumer.reports
         consumer.tally = consumer.reports = consumer.aftermath.reports = self
-        consumer.ledger.on_sent = self.sent
 
     def _labels(self, request: Claimed) -> tuple[str, str, str]:
         return request.head.task, self.hostname, request.delivery.queue
@@ -102,17 +98,6 @@ class Tally:
         self._revoked.add(self._labels(request))
         if self.then is not None:
             self.then.revoked(request, terminated=terminated, expired=expired)
-
-    def sent(self, messages: Sequence[Outgoing]) -> None:
-        """Tasks have sent these."""
-        for message in messages:
-            try:
-                name = peek(message.envelope).task
-            except DecodeError:
-                continue
-            self._sent.add((name, self.hostname, message.routing_key))
-        if self.on_sent is not None:
-            self.on_sent(messages)
 
 
 def exception_of(shown: str) -> str:
