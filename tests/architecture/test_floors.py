@@ -18,7 +18,7 @@ FLOORS: list[tuple[str, list[str]]] = [
                  "schedules.wallclock", "schedules.base", "schedules.solar", "schedules.*", "schedules"]),
     ("1 wire", ["wire.message", "wire.serialization", "wire.*", "wire", "security*"]),
     ("2 ports", ["redis", "redis.address", "redis.scripts", "redis.link", "redis.channel", "redis.envelopes",
-                 "backends.store", "backends", "brokers.base", "redis.outbox", "redis.*", "memory",
+                 "brokers.book", "backends.store", "backends", "brokers.base", "redis.outbox", "redis.*", "memory",
                  "memory.limits", "memory.space", "memory.*", "sqlite", "sqlite.moves", "sqlite.limits",
                  "sqlite.leases", "sqlite.*",
                  "brokers",

@@ -11,9 +11,11 @@ from uuid import uuid4
 
 from celery.backends.store import Store, StoreCapabilities, Watch
 from celery.exceptions import BackendError
+from celery.redis.book import RedisBook
+from celery.redis.envelopes import SEP, STEPS
 from celery.redis.inbox import Inbox, Listener
 from celery.redis.link import Link
-from celery.redis.scripts import script
+from celery.redis.scripts import Scripts, script
 from celery.utils.clock import SYSTEM, Clock
 from celery.wire.message import Arrival, Record
 
@@ -66,6 +68,9 @@ class RedisStore(Store):
         for portion in _portions(keys):
             values += self.link.call("MGET", *portion)
         return values
+
+    def book(self, name: str) -> RedisBook:
+        return RedisBook(self.link, Scripts(self.link.address, STEPS, SEP, self.clock), name, None)
 
     def _get(self, key: str) -> bytes | None:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.backends.store import TERMINAL, Store, StoreCapabilities, Watch, in_order, messages_of
 from celery.exceptions import BackendError
+from celery.sqlite.book import SQLiteBook
 from celery.utils.bell import Belfry, Chime
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.sqlite import open_database, queries
@@ -116,6 +117,9 @@ class SQLiteStore(Store):
             gone += portion + len(joins)
             if (not portion and not joins) or time.monotonic() >= until:
                 return gone
+
+    def book(self, name: str) -> SQLiteBook:
+        return SQLiteBook(self._database, name, self.clock, None, self._belfry)
 
     def _expiry(self, ttl: float | None) -> float | None:
         return None if ttl is None else self.clock.time() + ttl

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 
+from celery.brokers.book import Book
 from celery.utils.clock import SYSTEM, Clock
 from celery.wire.message import Arrival, Outgoing, Record
 
@@ -103,6 +104,10 @@ class Store(ABC):
     @abstractmethod
     def arrived(self, group: str) -> list[bytes]:
         """The values of the parts of a join, in the order of their places; of parts with one place, of the values."""
+
+    def book(self, name: str) -> Book | None:
+        """The schedule book *name*, for beats whose broker has none; None where there is none."""
+        return None
 
     @abstractmethod
     def expire(self) -> int:

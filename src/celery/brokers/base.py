@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
+from celery.brokers.book import Book
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
 from celery.wire.message import Delivery, Outgoing, Permit, Queue, Record, Settlement, Unique
@@ -238,6 +239,10 @@ class Broker(ABC):
     @abstractmethod
     def bus(self) -> Bus:
         """The fan-out channel of this store."""
+
+    def book(self, name: str) -> Book | None:
+        """The schedule book *name* of beats that share this broker; None where it has none."""
+        return None
 
     def __enter__(self) -> Self:
         self.connect()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from celery.backends.store import Store, TransactionalStore
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
+from celery.memory.book import MemoryBook
 from celery.memory.bus import MemoryBus
 from celery.memory.consumer import MemoryConsumer
 from celery.memory.space import SPACES, Line, Message, Space
@@ -211,6 +212,9 @@ class MemoryBroker(Broker):
     def paused(self) -> list[str]:
         with self._space.lock:
             return sorted(self._space.limits.paused)
+
+    def book(self, name: str) -> MemoryBook:
+        return MemoryBook(self._space, name, self.clock)
 
     def bus(self) -> MemoryBus:
         return MemoryBus(self._space)

@@ -19,6 +19,7 @@ import msgspec
 from celery.backends.store import Store
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
+from celery.redis.book import RedisBook
 from celery.redis.bus import RedisBus
 from celery.redis.consumer import RedisConsumer
 from celery.redis.envelopes import SEP, STEPS, read_steps, sent_at, task_of, unwrap
@@ -261,6 +262,9 @@ class RedisBroker(Broker):
 
     def paused(self) -> list[str]:
         return sorted(name.decode() for name in self.link.call("SMEMBERS", f"{self.link.prefix}celeriac.paused"))
+
+    def book(self, name: str) -> RedisBook:
+        return RedisBook(self.link, self._scripts, name, self._outbox)
 
     def bus(self) -> RedisBus:
         return RedisBus(self.link, self.options)

@@ -14,6 +14,7 @@ from typing import Any
 from celery.backends.store import Store, TransactionalStore
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
+from celery.sqlite.book import SQLiteBook
 from celery.sqlite.bus import SQLiteBus
 from celery.sqlite.consumer import SQLiteConsumer
 from celery.sqlite.leases import leave
@@ -280,6 +281,9 @@ class SQLiteBroker(Broker):
     def paused(self) -> list[str]:
         with self._database.read() as connection:
             return [queue for (queue,) in connection.execute(LIMITS["paused"])]
+
+    def book(self, name: str) -> SQLiteBook:
+        return SQLiteBook(self._database, name, self.clock, self._outbox, self._belfry)
 
     def bus(self) -> SQLiteBus:
         return SQLiteBus(self._database, self._belfry, self.clock)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Sequence
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -87,6 +87,8 @@ class Space:
         self.waiting: dict[str, set[int]] = {}
         """Of tasks the tags of messages that are, or were, delayed or parked."""
         self.subscriptions: list[MemorySubscription] = []
+        self.books: dict[str, Any] = {}
+        """The pages of schedule books, by name."""
 
     def targets(self, message: Outgoing) -> tuple[str, ...]:
         if not message.exchange and message.routing_key:

@@ -72,7 +72,7 @@ class Outbox:
         plan, blobs = self.address(messages)
         reached = {addressed[0] for addressed in plan}
         targets = {(addressed[0], addressed[1]) for addressed in plan}
-        self._make_known(reached)
+        self.make_known(reached)
         with self._link.lane() as lane:
             lane.number += 1
             mark = f"{self._link.prefix}celeriac.sent.{lane.name}"
@@ -89,7 +89,7 @@ class Outbox:
         """Publish unless another task holds the key; who holds it now, and the queues that were reached."""
         plan, blobs = self.address((message,))
         reached = {addressed[0] for addressed in plan}
-        self._make_known(reached)
+        self.make_known(reached)
         with self._link.lane() as lane:
             lane.number += 1
             mark = f"{self._link.prefix}celeriac.sent.{lane.name}"
@@ -128,7 +128,7 @@ class Outbox:
         if key is None:
             if not queue:
                 raise _unroutable(message)
-            self._make_known({queue})
+            self.make_known({queue})
             key = self._scripts.ready_key(queue, step_of(self._steps, message.priority)).encode()
             self._keys[queue, message.priority] = key
         entry = message.envelope
@@ -172,7 +172,7 @@ class Outbox:
         self._bindings[exchange] = (time.monotonic(), found)
         return found
 
-    def _make_known(self, queues: set[str]) -> None:
+    def make_known(self, queues: set[str]) -> None:
         """So that `stats` lists them."""
         new = queues - self._known
         if new:

@@ -18,6 +18,7 @@ _LIMITED = ("slips", "permits")
 PARTS: Mapping[str, tuple[str, ...]] = {
     "push": (),
     "publish": ("slips", "sending"),
+    "advance": ("slips", "sending"),
     "once": ("slips", "uniques", "sending"),
     "disown": ("slips", "uniques"),
     "purge": (*_LIMITED, "uniques"),

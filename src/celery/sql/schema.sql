@@ -136,3 +136,22 @@ CREATE TABLE bus (
     payload BLOB NOT NULL,
     until   REAL NOT NULL
 )
+
+-- name: books
+CREATE TABLE books (
+    book    TEXT PRIMARY KEY,
+    token   INTEGER NOT NULL,                       -- the fence: grows with every leader
+    who     TEXT NOT NULL,
+    until   REAL NOT NULL,
+    version INTEGER NOT NULL                        -- grows with every change of a definition
+) WITHOUT ROWID;
+CREATE TABLE book_entries (
+    book       TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    definition BLOB NOT NULL,
+    PRIMARY KEY (book, name)
+) WITHOUT ROWID;
+CREATE TABLE book_states (book TEXT NOT NULL, name TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (book, name)) WITHOUT ROWID;
+CREATE TABLE book_paused (book TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (book, name)) WITHOUT ROWID;
+CREATE TABLE book_history (id INTEGER PRIMARY KEY, book TEXT NOT NULL, name TEXT NOT NULL, note BLOB NOT NULL);
+CREATE INDEX book_history_names ON book_history (book, name, id)

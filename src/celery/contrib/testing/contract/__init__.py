@@ -10,9 +10,10 @@ class TestMyBroker(BrokerContract):
 A test is skipped by what the driver says it `can`, never by its name.
 """
 
+from celery.contrib.testing.contract.books import BookContract
 from celery.contrib.testing.contract.brokers import BrokerContract
 from celery.contrib.testing.contract.buses import BusContract
 from celery.contrib.testing.contract.pools import PoolContract
 from celery.contrib.testing.contract.stores import StoreContract
 
-__all__ = ["BrokerContract", "BusContract", "PoolContract", "StoreContract"]
+__all__ = ["BookContract", "BrokerContract", "BusContract", "PoolContract", "StoreContract"]
