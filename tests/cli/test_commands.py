@@ -236,7 +236,7 @@ def test_two_workers_with_one_pidfile(celery: Any, worker: Any, tmp_path: Path) 
         (["-P", "custom"], "CELERY_CUSTOM_WORKER_POOL"),
         (["-c", "many"], "'auto'"),
         (["-B"], "later"),
-        (["--autoscale", "4,1"], "later"),
+        (["--autoscale", "4,x"], "10,3"),
         (["--umask", "9"], "octal"),
         (["-O", "best"], "fair"),
         (["--max-tasks-per-child", "x"], "max-tasks-per-child"),

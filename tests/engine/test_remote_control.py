@@ -154,7 +154,7 @@ def test_the_pool_grows_and_shrinks(app: Celery, worker: Any) -> None:
     assert "error" in told(app, "pool_shrink", 9)
 
 
-@pytest.mark.parametrize("command", ["rate_limit", "pool_restart", "autoscale"])
+@pytest.mark.parametrize("command", ["rate_limit"])
 def test_what_comes_later_says_so(app: Celery, worker: Any, command: str) -> None:
     [answer] = app.control.broadcast(command, reply=True, timeout=2, limit=1)
     assert "not in this version" in answer[NODE]["error"]

@@ -11,8 +11,9 @@ import pytest
 from celery import Celery, signals
 from celery.brokers.memory import MemoryBroker, MemoryConsumer
 from celery.exceptions import BrokerError, ImproperlyConfigured
+from celery.utils import sysinfo
 from celery.worker import WorkController, state
-from celery.worker.options import concurrency_of, processors
+from celery.worker.options import concurrency_of
 
 
 def wait_until(condition: Any, seconds: float = 5.0) -> None:
@@ -66,12 +67,6 @@ def test_a_queue_that_is_not_defined_is_refused(app: Celery) -> None:
         WorkController(app, queues=["unknown"])
 
 
-@pytest.mark.parametrize("option", [{"autoscale": "3,1"}])
-def test_what_comes_later_says_so(app: Celery, option: dict[str, Any]) -> None:
-    with pytest.raises(ImproperlyConfigured, match="yet"):
-        WorkController(app, **option)
-
-
 def test_an_unknown_pool_is_refused_with_a_suggestion(app: Celery) -> None:
     worker = WorkController(app, pool="thread")
     with pytest.raises(ImproperlyConfigured, match="threads"):
@@ -84,12 +79,16 @@ def test_a_concurrency_that_is_none_is_refused(value: Any) -> None:
         concurrency_of(value)
 
 
-def test_concurrency_follows_the_quota_of_a_container(tmp_path: Any) -> None:
-    quota = tmp_path / "cpu.max"
-    quota.write_text("50000 100000\n")
-    assert processors(quota) == 1
-    quota.write_text("max 100000\n")
-    assert processors(quota) == processors(tmp_path / "missing") == concurrency_of("auto")
+@pytest.mark.parametrize("value", ["auto", "AUTO", None, 0])
+def test_concurrency_follows_the_quota_of_a_container(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setattr(sysinfo, "CGROUP_ROOT", str(tmp_path))
+    monkeypatch.setattr(sysinfo, "PROC_SELF_CGROUP", str(tmp_path / "missing"))
+    monkeypatch.setattr(sysinfo, "available_cpu_count", lambda: 8)
+    assert concurrency_of(value) == 8
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert concurrency_of(value) == 3
 
 
 def test_purge_empties_the_queues_first(app: Celery, start: Any) -> None:

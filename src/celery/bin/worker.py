@@ -21,9 +21,10 @@ from celery.bin.base import (
     locate,
 )
 from celery.drivers import known
-from celery.exceptions import BackendError, BrokerError
+from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured
 from celery.platforms import EX_OK
 from celery.utils.nodenames import default_nodename, host_format, node_format
+from celery.worker.options import autoscale_of
 
 WORKER, POOL, QUEUE, FEATURES, BEAT = (
     "Worker Options", "Pool Options", "Queue Options", "Features", "Embedded Beat Options",
@@ -73,13 +74,16 @@ class Concurrency(ParamType):
         return int(value)
 
 
-def _later(what: str) -> Any:
-    def refuse(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-        if value:
-            raise click.BadParameter(f"{what} comes with a later version of Celeriac.", ctx, param)
-        return value
+class Autoscale(ParamType):
+    """Most and fewest slots: two whole numbers, or one."""
 
-    return refuse
+    name = "<max workers>, <min workers>"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return autoscale_of(value)
+        except ImproperlyConfigured as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command(cls=CeleryDaemonCommand, context_settings={"allow_extra_args": False})
@@ -233,9 +237,9 @@ def _later(what: str) -> Any:
     "--autoscale",
     cls=CeleryOption,
     metavar="<MAX>,<MIN>",
+    type=Autoscale(),
     help_group=FEATURES,
-    callback=_later("--autoscale"),
-    help="Not in this version.",
+    help="Between how many and how many slots there are, by what waits in the queues; -c has no say then.",
 )
 @click.option(
     "-B",
@@ -294,7 +298,6 @@ def worker(
     waiting = Waiting.of_environment()
     with waiting.hearing():
         become(uid, gid, umask)
-        options.pop("autoscale")
         made = _make(
             ctx,
             hostname=hostname,

@@ -56,9 +56,12 @@ class AsyncioPool(Crowd):
 
     def start(self) -> None:
         super().start()
-        self._begin = getattr(self._runner, "begin", None)
+        self._booted()
         self._clean = contextvars.copy_context()
         self._home.start()
+
+    def _booted(self) -> None:
+        self._begin = getattr(self._runner, "begin", None)
 
     def _have_filled(self) -> None:
         if not self._filling:

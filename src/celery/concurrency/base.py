@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from celery.exceptions import PoolError
 from celery.utils.descriptors import Poll, poll
 from celery.wire.message import Job, Outcome
 
@@ -23,6 +24,13 @@ of the loop *home* (a `LoopThread`), the coroutine that runs the job there, or a
 """
 Boot = Callable[[], Runner]
 """Prepares a slot: loads the application, sends the process signals. May raise; the pool then fails to start."""
+
+
+def close_runner(runner: Runner | None) -> None:
+    """Tell *runner* that its slot has ended, if it wants to know."""
+    close = getattr(runner, "close", None)
+    if close is not None:
+        close()
 
 
 class PoolCapabilities(msgspec.Struct, frozen=True):
@@ -124,6 +132,10 @@ class Pool(ABC):
     @abstractmethod
     def resize(self, size: int) -> None:
         """Grow now; shrink as slots come free."""
+
+    def restart(self) -> None:
+        """Boot anew: every slot is replaced once its running job has ended. Does not block for that."""
+        raise PoolError(f"The pool {self.name} cannot be restarted.")
 
     @abstractmethod
     def pids(self) -> list[int]:

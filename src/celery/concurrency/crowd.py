@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from celery.concurrency.base import Boot, Pool, PoolOptions, Runner, Running
+from celery.concurrency.base import Boot, Pool, PoolOptions, Runner, Running, close_runner
 from celery.concurrency.bell import Bell
 from celery.concurrency.window import Pace
 from celery.exceptions import PoolError, TimeLimitExceeded
@@ -180,6 +180,15 @@ class Crowd(Pool):
         if self._runner is not None:
             self._have_filled()
 
+    def restart(self) -> None:
+        if self._runner is not None:
+            before, self._runner = self._runner, self.boot()
+            self._booted()
+            close_runner(before)
+
+    def _booted(self) -> None:
+        """There is another runner."""
+
     def pids(self) -> list[int]:
         return [os.getpid()]
 
@@ -267,6 +276,4 @@ class Crowd(Pool):
         """Free what the pool used."""
         self._bell.close()
         runner, self._runner = self._runner, None
-        close = getattr(runner, "close", None)
-        if close is not None:
-            close()
+        close_runner(runner)

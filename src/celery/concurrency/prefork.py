@@ -23,7 +23,7 @@ from functools import partial
 from multiprocessing.process import current_process
 from typing import Any, cast
 
-from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running, close_runner
 from celery.concurrency.child import Channel, ParentGone, end_with_parent, leave, prepare_signals, serve
 from celery.concurrency.frames import Notice, notice_frame
 from celery.concurrency.nursery import Nursery, main_module
@@ -104,9 +104,7 @@ def _close(runner: Runner | None) -> None:
     error = sys.exc_info()[1]
     code = error.code if isinstance(error, SystemExit) else int(error is not None)
     try:
-        close = getattr(runner, "close", None)
-        if close is not None:
-            close()
+        close_runner(runner)
     finally:
         process_destructor(os.getpid(), code if isinstance(code, int) else int(code is not None))
         # The process ends without them; they run once in any case.
@@ -221,7 +219,7 @@ class PreforkPool(Pool):
 
     def filenos(self) -> list[int]:
         # A selector is readable when one of its files is ready: also when a full socket takes bytes again.
-        return [] if self._selector is None else [_fileno(self._selector)]
+        return [] if self._selector is None else [int(cast("Any", self._selector).fileno())]
 
     def wait_hint(self) -> float | None:
         if not self._running:
@@ -275,6 +273,17 @@ class PreforkPool(Pool):
                 self._unwind(slot)
                 slot.ask_to_end()
         elif self._running:
+            self._refill(time.monotonic())
+
+    def restart(self) -> None:
+        if not self.nursery.busy and self.nursery.adopts:
+            # The next one imports what is on the disk now. (Elsewhere it is the parent of the children.)
+            self.nursery.end()
+            self._watch_template()
+        for slot in [slot for slot in self._slots if not slot.asked_to_end]:
+            self._unwind(slot)
+            slot.ask_to_end()
+        if self._running:
             self._refill(time.monotonic())
 
     def pids(self) -> list[int]:
@@ -441,7 +450,7 @@ class PreforkPool(Pool):
         if not self._running:
             return
         waiting, most = self._waiting, self._window
-        slots = sorted([slot for slot in self._slots if slot.ready], key=_held)
+        slots = sorted([slot for slot in self._slots if slot.ready], key=lambda slot: len(slot.jobs))
         for slot, count in zip(slots, share(len(waiting), [slot.room(most, now) for slot in slots]), strict=True):
             if count:
                 slot.give([waiting.popleft() for _ in range(count)], now)
@@ -582,15 +591,6 @@ def _home(boot: Boot) -> str:
     while isinstance(boot, partial):
         boot = boot.func
     return getattr(boot, "__module__", None) or __name__
-
-
-def _held(slot: Slot) -> int:
-    return len(slot.jobs)
-
-
-def _fileno(selector: selectors.BaseSelector) -> int:
-    """The selector's own descriptor (epoll, kqueue), which other selectors can watch."""
-    return int(cast("Any", selector).fileno())
 
 
 TaskPool = PreforkPool

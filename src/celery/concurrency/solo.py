@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running, close_runner
 from celery.concurrency.child import SoftLimit
 from celery.concurrency.outcomes import failed
 from celery.concurrency.strike import run_limited
@@ -83,6 +83,12 @@ class SoloPool(Pool):
     def resize(self, size: int) -> None:
         """The solo pool has one slot, whatever *size* is asked for."""
 
+    def restart(self) -> None:
+        before = self._runner
+        if before is not None:
+            self._runner = self.boot()
+            close_runner(before)
+
     def pids(self) -> list[int]:
         return [os.getpid()]
 
@@ -126,9 +132,7 @@ class SoloPool(Pool):
         outcomes = [*self._ended, *(Outcome(tag, "RETURNED") for tag in self.withdraw())]
         self._ended = []
         runner, self._runner = self._runner, None
-        close = getattr(runner, "close", None)
-        if close is not None:
-            close()
+        close_runner(runner)
         return outcomes
 
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running
+from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running, close_runner
 from celery.concurrency.bell import Bell
 from celery.concurrency.outcomes import failed
 from celery.concurrency.strike import run_limited
@@ -52,7 +52,7 @@ class ThreadPool(Pool):
             raise PoolError(f"The pool could not start: {type(exc).__name__}: {exc}") from exc
         self._bell.open()
         for _ in range(self.size):
-            self._add_thread(self._runner)
+            self._add_thread()
 
     def free(self) -> int:
         if self._runner is None:
@@ -112,10 +112,15 @@ class ThreadPool(Pool):
     def resize(self, size: int) -> None:
         if self._runner is not None:
             for _ in range(size - self.size):
-                self._add_thread(self._runner)
+                self._add_thread()
             for _ in range(self.size - size):
                 self._queue.put(None)
         self.size = size
+
+    def restart(self) -> None:
+        if self._runner is not None:
+            before, self._runner = self._runner, self.boot()
+            close_runner(before)
 
     def pids(self) -> list[int]:
         return [os.getpid()]
@@ -130,16 +135,16 @@ class ThreadPool(Pool):
     def terminate(self) -> list[Outcome]:
         return [*self._retire(), *self._end()]
 
-    def _add_thread(self, runner: Runner) -> None:
+    def _add_thread(self) -> None:
         self._made += 1
         # Daemonic: a task that never ends must not keep a terminated worker alive.
-        thread = threading.Thread(target=self._run, args=(runner,), name=f"celery-task-{self._made}", daemon=True)
+        thread = threading.Thread(target=self._run, name=f"celery-task-{self._made}", daemon=True)
         thread.start()
         self._threads = [*(old for old in self._threads if old.is_alive()), thread]
 
-    def _run(self, runner: Runner) -> None:
+    def _run(self) -> None:
         monotonic, started = time.monotonic, self._started
-        while (job := self._queue.get()) is not None:
+        while (job := self._queue.get()) is not None and (runner := self._runner) is not None:
             began = monotonic()
             started[job.tag] = time.time()
             try:
@@ -165,9 +170,7 @@ class ThreadPool(Pool):
         self._out.clear()
         runner, self._runner, self._threads = self._runner, None, alive
         self._bell.close()
-        close = getattr(runner, "close", None)
-        if close is not None:
-            close()
+        close_runner(runner)
         return outcomes
 
 

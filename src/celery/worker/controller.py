@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from celery.concurrency.base import Boot, Pool
 from celery.drivers import pool_class
 from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured, WorkerShutdown, WorkerTerminate
 from celery.utils import worker_direct
+from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger, mlevel
 from celery.utils.nodenames import default_nodename, host_format
 from celery.utils.pidfiles import Pidfile, take_pidfile
@@ -36,6 +37,7 @@ from celery.worker.mailbox import Mailbox
 from celery.worker.mingle import mingle
 from celery.worker.monitoring import Monitoring
 from celery.worker.options import WorkerOptions, complete
+from celery.worker.reloading import restart_pool
 from celery.worker.shutdown import Shutdown
 from celery.worker.timelimits import tell, wanted
 
@@ -92,6 +94,8 @@ class WorkController:
         self._early: str | None = None
         self._keeper: LeaseKeeper | None = None
         self._mailbox: Mailbox | None = None
+        self.autoscaler: Any = None
+        """What keeps the pool between two sizes, where that is asked for."""
         self._beat: Any = None
         self._monitoring: Monitoring | None = None
         self._asked_to_stop = threading.Event()
@@ -211,6 +215,9 @@ class WorkController:
         if broker.can.fanout:
             self._monitoring = Monitoring(self.app, self.hostname, self.consumer, self.options)
             self._monitoring.start()
+        if self.options.autoscale is not None:
+            self.autoscaler = self._make_autoscaler(self.pool)
+            self.autoscaler.start()
         # Commands last: everything they ask about is there.
         if self.app.conf.worker_enable_remote_control and broker.can.fanout:
             control = ControlState(self.app, self.hostname, self.consumer, self)
@@ -263,6 +270,9 @@ class WorkController:
         # No command reaches a loop that has ended.
         if self._mailbox is not None:
             self._mailbox.stop()
+        # Nobody changes a pool that ends.
+        if self.autoscaler is not None:
+            self.autoscaler.stop()
         # Processes end before their messages are given back, so that nothing runs here and elsewhere.
         if self.pool is not None:
             self.pool.terminate() if self._is_cold() else self.pool.stop()
@@ -399,11 +409,28 @@ class WorkController:
         pool, consumer = self.pool, self.consumer
         return {
             **self.info(),
+            **({"autoscaler": self.autoscaler.info()} if self.autoscaler is not None else {}),
             "pool": self._pool_info(),
             "broker": statistics.broker_info(self.broker.url, self.app.conf),
             "prefetch_count": 0 if pool is None or consumer is None else consumer.prefetch.target(pool.size),
             "rusage": self.rusage(),
         }
+
+    def _make_autoscaler(self, pool: Pool) -> Any:
+        """An instance of the class that `worker_autoscaler` names."""
+        assert self.options.autoscale is not None
+        kind = symbol_by_name(self.app.conf.worker_autoscaler)
+        most, least = self.options.autoscale
+        return kind(pool, most, least, worker=self)
+
+    def reload(
+        self,
+        modules: Iterable[str] | None = None,
+        reload: bool = False,
+        reloader: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Import *modules* and replace the slots of the pool: see `celery.worker.reloading`."""
+        restart_pool(self, modules, reload, reloader)
 
     def _pool_info(self) -> dict[str, Any]:
         if self.pool is None or self.consumer is None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from celery.concurrency.base import PoolOptions
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.sysinfo import cpu_budget, is_auto_concurrency
 from celery.worker.prefetch import Prefetch
 
 if TYPE_CHECKING:
@@ -19,16 +18,16 @@ if TYPE_CHECKING:
 
 WINDOW = 256
 HEARTBEAT = 2.0
-CGROUP = Path("/sys/fs/cgroup/cpu.max")
-LATER: Mapping[str, str] = {
-    "autoscale": "--autoscale",
-}
+START_TIMEOUT = 30.0
+"""Seconds that a process of the pool gets at least to start: the default of the setting, 4, is often too little."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
     """The options of one worker, every default filled in. Times in seconds, memory in KiB."""
 
     concurrency: int
+    autoscale: tuple[int, int] | None
+    """Most and fewest slots; None: there are always `concurrency`."""
     pool: str
     prefetch_multiplier: int
     disable_prefetch: bool
@@ -37,6 +36,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     max_tasks_per_child: int | None
     max_memory_per_child: int | None
     pool_start_method: str
+    start_timeout: float
+    """Seconds that a process may take to be ready."""
     soft_shutdown_timeout: float
     soft_shutdown_on_idle: bool
     task_events: bool
@@ -58,6 +59,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
             max_tasks=self.max_tasks_per_child,
             max_memory=self.max_memory_per_child,
             start_method=self.pool_start_method,
+            start_timeout=self.start_timeout,
             preload=tuple(preload),
             window=1 if self.disable_prefetch else WINDOW,
         )
@@ -69,12 +71,14 @@ class WorkerOptions(msgspec.Struct, frozen=True):
 def complete(app: Celery, given: Mapping[str, Any]) -> WorkerOptions:
     """Options as `app.Worker(**given)` got them, completed from the settings of *app*.
 
-    Raises ImproperlyConfigured for what this version does not do, or cannot.
+    Raises ImproperlyConfigured for what cannot be.
     """
-    for name, said in LATER.items():
-        if given.get(name):
-            raise ImproperlyConfigured(f"This version of Celeriac has no {said} yet: run the worker without it.")
     conf = app.conf
+    bounds = autoscale_of(given.get("autoscale"), conf.worker_autoscale_max, conf.worker_autoscale_min)
+
+    pool = _pool_of(given, conf)
+    if bounds and pool == "solo":
+        raise ImproperlyConfigured("The solo pool has one slot: autoscaling needs another pool.")
 
     def either(name: str, setting: str) -> Any:
         value = given.get(name)
@@ -82,8 +86,9 @@ def complete(app: Celery, given: Mapping[str, Any]) -> WorkerOptions:
 
     fair = str(given.get("optimization") or "default") == "fair"
     return WorkerOptions(
-        concurrency=concurrency_of(either("concurrency", "worker_concurrency")),
-        pool=_pool_of(given, conf),
+        concurrency=bounds[1] if bounds else concurrency_of(either("concurrency", "worker_concurrency")),
+        autoscale=bounds,
+        pool=pool,
         prefetch_multiplier=int(either("prefetch_multiplier", "worker_prefetch_multiplier")),
         disable_prefetch=fair or bool(given.get("disable_prefetch") or conf.worker_disable_prefetch),
         time_limit=_seconds(either("time_limit", "task_time_limit")),
@@ -91,6 +96,7 @@ def complete(app: Celery, given: Mapping[str, Any]) -> WorkerOptions:
         max_tasks_per_child=either("max_tasks_per_child", "worker_max_tasks_per_child"),
         max_memory_per_child=either("max_memory_per_child", "worker_max_memory_per_child"),
         pool_start_method=_start_method(given, conf),
+        start_timeout=max(START_TIMEOUT, float(conf.worker_proc_alive_timeout or 0.0)),
         soft_shutdown_timeout=float(conf.worker_soft_shutdown_timeout or 0.0),
         soft_shutdown_on_idle=bool(conf.worker_enable_soft_shutdown_on_idle),
         task_events=bool(either("task_events", "worker_send_task_events")),
@@ -132,8 +138,8 @@ def _start_method(given: Mapping[str, Any], conf: Any) -> str:
 
 def concurrency_of(value: Any) -> int:
     """How many slots: a number, or `auto`, None and 0 for the processors this process may use."""
-    if value in {None, 0, "0", "auto"}:
-        return processors()
+    if value in {None, 0, "0"} or is_auto_concurrency(value):
+        return cpu_budget().count
     try:
         count = int(value)
     except (TypeError, ValueError):
@@ -143,14 +149,20 @@ def concurrency_of(value: Any) -> int:
     return count
 
 
-def processors(cgroup: Path = CGROUP) -> int:
-    """Processors this process may use: by affinity and, in a container, by its quota (rounded up)."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+def autoscale_of(value: Any, most: int | None = None, least: int | None = None) -> tuple[int, int] | None:
+    """Most and fewest slots: of *value*, as `--autoscale` takes it, else of the settings *most* and *least*.
+
+    A pool has at least one slot: with none it could claim nothing.
+    """
+    if not value:
+        if not most:
+            return None
+        value = (most, least or 0)
+    parts = str(value).split(",") if isinstance(value, str | int) else [str(part) for part in value]
     try:
-        quota, period = cgroup.read_text().split()
-        if quota != "max":
-            count = min(count, max(1, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return count  # no cgroup, or one of another layout: affinity is what is known
-    return count
+        numbers = sorted((int(part) for part in parts), reverse=True)
+    except ValueError:
+        numbers = []
+    if len(numbers) not in {1, 2} or min(numbers) < 0 or not numbers[0]:
+        raise ImproperlyConfigured(f"Autoscaling takes the most and the fewest slots, as in '10,3', not {value!r}.")
+    return numbers[0], max(1, numbers[1] if len(numbers) == 2 else 0)

@@ -85,6 +85,12 @@ class Worker(WorkController):
             hostname=self.hostname,
         )
 
+    def _slots(self) -> str:
+        if self.options.autoscale is None:
+            return str(self.concurrency)
+        most, least = self.options.autoscale
+        return f"{{min={least}, max={most}}}"
+
     def banner(self) -> str:
         """What the worker says before it starts."""
         backend = self.app.backend
@@ -94,7 +100,7 @@ class Worker(WorkController):
             hostname=self.hostname,
             transport=masked(self.broker.url),
             results=masked(results),
-            concurrency=f"{self.concurrency} ({self.options.pool})",
+            concurrency=f"{self._slots()} ({self.options.pool})",
             events=self.options.task_events,
             protocol=__version__,
         )
