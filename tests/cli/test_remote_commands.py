@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 NODE = "w1@example"
 
 
@@ -46,3 +48,13 @@ def test_commands_of_an_application_are_carried_out(celery: Any, worker: Any) ->
         assert ask("inspect", "dump_active") == {NODE: []}
         shown = celery("-A", "commands", "control", "increase_prefetch_count", "-d", NODE)
         assert shown.out == f"->  {NODE}: OK\n        prefetch count incremented\n"
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet", "asyncio"])
+def test_workers_of_one_thread_answer_while_a_task_sleeps(celery: Any, worker: Any, pool: str) -> None:
+    with worker("-c", "2", "-n", NODE, "-P", pool) as running:
+        nap = celery("-A", "single", "call", "single.nap", "-a", "[60]").out.strip()
+        running.expect(nap)
+        [task] = json.loads(celery("-A", "single", "inspect", "active", "--json", "-d", NODE, "-t", "20").out)[NODE]
+        assert task["id"] == nap
+        running.process.kill()
