@@ -229,7 +229,9 @@ def objgraph(state: ControlState, num: int = 200, max_depth: int = 10, type: str
         return nok("objgraph needs the package objgraph: pip install objgraph")
     objects = list(itertools.islice(graphs.by_type(type), int(num)))
     shown = set(map(id, objects))
-    handle, name = import_module("tempfile").mkstemp(prefix="celery-objects-", suffix=".png")
+    # Graphviz draws; where it is not, what it would have been told is better than an empty picture.
+    suffix = ".png" if import_module("shutil").which("dot") else ".dot"
+    handle, name = import_module("tempfile").mkstemp(prefix="celery-objects-", suffix=suffix)
     os.close(handle)
     logger.info("Drawing what keeps %s objects of type %r alive: %s", len(objects), type, name)
     graphs.show_backrefs(objects, max_depth=int(max_depth), highlight=lambda value: id(value) in shown, filename=name)
