@@ -37,6 +37,7 @@ HANDLED = messages.FIELDS | ROUTING | {
     "serializer", "compression", "delivery_mode", "priority", "expiration", "retry", "retry_policy", "declare",
     "event_dispatcher", "mandatory", "immediate", "timeout", "confirm_timeout", "auto_declare", "route_name",
     "task_type", "add_to_parent", "result_cls", "connection", "producer", "publisher", "router", "stamps",
+    "concurrency_limit", "concurrency_key", "unique", "idempotency_key",
 }  # fmt: skip
 """Options that are understood; what users give beyond them becomes a property of the message."""
 

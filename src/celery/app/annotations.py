@@ -6,7 +6,7 @@ the path to one, or a list of these.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from celery.utils.imports import instantiate
@@ -56,4 +56,14 @@ def _expand(annotation: Any) -> Any:
     return annotation
 
 
-__all__ = ["MapAnnotation", "prepare", "resolve_all"]
+def wrapping(original: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that calls *around*, which finds *original* as `__wrapped__`."""
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(self, *args, **kwargs)
+
+    wrapped.__wrapped__ = original  # type: ignore[attr-defined]
+    return wrapped
+
+
+__all__ = ["MapAnnotation", "prepare", "resolve_all", "wrapping"]

@@ -15,7 +15,7 @@ from celery.exceptions import EncodeError
 from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.uuids import uuid7
 from celery.wire.message import Outgoing
-from celery.wire.serialization import is_replaced
+from celery.wire.serialization import encode_json, is_replaced
 from celery.wire.stencil import tail_with
 
 if TYPE_CHECKING:
@@ -82,10 +82,13 @@ class Courier:
             return None  # the long way finds a way to write it, or says what is wrong
         name = b'"%b"' % task_id.encode()
         plan = self.plan
-        envelope = self.fill(body, {
+        values = {
             "id": name, "root_id": name, "correlation_id": name, "argsrepr": argsrepr, "kwargsrepr": kwargsrepr,
             "group_index": b"%d" % index, "delivery_tag": b'"%b"' % uuid7().encode(),
-        })  # fmt: skip
+        }  # fmt: skip
+        if plan.limit_key is not None:
+            values["limit_key"] = encode_json(plan.limit_key(args, kwargs))
+        envelope = self.fill(body, values)
         if not plan.stored:
             self.app.backend.on_task_call(None, task_id)
         address = plan.address

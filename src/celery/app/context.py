@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from celery.wire.message import Arrival, Outgoing, Record
+from celery.wire.protocol import LIMIT, UNIQUE
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 NOT_CUSTOM = frozenset({
     "lang", "task", "argsrepr", "kwargsrepr", "compression", "id", "args", "kwargs", "embed", "outbox", "records",
-    "arrivals", "effects", "celeriac_once", "replays", "writer", "priority", "task_id", "redelivered", "x-death",
-    "x-delivery-count", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason",
+    "arrivals", "effects", "celeriac_once", LIMIT, UNIQUE, "replays", "writer", "priority", "task_id", "redelivered",
+    "x-death", "x-delivery-count", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason",
     "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason",
 })  # fmt: skip
 """Names of a request that are not headers of the user, besides the attributes of `Context`."""
@@ -193,6 +194,9 @@ class Context:
     def as_execution_options(self) -> dict[str, Any]:
         """Options for `apply_async` that send this task again as it was sent."""
         options = {option: getattr(self, field) for option, field in _EXECUTION_OPTIONS}
+        limits = {name: self.__dict__[name] for name in (LIMIT, UNIQUE) if name in self.__dict__}
+        if limits:
+            options["headers"] = {**(options["headers"] or {}), **limits}
         if self.stamped_headers:
             options["stamped_headers"] = self.stamped_headers
             stamps = self.stamps or {}

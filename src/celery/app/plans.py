@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from celery._state import _task_stack, get_current_worker_task
 from celery.app.amqp import AMQP, Address
 from celery.app.asyncresult import AsyncResult
+from celery.app.limits import check_limit, key_of_plan
 from celery.app.parts import Parts
 from celery.app.routes import Router
 from celery.exceptions import EncodeError, ImproperlyConfigured, QueueNotFound
 from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.uuids import uuid, uuid7
 from celery.wire.message import Outgoing
-from celery.wire.protocol import EMBED
+from celery.wire.protocol import EMBED, LIMIT
 from celery.wire.serialization import dumps, is_replaced
 from celery.wire.stencil import Stencil, hole
 
@@ -59,7 +60,17 @@ MOST_PLANS = 200
 MOST_THREADS = 1000
 
 _read_facts = attrgetter(
-    "name", "expires", "time_limit", "soft_time_limit", "ignore_result", "AsyncResult", "_exec_options"
+    "name",
+    "expires",
+    "time_limit",
+    "soft_time_limit",
+    "ignore_result",
+    "AsyncResult",
+    "_exec_options",
+    "concurrency_limit",
+    "concurrency_key",
+    "unique",
+    "idempotency_key",
 )
 is_easy_id = re.compile(r"[\w.:-]+", re.ASCII).fullmatch
 _tasks_here = _task_stack._items.get
@@ -165,8 +176,9 @@ class Plan:
     """How a task is sent with certain options: not at all without a `stencil`."""
 
     __slots__ = (
-        "address", "amqp", "backend", "conf", "content", "epoch", "expires", "facts", "ignored", "inherits", "priority",
-        "process", "replies", "result_cls", "send_task", "serializer", "state", "stencil", "stored", "varies",
+        "address", "amqp", "backend", "conf", "content", "epoch", "expires", "facts", "ignored", "inherits",
+        "limit_key", "priority", "process", "replies", "result_cls", "send_task", "serializer", "state", "stencil",
+        "stored", "varies",
     )  # fmt: skip
 
     address: Address
@@ -197,10 +209,11 @@ class Plan:
         self.inherits = self.conf.task_inherit_parent_priority and merged.get("priority") is None
         self.replies: dict[int, str] = {}
         expires = options.get("expires", self.expires) is not None
-        self.varies = expires or any(name in VARYING for name in options)
+        self.limit_key = key_of_plan(task)
+        self.varies = expires or self.limit_key is not None or any(name in VARYING for name in options)
         self.backend: Any = None
         self.stencil: Stencil | None = None
-        if not _is_ordinary(self.amqp, app):
+        if not _is_ordinary(self.amqp, app) or task.unique is not None or task.idempotency_key is not None:
             return
         try:
             stencil = self._cut(task, merged, expires=expires)
@@ -224,6 +237,9 @@ class Plan:
         routed |= {**holes, "task_id": hole("id"), "argsrepr": hole("argsrepr"), "kwargsrepr": hole("kwargsrepr")}
         if expires:
             routed["expires"] = 3600
+        if task.concurrency_limit:
+            key = name if self.limit_key is None else hole("limit_key")
+            routed["headers"] = {LIMIT: [key, check_limit(name, task.concurrency_limit)]}
         draft = amqp.draft(name, (), {}, routed)
         if draft.compression or draft.body[2] != dict.fromkeys(EMBED):
             return None
@@ -239,7 +255,8 @@ class Plan:
         self.ignored = bool(routed.get("ignore_result"))
         self.serializer, self.content = draft.serializer, (content_type, content_encoding)
         stencil = Stencil(amqp.as_message(draft, content_type, content_encoding, body))
-        more = ("eta", "expires", "group_id", "group_index", "parent_id", *(("expiration",) if expires else ()))
+        more = ["eta", "expires", "group_id", "group_index", "parent_id"]
+        more += ["expiration"] * expires + ["limit_key"] * (self.limit_key is not None)
         return stencil if stencil.fits(*more) else None
 
     def fill(
@@ -265,6 +282,8 @@ class Plan:
                 address.routing_key, address.exchange, self.priority, None, None, task_id,
             )  # fmt: skip
         values = {"id": task_id, "correlation_id": task_id, "reply_to": reply, "delivery_tag": uuid7()}
+        if self.limit_key is not None:
+            values["limit_key"] = self.limit_key(args, kwargs)
         due, until = self._vary(values, options, None if parent is None else parent.request)
         if not {type(values[name]) for name in ("root_id", "parent_id")} <= TEXT:
             return None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery.exceptions import BrokerError
 from celery.wire.message import Outgoing
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
 
     from celery.app.base import Celery
+
+T = TypeVar("T")
 
 BATCH = 500
 """Messages a bulk hands to the broker in one step."""
@@ -78,28 +80,26 @@ class Publisher:
         if settings is not None and settings.task_send_sent_event:
             self.app.events.announce(messages, eventer=eventer)
 
-    def insist(
-        self, call: Callable[[], Any], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None
-    ) -> None:
+    def insist(self, call: Callable[[], T], *, retry: bool | None = None, policy: Mapping[str, Any] | None = None) -> T:
         """Make a call to the broker, and make it again as `publish` does; raises what that raises."""
         began = time.monotonic()
         try:
-            call()
+            return call()
         except BrokerError as error:
-            self._try_again(call, error, began, retry=retry, policy=policy)
+            return self._try_again(call, error, began, retry=retry, policy=policy)
 
     def _try_again(
         self,
-        call: Callable[[], Any],
+        call: Callable[[], T],
         error: BrokerError,
         began: float,
         *,
         retry: bool | None,
         policy: Mapping[str, Any] | None,
-    ) -> None:
+    ) -> T:
         conf = self.app.conf
         if not (conf.task_publish_retry if retry is None else retry):
-            _give_up(error)
+            raise _gave_up(error) from error
         rules = {**(conf.task_publish_retry_policy or {}), **(policy or {})}
         most = rules.get("max_retries", 3)
         pause = float(rules.get("interval_start") or 0)
@@ -117,12 +117,10 @@ class Publisher:
             pause = min(pause + step, longest)
             began = time.monotonic()
             try:
-                call()
+                return call()
             except BrokerError as another:
                 error = another
-            else:
-                return
-        _give_up(error)
+        raise _gave_up(error) from error
 
     @contextmanager
     def collect(self, into: list[Outgoing] | None = None) -> Iterator[list[Outgoing]]:
@@ -191,5 +189,6 @@ def _settle(sent: Future[None], error: Exception | None) -> None:
         sent.set_exception(error)
 
 
-def _give_up(error: BrokerError) -> NoReturn:
-    raise import_module("kombu.exceptions").OperationalError(str(error)) from error
+def _gave_up(error: BrokerError) -> Exception:
+    """*error* as users catch it."""
+    return cast("Exception", import_module("kombu.exceptions").OperationalError(str(error)))

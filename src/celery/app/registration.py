@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery._state import _offer_to_other_apps, _withdraw_offer
 from celery.app.autoretry import add_autoretry_behaviour
+from celery.app.limits import KEYS
 from celery.app.pydantic import wrap_with_pydantic
 from celery.app.registry import TaskRegistry
 from celery.exceptions import DuplicateTaskNameWarning
@@ -145,6 +146,7 @@ class Registration:
             "__header__": app.type_checker(fun, bound=bind),
             "__wrapped__": body,
             **options,
+            **{key: staticmethod(options[key]) for key in KEYS if callable(options.get(key))},
         }
         if dump is not None:
             attributes["_dump_pydantic_arguments"] = staticmethod(dump)

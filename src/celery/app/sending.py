@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _task_stack, get_current_worker_task
-from celery.exceptions import AlwaysEagerIgnored
+from celery.app.limits import OPTIONS as LIMITS
+from celery.app.limits import apply_limits, has_limits
+from celery.exceptions import AlwaysEagerIgnored, BackendError
 from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils import uuid
+from celery.wire.protocol import UNIQUE
 
 if TYPE_CHECKING:
     from celery.app.amqp import Draft
     from celery.app.base import Celery
     from celery.result import AsyncResult
+    from celery.wire.message import Outgoing, Unique
 
 
 class _Unset:
@@ -53,6 +58,9 @@ def send_task(
     task_id = options.get("task_id")
     if not task_id:
         task_id = options["task_id"] = uuid()
+    unique = None
+    if (task is not None and has_limits(task)) or not LIMITS.isdisjoint(options):
+        unique = apply_limits(app, task, name, args, kwargs, options)
     amqp = app.amqp
     if router is not None:
         options = router.route(options, route_name or name, args, kwargs, task_type)
@@ -69,16 +77,18 @@ def send_task(
     ignored = options.get("ignore_result")
     if not ignored and app.store is None:
         app.backend.on_task_call(producer, task_id)
-    if producer is not None and app.connections.is_foreign(producer):
+    if unique is not None:
+        holder = send_once(app, amqp.encode(draft), unique, options)
+    elif producer is not None and app.connections.is_foreign(producer):
         app.connections.publish(producer, draft, options)
     else:
         app.publisher.publish(
             (amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy"),
             eventer=options.get("event_dispatcher"),
         )  # fmt: skip
-    if after_task_publish.receivers or task_sent.receivers:
+    if (unique is None or holder == task_id) and (after_task_publish.receivers or task_sent.receivers):
         _tell_sent(draft, args, kwargs, options)
-    result: AsyncResult[Any] = (result_cls or app.AsyncResult)(task_id)
+    result: AsyncResult[Any] = (result_cls or app.AsyncResult)(task_id if unique is None else holder)
     if ignored:
         result.ignored = True
     if add_to_parent and parent is not None:
@@ -98,6 +108,37 @@ def _tell_sent(draft: Draft, args: Any, kwargs: Any, options: dict[str, Any]) ->
         sender=draft.name, task_id=options["task_id"], task=draft.name, args=args, kwargs=kwargs, eta=fields["eta"],
         taskset=options.get("group_id"),
     )  # fmt: skip
+
+
+def send_once(app: Celery, message: Outgoing, unique: Unique, options: Mapping[str, Any]) -> str:
+    """Send a message that must hold a key; the id of the task that holds it.
+
+    At once, also where an outbox is open: it has to be known now.  Who holds it may have ended without its worker
+    saying so (one of original Celery): its result tells.
+    """
+
+    def send(instead_of: str = "") -> str:
+        return app.publisher.insist(
+            lambda: app.broker.publish_once(message, unique, instead_of),
+            retry=options.get("retry"),
+            policy=options.get("retry_policy"),
+        )
+
+    holder = send()
+    while holder != message.task_id and UNIQUE.encode() in message.envelope and _has_ended(app, holder):
+        former, holder = holder, send(holder)
+        if holder == former:
+            break
+    if holder == message.task_id and app.conf.task_send_sent_event:
+        app.events.announce((message,), eventer=options.get("event_dispatcher"))
+    return holder
+
+
+def _has_ended(app: Celery, task_id: str) -> bool:
+    try:
+        return bool(app.AsyncResult(task_id).ready())
+    except (BackendError, NotImplementedError):
+        return False  # who cannot tell keeps to the key
 
 
 def _inherit(app: Celery, request: Any, options: dict[str, Any]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, cast, overload
 
 from celery._state import _task_stack, get_current_app
 from celery.app.annotations import resolve_all as resolve_all_annotations
+from celery.app.annotations import wrapping
 from celery.app.batches import Courier, courier_of
 from celery.app.context import Context, get_actual_ignore_result
 from celery.app.eager import apply_eagerly, through_serializer
+from celery.app.limits import KEYS, asks_first
 from celery.app.plans import Plan, Shape
 from celery.app.plans import send as send_as_planned
 from celery.app.replace import add_to_chord, replace_task
@@ -22,6 +24,7 @@ from celery.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededEr
 from celery.local import class_property
 from celery.result import denied_join_result
 from celery.utils import uuid
+from celery.utils.deferred import deferred_attribute
 from celery.utils.functional import mattrgetter
 from celery.utils.imports import instantiate
 from celery.utils.threads import LocalStack
@@ -47,17 +50,6 @@ TaskType = type
 """The metaclass of tasks, of old: it is the plain one."""
 
 
-class _Missing:
-    """Loads an attribute from another package when it is first read: tasks do not need it to be sent."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module = module
-        self.name = name
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        return getattr(import_module(self.module), self.name)
-
-
 class Task(Generic[P, R_co]):
     """A task of one app: `P` are the parameters of its function, `R_co` is what that returns.
 
@@ -65,7 +57,7 @@ class Task(Generic[P, R_co]):
     """
 
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
-    OperationalError: ClassVar[Any] = _Missing("kombu.exceptions", "OperationalError")
+    OperationalError: ClassVar[Any] = deferred_attribute("kombu.exceptions", "OperationalError")
 
     Strategy = "celery.worker.strategy:default"
     Request = "celery.worker.request:Request"
@@ -94,6 +86,11 @@ class Task(Generic[P, R_co]):
     throws: tuple[type[BaseException], ...] | type[BaseException] = ()
     expires: float | datetime | None = None
     priority: int | None = None
+    rate_limit_scope: str | None = None
+    concurrency_limit: int | None = None
+    concurrency_key: str | Callable[..., Any] | None = None
+    unique: bool | float | timedelta | None = None
+    idempotency_key: str | Callable[..., Any] | None = None
     resultrepr_maxsize: int = 1024
     abstract: bool = True
     request_stack: LocalStack[Context] = None  # type: ignore[assignment]  # made when it is bound
@@ -101,6 +98,7 @@ class Task(Generic[P, R_co]):
     from_config: tuple[tuple[str, str], ...] = (
         ("serializer", "task_serializer"),
         ("rate_limit", "task_default_rate_limit"),
+        ("rate_limit_scope", "task_rate_limit_scope"),
         ("priority", "task_default_priority"),
         ("time_limit", "task_time_limit"),
         ("soft_time_limit", "task_soft_time_limit"),
@@ -168,7 +166,7 @@ class Task(Generic[P, R_co]):
                 if key.startswith("@"):
                     cls.add_around(key[1:], value)
                 else:
-                    setattr(cls, key, value)
+                    setattr(cls, key, staticmethod(value) if key in KEYS and callable(value) else value)
 
     @classmethod
     def add_around(cls, attr: str, around: Callable[..., Any]) -> None:
@@ -176,7 +174,7 @@ class Task(Generic[P, R_co]):
         original = getattr(cls, attr)
         if getattr(original, "__wrapped__", None):
             original = original.__wrapped__
-        setattr(cls, attr, _wrapping(original, around))
+        setattr(cls, attr, wrapping(original, around))
 
     if TYPE_CHECKING:
 
@@ -376,6 +374,8 @@ class Task(Generic[P, R_co]):
         Messages that several coroutines send at the same time reach the broker in one step.
         """
         app = self._get_app()
+        if asks_first(self, options):
+            return await import_module("asyncio").to_thread(self.apply_async, args, kwargs, **options)
         with app.publisher.collect() as outbox:
             result = self.apply_async(args, kwargs, **options)
         await app.publisher.apublish(outbox)
@@ -568,14 +568,6 @@ def describe(task: Any, app: Any = None, bound: str = R_BOUND_TASK, unbound: str
         return R_INSTANCE.format(task, app=task._app, flags=", v2 compatible" if task.__v2_compat__ else "")
     app = app or task._app
     return (bound if app else unbound).format(task, app=app, flags="")
-
-
-def _wrapping(original: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return around(self, *args, **kwargs)
-
-    wrapped.__wrapped__ = original  # type: ignore[attr-defined]
-    return wrapped
 
 
 def _find_task(name: str, module: str | None = None) -> Task[..., Any]:

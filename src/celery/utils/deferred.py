@@ -31,4 +31,15 @@ class deferred:  # noqa: N801 - it stands where `import` would
         return f"<deferred module {self._name!r}>"
 
 
-__all__ = ["deferred"]
+class deferred_attribute:  # noqa: N801 - the same for an attribute of a class
+    """An attribute of a class that is loaded from another module when it is first read."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return getattr(import_module(self.module), self.name)
+
+
+__all__ = ["deferred", "deferred_attribute"]

@@ -23,6 +23,8 @@ from celery.wire.serialization import decode_json, encode_json
 MAX_REPR = 1024
 """Characters of `argsrepr` and `kwargsrepr`."""
 PERSISTENT = 2
+LIMIT, UNIQUE = "celeriac_limit", "celeriac_unique"
+"""Headers of ours: [key, how many of it may run], and the unique key that the end of the task frees."""
 
 Number = int | float
 Limits = tuple[Number | None, Number | None]
@@ -63,6 +65,8 @@ class Head(msgspec.Struct):
     stamped_headers: list[str] | None = None
     stamps: dict[str, Any] | None = None
     replays: int = 0
+    limit: tuple[str, int] | None = msgspec.field(default=None, name=LIMIT)
+    unique: str | None = msgspec.field(default=None, name=UNIQUE)
     # These stand in the properties, not in the headers: names that no header has keep the decoder away from them.
     priority: int | None = msgspec.field(default=None, name="properties priority")
     reply_to: str | None = msgspec.field(default=None, name="properties reply_to")
@@ -175,6 +179,8 @@ def _peek_with_care(raw: bytes, accept: frozenset[str] | None) -> Head:
         stamped_headers=_names(fields.get("stamped_headers")),
         stamps=fields["stamps"] if isinstance(fields.get("stamps"), dict) else None,
         replays=_count(fields, "replays"),
+        limit=_limit(fields.get(LIMIT)),
+        unique=_text(fields, UNIQUE),
         priority=_count(properties, "priority") if properties.get("priority") is not None else None,
         reply_to=_text(properties, "reply_to"),
         correlation_id=_text(properties, "correlation_id"),
@@ -228,6 +234,13 @@ def _repr(fields: Mapping[str, Any], key: str) -> str | None:
 
 def _names(value: Any) -> list[str] | None:
     return [str(name) for name in value] if isinstance(value, list | tuple) else None
+
+
+def _limit(value: Any) -> tuple[str, int] | None:
+    match value:
+        case [str(key), int(slots)]:
+            return key, slots
+    return None
 
 
 _KINDS: Mapping[type, str] = {dict: "a map", list: "a list", str: "text"}

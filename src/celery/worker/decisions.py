@@ -19,7 +19,8 @@ from celery.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from celery.wire.message import Delivery, Outcome
+from celery.utils.pace import Pace
+from celery.wire.message import Delivery, Outcome, Permit
 from celery.wire.protocol import Head
 
 Reason = Literal["revoked", "expired", "terminated"]
@@ -44,6 +45,15 @@ class Facts(msgspec.Struct, frozen=True):
     """Failures are stored: results are not ignored, or `store_errors_even_if_ignored` is set."""
     soft: float | None = None
     hard: float | None = None
+    pace: Pace | None = None
+    """How fast one worker may start them; None: as fast as it can, or as `permits` say."""
+    permits: tuple[Permit, ...] = ()
+    """What every message of the task needs of the store before it may start."""
+    concurrency: int | None = None
+    concurrency_key: str | None = None
+    """The task's `concurrency_limit`, and `concurrency_key` if it is a template: for messages that say nothing."""
+    limited: bool = False
+    """Any of these four."""
     max_deliveries: int = 5
     """A message whose runs end with the death of its process is run at most this often."""
     send_events: bool = True

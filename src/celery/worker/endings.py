@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celery.backends.store import Store
-from celery.brokers.base import Verdict
+from celery.brokers.base import NOTHING, Needs, Verdict
 from celery.concurrency.outcomes import plain
 from celery.exceptions import BackendError, BrokerError, DecodeError, InvalidTaskError
 from celery.utils.log import get_logger
@@ -66,17 +66,21 @@ class Endings:
         if self.waiting:
             self._together((), ())
 
-    def commit_and_start(self, deliveries: Sequence[Delivery], records: Sequence[Record]) -> list[Verdict]:
+    def commit_and_start(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record], needs: Needs = NOTHING
+    ) -> list[Verdict]:
         """`commit`, and mark *deliveries* as started, in one step where possible. *records* say that they are."""
-        return self._together(deliveries, records)
+        return self._together(deliveries, records, needs)
 
-    def _together(self, deliveries: Sequence[Delivery], records: Sequence[Record]) -> list[Verdict]:
+    def _together(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record], needs: Needs = NOTHING
+    ) -> list[Verdict]:
         if self._failures >= POISONED:
             self._commit_apart()
         try:
             # What a store of its own has taken need not be sent twice, should the rest of the step fail.
             self.waiting = self.ledger.prepare(self.waiting, records)
-            refused, verdicts = self.ledger.commit_and_start(self.source, self.waiting, deliveries, records)
+            refused, verdicts = self.ledger.commit_and_start(self.source, self.waiting, deliveries, records, needs)
         except (BrokerError, BackendError) as error:
             self._failures += not error.temporary
             raise
@@ -86,7 +90,7 @@ class Endings:
             )
             self._commit_apart()
             # The records only tell that tasks have started: better without them than not at all.
-            return self.ledger.commit_and_start(self.source, (), deliveries, ())[1]
+            return self.ledger.commit_and_start(self.source, (), deliveries, (), needs)[1]
         self._committed(refused)
         return verdicts
 

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.utils.log import get_logger
+from celery.utils.pace import Pace, pace_of
+from celery.wire.message import Permit
 from celery.worker.decisions import Facts
+
+logger = get_logger(__name__)
 
 
 class FactsTable:
     """Task name to `Facts`; None for a task that is not registered. Forget a name when its task has changed."""
 
     def __init__(
-        self, app: Any, *, soft: float | None = None, hard: float | None = None, max_deliveries: int = 5
+        self,
+        app: Any,
+        *,
+        soft: float | None = None,
+        hard: float | None = None,
+        max_deliveries: int = 5,
+        rates: bool = True,
     ) -> None:
         self._tasks = app.tasks
         self._soft = soft
         self._hard = hard
         self._max_deliveries = max_deliveries
+        self._rates = rates
         self._known: dict[str, Facts] = {}
 
     def get(self, name: str) -> Facts | None:
@@ -31,8 +43,22 @@ class FactsTable:
         """Read the task anew when it is next asked for."""
         self._known.pop(name, None)
 
+    def paced(self) -> list[str]:
+        """The tasks whose rate this worker keeps by itself."""
+        return [name for name in list(self._tasks) if (facts := self.get(name)) is not None and facts.pace is not None]
+
+    def _pace(self, task: Any) -> Pace | None:
+        try:
+            return pace_of(task.rate_limit) if self._rates else None
+        except (ValueError, TypeError) as error:
+            logger.error("The rate limit of task %s is not kept: %s", task.name, error)  # noqa: TRY400 - the sentence says it
+            return None
+
     def _read(self, name: str, task: Any) -> Facts:
         either = task.acks_on_failure_or_timeout
+        pace = self._pace(task)
+        everywhere = pace is not None and task.rate_limit_scope == "global"
+        template = task.concurrency_key
         soft, hard = task.soft_time_limit, task.time_limit
         return Facts(
             name,
@@ -48,6 +74,11 @@ class FactsTable:
             store_errors=not task.ignore_result or bool(task.store_errors_even_if_ignored),
             soft=self._soft if soft is None else float(soft),
             hard=self._hard if hard is None else float(hard),
+            pace=None if everywhere else pace,
+            permits=(Permit(f"rate {name}", 0, *pace),) if everywhere and pace is not None else (),
+            concurrency=task.concurrency_limit or None,
+            concurrency_key=template if isinstance(template, str) else None,
+            limited=pace is not None or bool(task.concurrency_limit),
             max_deliveries=self._max_deliveries,
             send_events=bool(task.send_events),
         )

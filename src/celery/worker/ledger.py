@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from celery.backends.store import Store, messages_of
-from celery.brokers.base import Broker, Consumer, Verdict
+from celery.brokers.base import NOTHING, Broker, Consumer, Needs, Verdict
 from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
 
@@ -57,17 +57,19 @@ class Ledger:
         settlements: Sequence[Settlement],
         deliveries: Sequence[Delivery],
         records: Sequence[Record],
+        needs: Needs = NOTHING,
     ) -> tuple[list[Settlement], list[Verdict]]:
         """`commit`, and mark *deliveries* as started: one wait for the disk, or one round trip, instead of two.
 
-        *records* say that they have started.  Settlements and records have gone through `prepare`.
+        *records* say that they have started, *needs* which permits they must have.  Settlements and records have gone
+        through `prepare`.
         """
         if not deliveries:
             return self.commit(consumer, settlements), []
         started = records if self.fused else ()
         if not settlements:
-            return [], consumer.start(deliveries, started)
-        applied, verdicts = consumer.settle_and_start(settlements, deliveries, started)
+            return [], consumer.start(deliveries, started, needs)
+        applied, verdicts = consumer.settle_and_start(settlements, deliveries, started, needs)
         return self._refused(settlements, applied), verdicts
 
     def _refused(self, settlements: Sequence[Settlement], applied: Sequence[bool]) -> list[Settlement]:

@@ -10,7 +10,6 @@ the loop tries to settle them again.  Nothing that was claimed is forgotten.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import math
@@ -19,29 +18,31 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from operator import add
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import signals
+from celery.brokers.base import NOTHING as NO_NEEDS
 from celery.brokers.base import Broker, Verdict
 from celery.concurrency.base import Pool
 from celery.exceptions import BackendError, BrokerError, DecodeError
 from celery.utils.clock import SYSTEM, Clock
-from celery.utils.descriptors import POLLIN, pipe, read, write
+from celery.utils.descriptors import POLLIN
 from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Outcome, Record, Settlement
 from celery.wire.protocol import peek
 from celery.worker import state
 from celery.worker.aftermath import NOTHING, Aftermath, Effects
 from celery.worker.banner import masked
+from celery.worker.calls import Calls
 from celery.worker.claimed import Claimed as Request
 from celery.worker.claims import Claims
 from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
 from celery.worker.endings import Endings, some
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
+from celery.worker.limiter import Limiter
 from celery.worker.prefetch import PATIENCE, Prefetch
 from celery.worker.qos import QoS
 
@@ -76,6 +77,7 @@ class Consumer:
         broker: Broker | None = None,
         clock: Clock = SYSTEM,
         cancel_on_loss: bool = False,
+        weights: Mapping[str, int] | None = None,
     ) -> None:
         self.app = app
         self.pool = pool
@@ -89,7 +91,11 @@ class Consumer:
         self.ledger = Ledger(self.broker, app.store)
         self.aftermath = Aftermath(app, hostname, clock, sender=self)
         self.stage: Stage = "run"
-        self.source = Claims(queues, lambda names: self.broker.consumer(names, name=hostname, store=self.ledger.joined))
+        self.limiter = Limiter(self.broker.can, facts, app.tasks, clock)
+        options = {"weights": weights} if weights else {}
+        self.source = Claims(
+            queues, lambda names: self.broker.consumer(names, name=hostname, store=self.ledger.joined, **options)
+        )
         self.held: deque[Request] = deque()
         """Claimed, admitted, not started."""
         self.inside: dict[int, Request] = {}
@@ -101,11 +107,10 @@ class Consumer:
         self.monitoring: Monitoring | None = None
         self.event_dispatcher: Any = None
         self._numbers = itertools.count(1)
-        self._calls: deque[Callable[[], Any]] = deque()
-        self._inbox, self._outbox = pipe()
+        self._calls = Calls()
         # Not epoll: a descriptor that is closed and opened again between two turns would silently be gone from it.
         self._poller = pool.poller()
-        self._poller.register(self._inbox, POLLIN)
+        self._poller.register(self._calls.inbox, POLLIN)
         self._watched: set[int] = set()
         self._bell = -1
         self._ready = True
@@ -118,7 +123,6 @@ class Consumer:
         self._give_up_at: float | None = None
         self._suspects = False
         """Some of what is held or inside may be `Request.suspect`."""
-        self._thread: int | None = None
         state.reserved_requests.source = self.requests
         state.active_requests.source = lambda: list(self.inside.values())
 
@@ -126,27 +130,11 @@ class Consumer:
 
     def call_soon(self, call: Callable[[], Any]) -> None:
         """Have the loop call *call* between two of its turns. Any thread, also a signal handler; does not block."""
-        self._calls.append(call)
-        try:
-            write(self._outbox, b"x")
-        except OSError as error:
-            if error.errno not in {errno.EAGAIN, errno.EBADF}:  # full of wake-ups already; the loop has ended
-                raise
+        self._calls.soon(call)
 
     def ask(self, call: Callable[[], T], timeout: float = 1.0) -> T:
         """What *call* returns when the loop calls it; raises TimeoutError if the loop is busy for *timeout* seconds."""
-        if self._thread == threading.get_ident():
-            return call()
-        future: Future[T] = Future()
-
-        def answer() -> None:
-            try:
-                future.set_result(call())
-            except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
-                future.set_exception(error)
-
-        self.call_soon(answer)
-        return future.result(timeout)
+        return self._calls.ask(call, timeout)
 
     def requests(self) -> list[Request]:
         """What is claimed and has not ended. Any thread."""
@@ -172,7 +160,7 @@ class Consumer:
 
     def run(self) -> None:
         """Work until the stage is past `run` and what was running has ended and is settled."""
-        self._thread = threading.get_ident()
+        self._calls.thread = threading.get_ident()
         while True:
             self.turn()
             if self.finished():
@@ -224,10 +212,7 @@ class Consumer:
             self.source.close()
         except BrokerError as error:
             logger.warning("Could not take leave of the broker; its lease will end by itself: %s", error)
-        inbox, outbox = self._inbox, self._outbox
-        self._inbox = self._outbox = -1  # before other files get their numbers
-        os.close(inbox)
-        os.close(outbox)
+        self._calls.close()
 
     def on_lease_lost(self) -> None:
         """Others have what this worker had claimed: forget what has not started, begin anew. Loop thread."""
@@ -268,15 +253,7 @@ class Consumer:
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def _perform_calls(self) -> None:
-        calls = self._calls
-        while calls:
-            call = calls.popleft()
-            try:
-                call()
-            except (BrokerError, BackendError):
-                raise
-            except Exception:
-                logger.exception("What the loop was asked to do failed: %r", call)
+        self._calls.perform()
         if state.should_terminate is not None and state.should_terminate is not False:
             if self.stage != "cold":
                 self.terminate()
@@ -354,28 +331,51 @@ class Consumer:
 
     def _claim(self) -> bool:
         """Claim and admit what there is room for; whether there was anything."""
-        now = self.clock.monotonic()
-        if not (self._ready or now >= self._look_at or (self._due_at is not None and now >= self._due_at)):
+        now, limiter = self.clock.monotonic(), self.limiter
+        if not (
+            self._ready
+            or now >= self._look_at
+            or (self._due_at is not None and now >= self._due_at)
+            or now >= limiter.due_at
+        ):
             return False
         room = self._room()
         if not room:
             return False
-        deliveries = self.source.claim(room)
+        room = max(room, limiter.boost)
+        wanted = limiter.wanted(now)
+        deliveries = self.source.claim(room, 0.0, wanted) if wanted else self.source.claim(room)
         self._look_at = now + LOOK_AGAIN
         self._ready = len(deliveries) == room
         # Before the broker is asked for more: if it is lost now, nobody else remembers what was claimed.
         if deliveries:
             self._receive(deliveries, now)
+        if wanted:
+            limiter.claimed(wanted, full=self._ready)
+        if limiter.changed or limiter.boost:
+            self._sift(len(deliveries))
         if not self._ready:
             due = self.source.due_in()
             self._due_at = None if due is None else now + due
         return bool(deliveries)
 
+    def _sift(self, claimed: int = 0) -> None:
+        """What cannot start now because of a limit goes back to the store, where it is in nobody's way."""
+        parked = self.limiter.sift(self.held)
+        self.endings.waiting += parked
+        if claimed:
+            boosted = self.limiter.boost
+            self.limiter.note_parked(len(parked), claimed)
+            excess = len(self.held) + len(self.inside) - self.prefetch.target(self.pool.size)
+            if boosted and excess > 0:
+                self._release([self.held.pop() for _ in range(min(excess, len(self.held)))])
+
     def _receive(self, deliveries: Sequence[Delivery], claimed: float) -> None:
         """Claimed messages become requests that wait for the pool, or end here."""
         now = self.clock.time()
         facts_of, numbers, hostname, held = self.facts.get, self._numbers, self.hostname, self.held
-        tell, zone, reports = logger.isEnabledFor(logging.INFO), self.app.timezone, self.reports
+        zone = self.app.timezone
+        tell = logger.isEnabledFor(logging.INFO) or signals.task_received.receivers or self.reports is not None
         ids_revoked = state.revoked or ()
         for delivery in deliveries:
             try:
@@ -390,12 +390,10 @@ class Consumer:
                 held.append(request)
                 if delivery.interrupted and request.suspect:
                     self._suspects = True
-                if tell:
-                    logger.info("Task %s received", request)
-                if signals.task_received.receivers:
-                    signals.task_received.send(sender=self, request=request)
-                if reports is not None:
-                    reports.received(request)
+                if request.facts.limited or head.limit is not None:
+                    self.limiter.admit(request)  # it is told of when it starts: until then it may come and go
+                elif tell:
+                    self._tell_received(request)
             elif isinstance(verdict, Delay):
                 self.endings.waiting.append(Settlement(delivery, "requeue", max(0.0, verdict.due - now)))
             elif isinstance(verdict, Drop):
@@ -405,13 +403,16 @@ class Consumer:
 
     def _advance(self) -> None:
         """Commit what has ended and start what the pool takes next; in one step, where there is both."""
+        if self.limiter.changed:
+            self._sift()
         batch = self._next_batch() if self.held else []
         if not batch:
             self._commit()
             return
         try:
             records = self._started_records(batch)
-            verdicts = self.endings.commit_and_start([request.delivery for request in batch], records)
+            needs = self.limiter.needs(batch) if self.limiter.busy else NO_NEEDS
+            verdicts = self.endings.commit_and_start([request.delivery for request in batch], records, needs)
         except (BrokerError, BackendError):
             self.held.extendleft(reversed(batch))
             raise
@@ -445,6 +446,9 @@ class Consumer:
         jobs = []
         for request, verdict in zip(batch, verdicts, strict=True):
             if verdict == "ok":
+                if request.facts.limited or request.head.limit is not None:
+                    self.limiter.started(request)
+                    self._tell_received(request)
                 request.time_start = now
                 inside[request.tag] = request
                 counts[request.head.task] += 1
@@ -453,12 +457,21 @@ class Consumer:
                     reports.started(request)
             elif verdict == "revoked":
                 self.endings.waiting.append(self.aftermath.dropped(request, "revoked"))
+            elif verdict == "parked":
+                self.limiter.refused(request)
         if len(jobs) < len(batch) and "lost" in verdicts:
             lost = [request for request, verdict in zip(batch, verdicts, strict=True) if verdict == "lost"]
             logger.warning("Not run, because this worker's lease on them was lost: %s", some(lost))
         state.all_total_count[0] += len(jobs)
         if jobs:
             self.pool.submit(jobs)
+
+    def _tell_received(self, request: Request) -> None:
+        logger.info("Task %s received", request)
+        if signals.task_received.receivers:
+            signals.task_received.send(sender=self, request=request)
+        if self.reports is not None:
+            self.reports.received(request)
 
     def _started_records(self, batch: Sequence[Request]) -> list[Record]:
         pid = os.getpid()
@@ -499,9 +512,12 @@ class Consumer:
         self._release_held()
 
     def _release_held(self) -> None:
-        if not self.held:
-            return
-        deliveries = [request.delivery for request in self.held]
+        if self.held:
+            self._release(list(self.held))
+            self.held.clear()
+
+    def _release(self, requests: Sequence[Request]) -> None:
+        deliveries = [request.delivery for request in requests]
         try:
             self.source.release(deliveries)
         except BrokerError as error:
@@ -509,7 +525,6 @@ class Consumer:
                 raise
             # On the way out there is no second try: the lease ends, and the sweep puts them back.
             logger.warning("Could not give back %s tasks; they return when the lease ends: %s", len(deliveries), error)
-        self.held.clear()
 
     # -- the broker comes and goes ---------------------------------------------------------------------------------
 
@@ -548,8 +563,8 @@ class Consumer:
             timeout = 0.0
         self._watch()
         for descriptor, _ in self._poller.poll(math.ceil(timeout * 1000)):
-            if descriptor == self._inbox:
-                read(self._inbox, 4096)
+            if descriptor == self._calls.inbox:
+                self._calls.drain()
             elif descriptor == self._bell:
                 self._ready = True
 
@@ -561,11 +576,11 @@ class Consumer:
         until = now + LOOK_AGAIN
         if self._broken:
             until = min(until, self._retry_at)
-        elif self.endings.waiting:
+        elif self.endings.waiting or self.limiter.changed:
             return 0.0
         elif self.stage == "run":
             if self._room():
-                until = now if self._ready else min(until, self._look_at, self._due_at or until)
+                until = now if self._ready else min(until, self._look_at, self._due_at or until, self.limiter.due_at)
             if self.held or len(self.inside) > self.pool.size:
                 until = min(until, self._aged_at)
         if self._give_up_at is not None:

@@ -1,0 +1,216 @@
+"""Keeps a worker to the limits of its tasks: what of it may start now, and what waits in the store for a permit.
+
+Permits for so many at a time, and for rates of the whole fleet, are the store's to give, when a message is started.  A
+rate of this worker alone is counted here; what is above it is parked in the store under the name of the task, where any
+worker that may start one takes it when it claims.  So nothing that waits is held here, or stands before other messages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery.app.limits import derive
+from celery.brokers.base import NOTHING, Capabilities, Needs
+from celery.exceptions import DecodeError
+from celery.utils.clock import Clock
+from celery.utils.log import get_logger
+from celery.utils.pace import Pace
+from celery.wire.message import Permit, Settlement
+from celery.wire.protocol import decode_envelope, split_body
+from celery.worker.claimed import PLAIN, Claimed
+from celery.worker.facts import FactsTable
+
+logger = get_logger("celery.worker.consumer")
+
+LOOK_AGAIN = 10.0
+"""Seconds between looks at what may be parked of tasks that have no limit here."""
+REMEMBERED = 0.25
+"""Seconds for which it is remembered that there was no permit: what comes in that time is parked without asking."""
+MOST = 1000
+"""Messages that are claimed at once to clear away what has to wait."""
+
+
+class Limiter:
+    """The limits of one worker. One thread, the loop's; times are monotonic seconds."""
+
+    def __init__(self, can: Capabilities, facts: FactsTable, tasks: Mapping[str, Any], clock: Clock) -> None:
+        self._can = can
+        self._facts = facts
+        self._tasks = tasks
+        self._clock = clock
+        self._next: dict[str, float] = {}
+        """Of tasks with a pace of this worker: what `Pace.after` said last."""
+        self._waiting: set[str] = set()
+        """Those of them of which something may be parked."""
+        self._full: dict[str, float] = {}
+        """Keys for which there was no permit, and until when that is remembered."""
+        self._seen: set[str] = set()
+        self._paced: list[str] = []
+        self._look_at = 0.0
+        self.changed = False
+        """Something of what is held may have to be parked."""
+        self.busy = False
+        """A limited task has come."""
+        self.boost = 0
+        """How many to claim, although there is no room for so many: most of what comes is parked."""
+
+    # -- what this worker counts by itself -----------------------------------------------------------------------------
+
+    def forget(self, name: str) -> None:
+        """The limits of this task have changed."""
+        self._paced = self._facts.paced()
+        self._next.pop(name, None)
+        self._waiting.add(name)
+
+    def wanted(self, now: float) -> Mapping[str, int]:
+        """What to claim of what is parked: how many of each task this worker may start."""
+        if not self._can.limits:
+            return NOTHING
+        found: dict[str, int] = {}
+        if now >= self._look_at:
+            # Also what workers have parked that knew of limits which are no more.
+            self._look_at = now + LOOK_AGAIN
+            self._paced = self._facts.paced()
+            self._waiting.update(self._tasks)
+        if self._waiting or self._paced:
+            for name in {*self._waiting, *self._paced}:
+                count = MOST if self._pace(name) is None else self._available(name, now)
+                if count:
+                    found[_key(name)] = count
+        return found
+
+    def claimed(self, wanted: Mapping[str, int], *, full: bool) -> None:
+        """A claim of *wanted* has brought what `admit` has seen since the last one. *full*: all that was asked for."""
+        for key in wanted:
+            name = key.removeprefix(_KEY)
+            if name in self._seen or (full and self._pace(name) is None and name in self._waiting):
+                self._waiting.add(name)
+            else:
+                self._waiting.discard(name)
+        self._seen.clear()
+
+    @property
+    def due_at(self) -> float:
+        """When to claim because another one of what is parked may start; infinity if nothing is known to be."""
+        if not self._waiting:
+            return math.inf
+        moments = [math.inf]
+        now = self._clock.monotonic()
+        for name in self._waiting:
+            pace = self._pace(name)
+            moments.append(now if pace is None else pace.at(self._next.get(name, 0.0), now))
+        return min(moments)
+
+    def _pace(self, name: str) -> Pace | None:
+        facts = self._facts.get(name)
+        return None if facts is None else facts.pace
+
+    def _available(self, name: str, now: float) -> int:
+        pace = self._pace(name)
+        return 0 if pace is None else pace.available(self._next.get(name, 0.0), now)
+
+    # -- the way of a message ------------------------------------------------------------------------------------------
+
+    def admit(self, request: Claimed) -> None:
+        """A limited one was claimed."""
+        self.changed = self.busy = True
+        if request.facts.pace is not None:
+            self._seen.add(request.type)
+
+    def sift(self, held: deque[Claimed]) -> list[Settlement]:
+        """Take out of *held* what cannot start now: how it goes back to the store."""
+        self.changed = False
+        now = self._clock.monotonic()
+        self._full = {key: until for key, until in self._full.items() if until > now}
+        counts: dict[str, int] = {}
+        kept: list[Claimed] = []
+        parked: list[Settlement] = []
+        for request in held:
+            settlement = self._refusal(request, counts, now)
+            if settlement is None:
+                kept.append(request)
+            else:
+                parked.append(settlement)
+        if parked:
+            held.clear()
+            held.extend(kept)
+        return parked
+
+    def _refusal(self, request: Claimed, counts: dict[str, int], now: float) -> Settlement | None:
+        pace = request.facts.pace
+        if pace is not None:
+            name = request.type
+            count = counts[name] = counts.get(name, 0) + 1
+            available = self._available(name, now)
+            if count > available:
+                self._waiting.add(name)
+                if self._can.limits:
+                    return Settlement(request.delivery, "park", permit=Permit(_key(name)))
+                # The next best: back to the broker until it may start, if no other worker takes it then.
+                later = pace.at(self._next.get(name, 0.0), now) + (count - available - 1) * pace.interval - now
+                return Settlement(request.delivery, "requeue", max(pace.interval, later))
+        permits = self.permits(request)
+        if len(permits) == 1 and permits[0].key in self._full:
+            return Settlement(request.delivery, "park", permit=permits[0])
+        return None
+
+    def note_parked(self, parked: int, claimed: int) -> None:
+        """Of a claim of *claimed* messages so many had to be parked."""
+        self.boost = min(MOST, max(100, 2 * claimed)) if parked and 2 * parked >= claimed else 0
+
+    def permits(self, request: Claimed) -> tuple[Permit, ...]:
+        """What the store has to give before *request* may start."""
+        facts, said = request.facts, request.head.limit
+        if not self._can.limits:
+            return ()
+        if said is None and facts.concurrency is not None:
+            said = self._derived(request), facts.concurrency
+        if said is None or not said[0] or said[1] < 1:
+            return facts.permits
+        return (Permit(*said), *facts.permits)
+
+    def _derived(self, request: Claimed) -> str:
+        """The key of a message whose sender did not say it: one of the original, or that does not know the task."""
+        template = request.facts.concurrency_key
+        if template is None:
+            return request.type
+        try:
+            args, kwargs, _ = split_body(decode_envelope(request.delivery.envelope), PLAIN)
+            return derive(self._tasks.get(request.type), template, "concurrency_key", args, kwargs)
+        except (ValueError, DecodeError):
+            return request.type
+
+    def needs(self, batch: Sequence[Claimed]) -> Needs:
+        """The permits that a batch needs, by tag."""
+        found: dict[int | str, Sequence[Permit]] = {}
+        for request in batch:
+            if request.head.limit is not None or request.facts.limited:
+                permits = self.permits(request)
+                if permits:
+                    found[request.delivery.tag] = permits
+        return found
+
+    def started(self, request: Claimed) -> None:
+        """It was handed to the pool."""
+        pace = request.facts.pace
+        if pace is not None:
+            self._next[request.type] = pace.after(self._next.get(request.type, 0.0), self._clock.monotonic())
+
+    def refused(self, request: Claimed) -> None:
+        """The store had no permit, and has parked it."""
+        permits = self.permits(request)
+        if len(permits) == 1:
+            self._full[permits[0].key] = self._clock.monotonic() + REMEMBERED
+        self.changed = True
+        logger.debug("Task %s waits in the store for a permit", request)
+
+
+_KEY = "worker "
+
+
+def _key(name: str) -> str:
+    """Under which messages wait that only a worker gives a permit."""
+    return f"{_KEY}{name}"
