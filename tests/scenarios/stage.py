@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
 from celery import Celery
+from celery.brokers.base import NOTHING, Needs, Verdict
 from celery.brokers.base import Consumer as Source
-from celery.brokers.base import Verdict
 from celery.brokers.memory import MemoryBroker
 from celery.concurrency.base import Pool, PoolCapabilities, Running
 from celery.exceptions import BrokerError
 from celery.utils.clock import FakeClock
 from celery.wire.message import Delivery, Job, Outcome, Outgoing, Record, Settlement
-from celery.wire.protocol import encode_envelope, peek, task_message
+from celery.wire.protocol import LIMIT, encode_envelope, peek, task_message
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.facts import FactsTable
@@ -45,8 +45,8 @@ class ToldBroker(MemoryBroker):
     tell: Callable[[str], None]
     reachable = True
 
-    def consumer(self, queues: Sequence[str], *, name: str, store: Any = None) -> Source:
-        return ToldConsumer(self, super().consumer(queues, name=name, store=store))
+    def consumer(self, queues: Sequence[str], *, name: str, store: Any = None, weights: Any = None) -> Source:
+        return ToldConsumer(self, super().consumer(queues, name=name, store=store, weights=weights))
 
     def check(self) -> None:
         if not self.reachable:
@@ -59,19 +59,28 @@ class ToldConsumer(Source):
         self.queues, self.name = inner.queues, inner.name
         self.tell = broker.tell
 
-    def claim(self, limit: int, timeout: float = 0.0) -> list[Delivery]:
+    def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         self.broker.check()
-        found = self.inner.claim(limit, timeout)
+        found = self.inner.claim(limit, timeout, wanted)
         if found:
             self.tell(f"claim {limit}: " + " ".join(name_of(delivery.envelope) for delivery in found))
         return found
 
-    def start(self, deliveries: Sequence[Delivery], records: Sequence[Record] = ()) -> list[Verdict]:
+    def start(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
+    ) -> list[Verdict]:
         self.broker.check()
-        verdicts = self.inner.start(deliveries, records)
+        verdicts = self.inner.start(deliveries, records, needs)
         for delivery, verdict in zip(deliveries, verdicts, strict=True):
             said = "" if verdict == "ok" else f" ({verdict})"
             self.tell(f"start {name_of(delivery.envelope)}{said}{stored(records)}")
+        return verdicts
+
+    def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
+        self.broker.check()
+        verdicts = self.inner.park(deliveries, needs)
+        for delivery, verdict in zip(deliveries, verdicts, strict=True):
+            self.tell(f"park {name_of(delivery.envelope)} for {needs[delivery.tag][0].key}: {verdict}")
         return verdicts
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
@@ -271,7 +280,7 @@ class Stage:
         self.name = name
 
     def do_publish(self, task: str, *ids: str, **options: str) -> None:
-        """publish TASK ID… [eta=+N] [expires=+N] [due=+N] [time_limit=N] [soft_time_limit=N] [retries=N]"""
+        """publish TASK ID… [eta=+N] [expires=+N] [due=+N] [time_limit=N] [soft_time_limit=N] [retries=N] [key=N]"""
         now = self.clock.time()
         moments = {
             key: datetime.fromtimestamp(now + float(value), UTC)
@@ -279,8 +288,11 @@ class Stage:
             if key in {"eta", "expires"}
         }
         rest: dict[str, Any] = {
-            key: json.loads(value) for key, value in options.items() if key not in {"eta", "expires", "due"}
+            key: json.loads(value) for key, value in options.items() if key not in {"eta", "expires", "due", "key"}
         }
+        if "key" in options:
+            key, _, slots = options["key"].partition(":")
+            rest["headers"] = {LIMIT: [key, int(slots)]}
         later = now + float(options["due"]) if "due" in options else None
         self.broker.publish([
             Outgoing(encode_envelope(task_message(task, id, **moments, **rest)), "celery", due=later, task_id=id)
@@ -362,7 +374,9 @@ class Stage:
     def do_show(self) -> None:
         """show: what the broker has"""
         [stats] = self.broker.stats(["celery"])
-        self.told.append(f"ready {stats.ready}, leased {stats.leased}, delayed {stats.delayed}, dead {stats.dead}")
+        parked = f", parked {stats.parked}" if stats.parked else ""
+        said = f"ready {stats.ready}, leased {stats.leased}, delayed {stats.delayed}, dead {stats.dead}"
+        self.told.append(said + parked)
         for entry in self.broker.entries("dead"):
             self.told.append(f"dead {name_of(entry.envelope)}: {entry.reason}")
 

@@ -285,6 +285,13 @@ class Consumer(ABC):
         free, for `GRANTED` seconds, and is ready again, at the front of its queue.
         """
 
+    def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
+        """Park those that could not be started now for want of a permit: `parked`, or `lost`; one verdict each.
+
+        For the others (`ok`) there is one now; they stay leased, and are not started.
+        """
+        return ["ok"] * len(deliveries)
+
     @abstractmethod
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End deliveries, with their effects where fused, in one step. False: the lease was lost, nothing applied."""

@@ -68,7 +68,9 @@ class MemoryConsumer(Consumer):
                     verdicts.append("lost")
                 elif self._space.is_revoked(message.task_id, now):
                     verdicts.append("revoked")
-                elif needs and not self._has_permits(message, needs.get(delivery.tag, ()), now):
+                elif needs and not self._goes_on(
+                    message, self._space.limits.ask(message, needs.get(delivery.tag, ()), now), now
+                ):
                     verdicts.append("parked")
                 else:
                     message.started = True
@@ -77,9 +79,21 @@ class MemoryConsumer(Consumer):
                 self._store.write(None, records, ())
         return verdicts
 
-    def _has_permits(self, message: Message, needs: Sequence[Permit], now: float) -> bool:
-        """Whether *message* has what it needs; it is parked if it does not get it."""
-        missing = self._space.limits.ask(message, needs, now)
+    def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
+        now = self._clock.time()
+        verdicts: list[Verdict] = []
+        with self._space.lock:
+            for delivery in deliveries:
+                message = self._held(delivery)
+                if message is None:
+                    verdicts.append("lost")
+                else:
+                    missing = self._space.limits.missing(message, needs.get(delivery.tag, ()), now)
+                    verdicts.append("ok" if self._goes_on(message, missing, now) else "parked")
+        return verdicts
+
+    def _goes_on(self, message: Message, missing: Permit | None, now: float) -> bool:
+        """Whether *message* has all it needs; it is parked if it has not."""
         if missing is None:
             return True
         del self._space.owners[self._number].held[message.tag]
@@ -233,9 +247,6 @@ class MemoryConsumer(Consumer):
             space.free_unique(key, task_id)
         if settlement.verb == "done":
             space.drop(message, now)
-            return
-        if settlement.verb == "park" and settlement.permit is not None:
-            space.limits.park(message, settlement.permit, now)
             return
         if message.permits:
             space.limits.free(message, now)

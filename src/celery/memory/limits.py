@@ -42,11 +42,15 @@ class Limits:
 
     # -- permits -----------------------------------------------------------------------------------------------------
 
+    def missing(self, message: Message, needs: Sequence[Permit], now: float) -> Permit | None:
+        """The first permit that *message* could not get now."""
+        return next((permit for permit in needs if not self._may(message, permit, now)), None)
+
     def ask(self, message: Message, needs: Sequence[Permit], now: float) -> Permit | None:
         """Give *message* all permits it needs, or none: then the one that it has to wait for."""
-        for permit in needs:
-            if not self._may(message, permit, now):
-                return permit
+        missing = self.missing(message, needs, now)
+        if missing is not None:
+            return missing
         message.permits = tuple(permit.key for permit in needs if permit.slots)
         for permit in needs:
             if permit.slots:
@@ -86,11 +90,8 @@ class Limits:
     # -- parking -----------------------------------------------------------------------------------------------------
 
     def park(self, message: Message, permit: Permit, now: float) -> None:
-        """Keep *message* aside until there is a permit; make it ready if there is one."""
+        """Keep *message* aside until there is a permit: now there is none."""
         self.free(message, now)
-        if self._may(message, permit, now):
-            self._grant(message, permit.key, now)
-            return
         message.kind, message.owner, message.started, message.permit = "parked", 0, False, permit
         lines = self._parked.setdefault(permit.key, {})
         heappush(lines.setdefault(message.queue, []), (message.rank, message.position, message.tag))

@@ -3,7 +3,7 @@
 -- The plan: {done, records, ends, starts, begun, joined, needs}
 --   done     {{queue, {number...}}...}: ended, their messages go (numbers are text, which Redis need not write anew)
 --   records  {{key, state, writer, ttl in ms (text), place in done}...}, a value each: their results
---   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals, permit or nil, frees}...}
+--   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals, frees}...}
 --            frees {{unique key, task}...}
 --            records {{key, state, writer, ttl}...}, messages {{queue, step, due in ms or 0, task}...},
 --            arrivals {{group, index, size, 1 if it makes the join wait for more, places in joined...}...}: a value or
@@ -73,14 +73,11 @@ for i, ending in ipairs(plan[3]) do
     if slip then
         local step, deliveries, interrupted, _, envelope = read_slip(slip)
         redis.call('HDEL', held_key(queue), number)
-        local was_started = redis.call('SREM', started, number) == 1
-        if was_started and verb ~= 'park' then deliveries, interrupted = deliveries + 1, 0 end
+        if redis.call('SREM', started, number) == 1 then deliveries, interrupted = deliveries + 1, 0 end
         free(id, {number}, now)
-        if some_granted and verb ~= 'park' then free_granted(envelope, now) end
-        for _, freed in ipairs(ending[10]) do free_unique(queue, freed[1], freed[2], now) end
-        if verb == 'park' then
-            park(queue, step, deliveries, interrupted, now, envelope, ending[9])
-        elseif verb == 'requeue' and ending[4] > 0 then
+        if some_granted then free_granted(envelope, now) end
+        for _, freed in ipairs(ending[9]) do free_unique(queue, freed[1], freed[2], now) end
+        if verb == 'requeue' and ending[4] > 0 then
             delay(queue, step, deliveries, interrupted, now + ending[4], task_of(envelope), now, envelope)
         elseif verb == 'requeue' then
             make_ready('LPUSH', queue, step, deliveries, interrupted, now, envelope)

@@ -304,12 +304,20 @@ class RedisConsumer(Consumer):
             blobs.append(arrival.value)
         if settlement.verb == "requeue":
             reached.add(delivery.queue)
-        permit = None if settlement.permit is None else _permit(settlement.permit)
         delay = int(settlement.delay * 1000)
         return (
             delivery.queue, str(delivery.fence), settlement.verb, delay, settlement.reason, records, messages, arrivals,
-            permit, settlement.frees,
+            settlement.frees,
         )  # fmt: skip
+
+    def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
+        letters = self._ask("park", (), self._id, _encode(self._plan_needs(deliveries, needs))).decode()
+        verdicts = self._verdicts(deliveries, letters)
+        gone = zip(deliveries, verdicts, strict=True)
+        self._held.difference_update([delivery.fence for delivery, told in gone if told != "ok"])
+        if "p" in letters:
+            self._ring()
+        return verdicts
 
     def _plan_needs(self, deliveries: Sequence[Delivery], needs: Needs) -> list[tuple[str, list[Any]]]:
         """By queue the numbers of those that need permits, and which."""

@@ -152,15 +152,9 @@ local function pass_gate(permit, queue, now)
 end
 
 local function park(queue, step, deliveries, interrupted, now, envelope, permit)
-    -- Keep it aside until there is a permit; make it ready if there is one.
+    -- Keep it aside until there is a permit: now there is none.
     local key, slots, interval, burst = permit[1], permit[2], permit[3], permit[4]
     free_granted(envelope, now)
-    if may(permit, queue, false, now, 0) then
-        grant(key, redis.sha1hex(envelope), now)
-        make_ready('RPUSH', queue, step, deliveries, interrupted, now, envelope)
-        woken = woken + 1
-        return
-    end
     local slip = write_slip(step, deliveries, interrupted, now, envelope)
     local name = keep_later(queue, task_of(envelope), envelope, slip)
     redis.call('HSET', P .. 'celeriac.parked.' .. queue, name, slots .. ' ' .. key)

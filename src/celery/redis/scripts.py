@@ -22,7 +22,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "once": ("slips", "uniques", "sending"),
     "disown": ("slips", "uniques"),
     "purge": (*_LIMITED, "uniques"),
-    **dict.fromkeys(("claim", "release", "leave", "sweep", "resume", "withdraw", "unpark"), _LIMITED),
+    **dict.fromkeys(("claim", "release", "leave", "sweep", "park", "resume", "withdraw", "unpark"), _LIMITED),
 }
 """The files that come before a script, where it is not `slips` alone."""
 _FOLDER = Path(__file__).parent

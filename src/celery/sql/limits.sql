@@ -5,7 +5,7 @@ SELECT 1 FROM permits LIMIT 1
 SELECT count(*) FROM permits WHERE key = ?
 
 -- name: granted
-SELECT key, id FROM permits WHERE id IN (SELECT value FROM json_each(?)) AND until IS NOT NULL
+SELECT key, id FROM permits WHERE id IN (SELECT value FROM json_each(?))
 
 -- name: hold
 INSERT OR REPLACE INTO permits (key, id, until) VALUES (?, ?, ?)

@@ -114,6 +114,21 @@ class SQLiteConsumer(Consumer):
             store.announce()
         return applied, verdicts
 
+    def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
+        reached: set[str] = set()
+        # Not durable: a power cut that undoes it leaves them leased to nobody.
+        with self._database.write(durable=False) as connection:
+            held = self._still_held(connection, deliveries)
+            limits = Limits(connection, self._clock.time(), reached)
+            mine = [delivery for delivery in deliveries if (delivery.tag, delivery.fence) in held]
+            parked = limits.ask(mine, needs, give=False)
+        if reached:
+            self._belfry.ring("messages", reached)
+        return [
+            "lost" if (delivery.tag, delivery.fence) not in held else "parked" if delivery.tag in parked else "ok"
+            for delivery in deliveries
+        ]
+
     def _write_effects(
         self,
         connection: sqlite3.Connection,
@@ -301,7 +316,7 @@ class SQLiteConsumer(Consumer):
         applied = self._end_leases(connection, settlements, reached)
         if connection.execute(LIMITS["any_permit"]).fetchone() is not None:
             ended = zip(settlements, applied, strict=True)
-            ids = [settlement.delivery.tag for settlement, held in ended if held and settlement.verb != "park"]
+            ids = [settlement.delivery.tag for settlement, held in ended if held]
             Limits(connection, self._clock.time(), reached).free(ids)
         return applied
 
@@ -327,8 +342,6 @@ class SQLiteConsumer(Consumer):
         ((started,),) = lease
         if settlement.verb == "done":
             connection.execute(SQL["delete_messages"], (delivery.tag, delivery.tag))
-        elif settlement.verb == "park" and settlement.permit is not None:
-            Limits(connection, now, reached).park(delivery, settlement.permit)
         elif settlement.verb == "requeue":
             due = now + settlement.delay if settlement.delay > 0 else None
             position = next_position(connection)

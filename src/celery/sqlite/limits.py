@@ -31,8 +31,11 @@ class Limits:
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
-    def ask(self, deliveries: Sequence[Delivery], needs: Needs) -> set[int]:
-        """Give the deliveries, whose leases hold, what they need; the tags of those that are parked instead."""
+    def ask(self, deliveries: Sequence[Delivery], needs: Needs, *, give: bool = True) -> set[int]:
+        """Give the deliveries, whose leases hold, what they need; the tags of those that are parked instead.
+
+        Without *give* those that could have it get nothing.
+        """
         ids = json.dumps([delivery.tag for delivery in deliveries])
         granted = set(self._execute(SQL["granted"], (ids,)).fetchall())
         held: list[tuple[str, int, None]] = []
@@ -42,8 +45,7 @@ class Limits:
             missing = next((p for p in permits if not self._may(p, delivery.queue, (p.key, tag) in granted)), None)
             if missing is not None:
                 parked.append((delivery, missing))
-                continue
-            for permit in permits:
+            for permit in permits if give and missing is None else ():
                 if permit.slots:
                     held.append((permit.key, tag, None))
                     if (permit.key, tag) not in granted:
@@ -90,15 +92,12 @@ class Limits:
     # -- parking -----------------------------------------------------------------------------------------------------
 
     def park(self, delivery: Delivery, permit: Permit) -> None:
-        """Keep a message whose lease has ended aside until there is a permit; make it ready if there is one."""
+        """Keep a message aside until there is a permit: now there is none. Its lease ends."""
         tag = int(delivery.tag)
         self._execute("DELETE FROM leased WHERE id = ?", (tag,))
         self.free([tag])
         queue, rank, position, task_id = self._execute(SQL["where"], (tag,)).fetchone()
         self._reached.add(queue)
-        if self._may(permit, queue, granted=False):
-            self._make_ready(permit.key, queue, (rank, position, tag, permit.slots))
-            return
         self._execute(SQL["park"], (permit.key, queue, rank, position, tag, permit.slots, task_id))
         if permit.interval:
             due = _pace(permit).at(self._next(permit.key), self._now)

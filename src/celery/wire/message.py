@@ -128,18 +128,16 @@ class Settlement(msgspec.Struct, frozen=True):
     """How a delivery ends, with the effects to commit beside it.
 
     `done` removes the message; `requeue` makes it claimable again after `delay` seconds; `dead` moves it to the dead
-    set with `reason`; `park` keeps it aside, uncounted, until there is a `permit` for it (if there is one now it is
-    claimable at once).  `frees`: (key, task id) of unique keys that are free from now on, if that task holds them.
+    set with `reason`.  `frees`: (key, task id) of unique keys that are free from now on, if that task holds them.
     """
 
     delivery: Delivery
-    verb: Literal["done", "requeue", "dead", "park"] = "done"
+    verb: Literal["done", "requeue", "dead"] = "done"
     delay: float = 0.0
     reason: str = ""
     records: tuple[Record, ...] = ()
     messages: tuple[Outgoing, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
-    permit: Permit | None = None
     frees: tuple[tuple[str, str], ...] = ()
 
 

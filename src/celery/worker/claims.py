@@ -66,6 +66,14 @@ class Claims(Consumer):
             verdicts.update(zip(map(claim_of, owned), _start(owner, owned, records, needs), strict=True))
         return [verdicts[claim_of(delivery)] for delivery in deliveries]
 
+    def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
+        if not self._former:
+            return self._now.park(deliveries, needs)
+        verdicts: dict[Claim, Verdict] = {}
+        for owner, owned in self._by_owner(deliveries):
+            verdicts.update(zip(map(claim_of, owned), owner.park(owned, needs), strict=True))
+        return [verdicts[claim_of(delivery)] for delivery in deliveries]
+
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         if not self._former:
             return self._now.settle(settlements)

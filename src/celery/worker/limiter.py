@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from celery.app.limits import derive
-from celery.brokers.base import NOTHING, Capabilities, Needs
+from celery.brokers.base import NOTHING, Capabilities, Consumer, Needs
 from celery.exceptions import DecodeError
 from celery.utils.clock import Clock
 from celery.utils.log import get_logger
@@ -50,6 +50,8 @@ class Limiter:
         self._seen: set[str] = set()
         self._paced: list[str] = []
         self._look_at = 0.0
+        self.parked = 0
+        """How many were parked when `sift` was last called."""
         self.changed = False
         """Something of what is held may have to be parked."""
         self.busy = False
@@ -120,45 +122,68 @@ class Limiter:
         if request.facts.pace is not None:
             self._seen.add(request.type)
 
-    def sift(self, held: deque[Claimed]) -> list[Settlement]:
-        """Take out of *held* what cannot start now: how it goes back to the store."""
-        self.changed = False
+    def sift(self, held: deque[Claimed], source: Consumer) -> list[Settlement]:
+        """Have what cannot start now parked, and take it out of *held*.
+
+        Settlements for what a broker that cannot park has to take back.
+        """
+        self.changed, self.parked = False, 0
         now = self._clock.monotonic()
         self._full = {key: until for key, until in self._full.items() if until > now}
+        refused = self._refused(held, now)
+        if not refused:
+            return []
+        requests = [request for request in held if request.delivery.tag in refused]
+        if self._can.limits:
+            verdicts = source.park([request.delivery for request in requests], refused)
+            gone = {request.tag for request, verdict in zip(requests, verdicts, strict=True) if verdict != "ok"}
+            for request in requests:
+                if request.tag not in gone:
+                    self._full.pop(refused[request.delivery.tag][0].key, None)
+            settlements = []
+        else:
+            gone = {request.tag for request in requests}
+            settlements = self._delays(requests, now)
+        kept = [request for request in held if request.tag not in gone]
+        held.clear()
+        held.extend(kept)
+        self.parked = len(gone)
+        return settlements
+
+    def _refused(self, held: Iterable[Claimed], now: float) -> dict[int | str, Sequence[Permit]]:
+        """What waits, by tag, for which permits."""
         counts: dict[str, int] = {}
-        kept: list[Claimed] = []
-        parked: list[Settlement] = []
+        found: dict[int | str, Sequence[Permit]] = {}
         for request in held:
-            settlement = self._refusal(request, counts, now)
-            if settlement is None:
-                kept.append(request)
-            else:
-                parked.append(settlement)
-        if parked:
-            held.clear()
-            held.extend(kept)
-        return parked
+            if request.facts.pace is not None:
+                name = request.type
+                count = counts[name] = counts.get(name, 0) + 1
+                if count > self._available(name, now):
+                    self._waiting.add(name)
+                    found[request.delivery.tag] = (Permit(_key(name)),)
+                    continue
+            if self._full and (request.facts.limited or request.head.limit is not None):
+                permits = self.permits(request)
+                if len(permits) == 1 and permits[0].key in self._full:
+                    found[request.delivery.tag] = permits
+        return found
 
-    def _refusal(self, request: Claimed, counts: dict[str, int], now: float) -> Settlement | None:
-        pace = request.facts.pace
-        if pace is not None:
+    def _delays(self, requests: Sequence[Claimed], now: float) -> list[Settlement]:
+        """The next best where nothing can be parked: back to the broker until it may start, if nobody else takes it."""
+        settlements = []
+        counts: dict[str, int] = {}
+        for request in requests:
             name = request.type
-            count = counts[name] = counts.get(name, 0) + 1
-            available = self._available(name, now)
-            if count > available:
-                self._waiting.add(name)
-                if self._can.limits:
-                    return Settlement(request.delivery, "park", permit=Permit(_key(name)))
-                # The next best: back to the broker until it may start, if no other worker takes it then.
-                later = pace.at(self._next.get(name, 0.0), now) + (count - available - 1) * pace.interval - now
-                return Settlement(request.delivery, "requeue", max(pace.interval, later))
-        permits = self.permits(request)
-        if len(permits) == 1 and permits[0].key in self._full:
-            return Settlement(request.delivery, "park", permit=permits[0])
-        return None
+            pace = self._pace(name)
+            if pace is not None:
+                count = counts[name] = counts.get(name, 0) + 1
+                later = pace.at(self._next.get(name, 0.0), now) + (count - 1) * pace.interval - now
+                settlements.append(Settlement(request.delivery, "requeue", max(pace.interval, later)))
+        return settlements
 
-    def note_parked(self, parked: int, claimed: int) -> None:
-        """Of a claim of *claimed* messages so many had to be parked."""
+    def note_claim(self, claimed: int) -> None:
+        """What was sifted came by a claim of so many messages."""
+        parked, self.parked = self.parked, 0
         self.boost = min(MOST, max(100, 2 * claimed)) if parked and 2 * parked >= claimed else 0
 
     def permits(self, request: Claimed) -> tuple[Permit, ...]:

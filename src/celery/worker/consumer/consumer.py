@@ -361,11 +361,10 @@ class Consumer:
 
     def _sift(self, claimed: int = 0) -> None:
         """What cannot start now because of a limit goes back to the store, where it is in nobody's way."""
-        parked = self.limiter.sift(self.held)
-        self.endings.waiting += parked
+        self.endings.waiting += self.limiter.sift(self.held, self.source)
         if claimed:
             boosted = self.limiter.boost
-            self.limiter.note_parked(len(parked), claimed)
+            self.limiter.note_claim(claimed)
             excess = len(self.held) + len(self.inside) - self.prefetch.target(self.pool.size)
             if boosted and excess > 0:
                 self._release([self.held.pop() for _ in range(min(excess, len(self.held)))])

@@ -202,16 +202,19 @@ class LimitsContract:
         applied, verdicts = consumer.settle_and_start([Settlement(a)], [b], (), {b.tag: [one()]})
         assert (applied, verdicts) == ([True], ["ok"])
 
-    def test_parking_by_settlement(self, limited: Broker, consumer: Consumer) -> None:
-        limited.publish([message("a"), message("b"), message("c")])
-        a, b, c = consumer.claim(3)
+    def test_parking_what_could_not_be_started(self, limited: Broker, consumer: Consumer) -> None:
+        limited.publish([message(name) for name in "abcd"])
+        a, b, c, d = consumer.claim(4)
         assert start(consumer, [a], one()) == ["ok"]
-        park = Settlement(b, "park", permit=one())
-        assert consumer.settle([park, Settlement(c, "park", permit=one("free"))]) == [True, True]
-        assert bodies(consumer.claim(10)) == ["c"], "there was a permit for it"
+        needs = {b.tag: [one()], c.tag: [one("free")], d.tag: [one("free")]}
+        assert consumer.park([b, c, d], needs) == ["parked", "ok", "ok"]
+        assert consumer.park([b], needs) == ["lost"]
+        assert start(consumer, [c, d], one("free")) == ["ok", "parked"], "what stays is held as it was, and has nothing"
         done(consumer, a)
         [back] = consumer.claim(10)
         assert (back.envelope, back.deliveries) == (b"b", 0)
+        assert consumer.park([back], {back.tag: [one()]}) == ["ok"], "it was woken for it"
+        assert start(consumer, [back], one()) == ["ok"]
 
     def test_many_of_many_keys(self, limited: Broker, consumer: Consumer) -> None:
         keys, each = 50, 4
@@ -308,8 +311,7 @@ class LimitsContract:
     ) -> None:
         limited.publish([message(name) for name in "abcd"])
         deliveries = consumer.claim(3)
-        parked = [Settlement(delivery, "park", permit=Permit("mine")) for delivery in deliveries]
-        assert consumer.settle(parked) == [True] * 3
+        assert consumer.park(deliveries, {delivery.tag: [Permit("mine")] for delivery in deliveries}) == ["parked"] * 3
         assert limited.stats(["q"])[0].parked == 3
         assert bodies(other.claim(10, 0.0, {"mine": 2, "nothing": 5})) == ["a", "b", "d"]
         assert other.claim(10) == []
@@ -321,7 +323,7 @@ class LimitsContract:
         deliveries = consumer.claim(1)
         assert other.claim(1, 0.0, {"mine": 1}) == []
         assert waits(other)
-        consumer.settle([Settlement(deliveries[0], "park", permit=Permit("mine"))])
+        consumer.park(deliveries, {deliveries[0].tag: [Permit("mine")]})
         assert select.select([other.fileno()], [], [], 10.0)[0]
         assert bodies(other.claim(1, 10.0, {"mine": 1})) == ["a"]
 
