@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import signal
 import threading
@@ -28,7 +27,6 @@ from celery.brokers.base import Broker, Verdict
 from celery.concurrency.base import Pool
 from celery.exceptions import BackendError, BrokerError, DecodeError
 from celery.utils.clock import SYSTEM, Clock
-from celery.utils.descriptors import POLLIN
 from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Outcome, Record, Settlement
 from celery.wire.protocol import peek
@@ -45,6 +43,7 @@ from celery.worker.ledger import Ledger
 from celery.worker.limiter import Limiter
 from celery.worker.prefetch import PATIENCE, Prefetch
 from celery.worker.qos import QoS
+from celery.worker.vigil import Vigil
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -108,10 +107,7 @@ class Consumer:
         self.event_dispatcher: Any = None
         self._numbers = itertools.count(1)
         self._calls = Calls()
-        # Not epoll: a descriptor that is closed and opened again between two turns would silently be gone from it.
-        self._poller = pool.poller()
-        self._poller.register(self._calls.inbox, POLLIN)
-        self._watched: set[int] = set()
+        self._vigil = Vigil(pool.poller(), self._calls.inbox)
         self._bell = -1
         self._ready = True
         self._due_at: float | None = None
@@ -561,7 +557,7 @@ class Consumer:
             time.sleep(lull)
             timeout = 0.0
         self._watch()
-        for descriptor, _ in self._poller.poll(math.ceil(timeout * 1000)):
+        for descriptor in self._vigil.sleep(timeout):
             if descriptor == self._calls.inbox:
                 self._calls.drain()
             elif descriptor == self._bell:
@@ -596,10 +592,4 @@ class Consumer:
             bell = self.source.fileno()
             wanted.add(bell)
         self._bell = bell
-        if wanted == self._watched:
-            return
-        for descriptor in self._watched - wanted:
-            self._poller.unregister(descriptor)
-        for descriptor in wanted - self._watched:
-            self._poller.register(descriptor, POLLIN)
-        self._watched = wanted
+        self._vigil.watch(wanted)
