@@ -77,23 +77,29 @@ def send_task(
     ignored = options.get("ignore_result")
     if not ignored and app.store is None:
         app.backend.on_task_call(producer, task_id)
-    if unique is not None:
-        holder = send_once(app, amqp.encode(draft), unique, options)
-    elif producer is not None and app.connections.is_foreign(producer):
-        app.connections.publish(producer, draft, options)
-    else:
-        app.publisher.publish(
-            (amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy"),
-            eventer=options.get("event_dispatcher"),
-        )  # fmt: skip
-    if (unique is None or holder == task_id) and (after_task_publish.receivers or task_sent.receivers):
+    holder = _publish(app, draft, unique, producer, options)
+    if holder == task_id and (after_task_publish.receivers or task_sent.receivers):
         _tell_sent(draft, args, kwargs, options)
-    result: AsyncResult[Any] = (result_cls or app.AsyncResult)(task_id if unique is None else holder)
+    result: AsyncResult[Any] = (result_cls or app.AsyncResult)(holder)
     if ignored:
         result.ignored = True
     if add_to_parent and parent is not None:
         parent.add_trail(result)
     return result
+
+
+def _publish(app: Celery, draft: Draft, unique: Unique | None, producer: Any, options: Mapping[str, Any]) -> str:
+    """Hand the message over; the id of the task that it is for, or of the one that keeps it from being sent."""
+    if unique is not None:
+        return send_once(app, app.amqp.encode(draft), unique, options)
+    if producer is not None and app.connections.is_foreign(producer):
+        app.connections.publish(producer, draft, options)
+    else:
+        app.publisher.publish(
+            (app.amqp.encode(draft),), retry=options.get("retry"), policy=options.get("retry_policy"),
+            eventer=options.get("event_dispatcher"),
+        )  # fmt: skip
+    return str(options["task_id"])
 
 
 def _tell_sent(draft: Draft, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
