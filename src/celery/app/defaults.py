@@ -369,6 +369,9 @@ NAMESPACES: dict[str, Option | dict[str, Option]] = {
 # What this implementation adds to Celery's settings.
 OURS: dict[str, Option] = {
     "beat_location": Option(None, "tuple", "(latitude, longitude) in degrees, north and east positive, for `crontab(hour=\"sunset\")` and its like."),
+    "beat_lease": number(10.0, "Seconds after which another beat steps in for one that has stopped answering, where they share a store."),
+    "beat_missed": Option("one", "string", "Ticks missed while no beat ran, where the schedule is in the store: `skip` them, run `one`, `all` (1,000 at most), or so many at most. An entry may say it for itself, as `missed`.", also=("int",)),
+    "beat_namespace": text(None, "What the schedule in the store is called; the name of the app by default."),
     "beat_persistent": flag(False, "Beat keeps its schedule in the store instead of in a file."),
     "beat_schedule_retry_delay": number(None, "Seconds after which beat tries again to send a task that could not be sent; 5 by default."),
     "broker_publish_timeout": number(5.0, "Seconds within which a publish, with all its retries, succeeds or raises."),

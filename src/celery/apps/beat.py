@@ -63,7 +63,7 @@ class Beat:
         conf = self.app.conf
         self.loglevel = mlevel(loglevel)
         self.logfile = logfile or conf.get("beat_logfile")
-        self.schedule = schedule or conf.beat_schedule_filename
+        self.schedule = schedule
         self.scheduler_cls = scheduler or scheduler_cls or conf.beat_scheduler
         self.redirect_stdouts = conf.worker_redirect_stdouts if redirect_stdouts is None else redirect_stdouts
         self.redirect_stdouts_level = redirect_stdouts_level or conf.worker_redirect_stdouts_level

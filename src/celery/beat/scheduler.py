@@ -129,7 +129,12 @@ class Scheduler:
         """Take over `beat_schedule`, now and, as `tick` looks, whenever it is changed."""
         conf = self.app.conf.beat_schedule
         self.merge_inplace(conf)
-        self._conf_seen = _snapshot(conf)
+        self._conf_seen = self._snapshot_conf()
+
+    def _snapshot_conf(self) -> dict[str, Any]:
+        """What is compared to find out whether somebody has changed `beat_schedule`, also in place."""
+        conf = self.app.conf.beat_schedule
+        return {name: dict(entry) if isinstance(entry, Mapping) else entry for name, entry in conf.items()}
 
     def _look_at_conf(self) -> None:
         """See whether somebody has changed `beat_schedule`, where it is followed at all."""
@@ -137,7 +142,7 @@ class Scheduler:
         if self._conf_seen is None or now - self._conf_looked < self.look_every:
             return
         self._conf_looked = now
-        before, after = self._conf_seen, _snapshot(self.app.conf.beat_schedule)
+        before, after = self._conf_seen, self._snapshot_conf()
         if before == after:
             return
         self._conf_seen, self._heap = after, None
@@ -375,11 +380,6 @@ class Scheduler:
     def info(self) -> str:
         """A line for the banner."""
         return ""
-
-
-def _snapshot(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """What is compared to find out whether somebody has changed `beat_schedule`, also in place."""
-    return {name: dict(entry) if isinstance(entry, Mapping) else entry for name, entry in conf.items()}
 
 
 def _is_temporary(error: BaseException | None) -> bool:

@@ -9,6 +9,7 @@ from celery import signals
 from celery.beat.entry import BeatLazyFunc
 from celery.beat.persistent import PersistentScheduler
 from celery.beat.scheduler import DEFAULT_MAX_INTERVAL, Scheduler
+from celery.beat.shared import StoreScheduler
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.imports import symbol_by_name
@@ -21,6 +22,10 @@ logger = get_logger("celery.beat")
 
 GROUP = "celery.beat_schedulers"
 """Entry points by which other packages bring schedulers: the name of one is what `-S` takes."""
+ALIASES = {"file": "celery.beat:PersistentScheduler", "store": "celery.beat:StoreScheduler"}
+"""Names of the schedulers that are always there."""
+FILE = "celery.beat:PersistentScheduler"
+"""The scheduler that is meant where none is chosen."""
 NODENAME_DEFAULT = "celerybeat"
 JUMP = 2.0
 """Seconds by which the clock has to be put forward or back, beyond what passes, to be told and minded."""
@@ -42,8 +47,12 @@ class Service:
     ) -> None:
         self.app = app
         self.max_interval = max_interval or app.conf.beat_max_loop_interval
-        self.scheduler_cls = scheduler_cls or app.conf.beat_scheduler or self.scheduler_cls
         self.schedule_filename = schedule_filename or app.conf.beat_schedule_filename
+        self.scheduler_cls = scheduler_cls or app.conf.beat_scheduler or self.scheduler_cls
+        if self.scheduler_cls == FILE and (
+            not self.schedule_filename or (app.conf.beat_persistent and not schedule_filename)
+        ):
+            self.scheduler_cls = StoreScheduler
         self.remote_control = app.conf.beat_enable_remote_control if remote_control is None else remote_control
         self.hostname = hostname
         self.clock: Clock = SYSTEM
@@ -140,9 +149,9 @@ def scheduler_class(chosen: Any, group: str = GROUP) -> Any:
         return chosen
     plugins = {entry.name: entry for entry in entry_points(group)}
     try:
-        return plugins[chosen].load() if chosen in plugins else symbol_by_name(chosen)
+        return plugins[chosen].load() if chosen in plugins else symbol_by_name(chosen, ALIASES)
     except (ImportError, AttributeError, ValueError) as error:
-        names = ", ".join(sorted(plugins)) or "none is installed"
+        names = ", ".join(sorted({*plugins, *ALIASES}))
         raise ImproperlyConfigured(
             f"The scheduler {chosen!r} cannot be loaded ({error}): give module:Class, or the name of an installed one"
             f" ({names})."
