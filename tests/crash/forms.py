@@ -20,12 +20,11 @@ class Form(NamedTuple):
     again: float = 20.0
 
 
-def forms(short: Form, full: Form, *, minutes: float = 10) -> pytest.MarkDecorator:
-    """Parametrises a test with `form`."""
+def forms(short: Form, full: Form, *more: Form, minutes: float = 10) -> pytest.MarkDecorator:
+    """Parametrises a test with `form`. *more* are as long as the full one."""
     marks = [pytest.mark.chaos, pytest.mark.timeout(minutes * 60)]
-    return pytest.mark.parametrize(
-        "form", [pytest.param(short, id="short"), pytest.param(full, id="full", marks=marks)]
-    )
+    long = [pytest.param(form, id="full" + str(place or ""), marks=marks) for place, form in enumerate((full, *more))]
+    return pytest.mark.parametrize("form", [pytest.param(short, id="short"), *long])
 
 
 def rarely(value: str) -> Any:

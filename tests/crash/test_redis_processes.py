@@ -124,9 +124,12 @@ def test_everything_is_killed_again_and_again(make_fleet: MakeFleet, redis_url: 
     check_promises(fleet, ids)
 
 
-@forms(Form(40, 1.5, 1), Form(200, 10.0, 12, again=12.0))
+@forms(Form(40, 1.5, 1), Form(200, 10.0, 12, again=12.0), Form(200, 30.0, 4, again=40.0))
 def test_what_a_dead_worker_ran_begins_again_in_time(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
-    """Promise 2: within the lease and a sweep, p99 (12 s under a lease of 10 s) over all that dead workers ran."""
+    """Promise 2: within the lease and a sweep, p99 over all that dead workers ran.
+
+    12 s under a lease of 10 s, 40 s under the default one.
+    """
     fleet = make_fleet(broker=redis_url, lease=form.lease)
 
     def start() -> Process:

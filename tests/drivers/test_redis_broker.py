@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from celery import Celery
+from celery import Celery, group
 from celery.backends.redis import RedisStore
 from celery.brokers.redis import RedisBroker
 from celery.exceptions import BrokerError, ImproperlyConfigured
@@ -435,3 +435,31 @@ def test_a_life_leaves_nothing_behind(redis_url: str, redis_server: RedisServer)
         left = redis_server.keys()
         assert not [key for key in left if not key.startswith(DOCUMENTED)]
         assert all(redis_server.ask("TTL", key) > 0 for key in left if key.startswith("celeriac.sent."))
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+def requests(redis_server: RedisServer) -> int:
+    """How many scripts the server was asked to run since the last `CONFIG RESETSTAT`."""
+    stats = redis_server.ask("INFO", "commandstats").decode()
+    return sum(int(calls) for calls in re.findall(r"cmdstat_evalsha:calls=(\d+)", stats))
+
+
+@pytest.mark.parametrize("how", ["block", "group", "chunks"])
+def test_many_tasks_are_sent_in_few_requests(redis_url: str, redis_server: RedisServer, how: str) -> None:
+    with Celery("bulk", broker=redis_url, backend=redis_url, set_as_current=False) as app:
+        add = app.task(lambda x, y: x + y, name="add", shared=False)
+        add.delay(0, 0)  # connects, and makes the scripts known
+        redis_server.ask("CONFIG", "RESETSTAT")
+        if how == "block":
+            with app.bulk():
+                for number in range(2000):
+                    add.apply_async((number, number), priority=number % 2 * 9)
+        elif how == "group":
+            group(add.s(number, number) for number in range(2000)).apply_async()
+        else:
+            add.chunks(zip(range(4000), range(4000), strict=True), 2).apply_async()
+        ready = redis_server.ask("LLEN", "celery") + redis_server.ask("LLEN", "celery\x06\x169")
+        assert ready == 2001
+        assert requests(redis_server) <= 8
