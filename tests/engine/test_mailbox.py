@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -280,3 +281,39 @@ def test_a_serializer_that_does_not_exist_is_said(app: Celery) -> None:
     app.conf.task_serializer = "nosj"
     with pytest.raises(EncodeError, match="nosj"):
         app.control.ping(timeout=0.1)
+
+
+ODD_VALUES: list[Any] = [
+    None, 0, -1, 1e308, "", [], {}, "x", True, [NODE], {"a": 1}, NODE, "\ud800", "é" * 10, float("nan"), [[[]]],
+    {"exchange": "reply.celery.pidbox", "routing_key": "k"},
+]  # fmt: skip
+
+
+def odd_request(random: Random) -> bytes:
+    """An envelope with some of its parts replaced."""
+
+    def maybe(value: Any, chance: float = 0.1, instead: list[Any] = ODD_VALUES) -> Any:
+        return random.choice(instead) if random.random() < chance else value
+
+    names = ("arguments", "destination", "pattern", "matcher", "ticket", "reply_to")
+    body = {name: random.choice(ODD_VALUES) for name in names if random.random() < 0.7}
+    body["method"] = maybe(random.choice(["ping", "clock", "report", "query_task"]), 0.3)
+    headers = {name: random.choice(ODD_VALUES) for name in ("clock", "expires", "compression") if random.random() < 0.3}
+    types = ["application/x-yaml", "application/x-msgpack", "application/x-python-serialize", "x/y", None, 3]
+    envelope = {
+        "body": maybe(base64.b64encode(json.dumps(maybe(body)).encode()).decode()),
+        "content-type": maybe("application/json", 0.3, types),
+        "content-encoding": maybe("utf-8", 0.3, ["binary", "nope", None, 3]),
+        "headers": maybe(headers),
+        "properties": maybe({"body_encoding": maybe("base64"), "delivery_info": maybe({})}),
+    }
+    return json.dumps(maybe(envelope, 0.02)).encode()
+
+
+@ONE_STORE
+def test_random_requests(app: Celery, worker: Any, said: Heard) -> None:
+    random = Random(5)
+    for _ in range(2000):
+        app.broker.bus().publish(app.control.mailbox.exchange, odd_request(random))
+    assert app.control.ping(timeout=30, limit=1) == [{NODE: {"ok": "pong"}}]
+    assert said.lines

@@ -71,6 +71,10 @@ class Mailbox:
                     logger.warning("Remote control lost the broker, trying again every second: %s", error)
                 self._listening.set()
                 self._stopped.wait(RETRY_EVERY)
+            except Exception:  # a defect must not make this worker deaf
+                logger.exception("Remote control stumbled, listening again in a second")
+                self._listening.set()
+                self._stopped.wait(RETRY_EVERY)
 
     def _listen(self) -> None:
         topic = self._client.exchange
