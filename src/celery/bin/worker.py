@@ -102,7 +102,7 @@ class Autoscale(ParamType):
     cls=CeleryOption,
     type=click.Path(),
     help_group=WORKER,
-    help="Accepted for Celery's sake: revocations are kept by the broker.",
+    help="File that keeps revocations from one run to the next; the broker keeps them as well.",
 )
 @click.option(
     "-l",

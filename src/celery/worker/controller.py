@@ -22,7 +22,7 @@ from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured, W
 from celery.utils import worker_direct
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger, mlevel
-from celery.utils.nodenames import default_nodename, host_format
+from celery.utils.nodenames import default_nodename, host_format, node_format
 from celery.utils.pidfiles import Pidfile, take_pidfile
 from celery.utils.text import str_to_list
 from celery.worker import state, statistics
@@ -39,6 +39,7 @@ from celery.worker.monitoring import Monitoring
 from celery.worker.options import WorkerOptions, complete
 from celery.worker.reloading import restart_pool
 from celery.worker.shutdown import Shutdown
+from celery.worker.statedb import Persistent
 from celery.worker.timelimits import tell, wanted
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class WorkController:
         """Set when the worker claims tasks."""
         self._shutdown: Shutdown | None = None
         self._early: str | None = None
+        self._statedb: Persistent | None = None
         self._keeper: LeaseKeeper | None = None
         self._mailbox: Mailbox | None = None
         self.autoscaler: Any = None
@@ -182,6 +184,10 @@ class WorkController:
         # Nobody else runs under this name.
         if self.options.pidfile:
             self.pidlock = take_pidfile(self.options.pidfile)
+        # What was revoked in an earlier run, before anything is claimed.
+        if self.options.statedb:
+            self._statedb = Persistent(state, node_format(self.options.statedb, self.hostname), self.app.clock)
+            self._statedb.merge()
         # An unreachable broker is said before there are processes to clean up.
         self._connect()
         if self.options.purge:
@@ -286,6 +292,9 @@ class WorkController:
             self._monitoring.stop()
         if self._shutdown is not None:
             self._shutdown.uninstall()
+        # No revocation can come any more.
+        if self._statedb is not None:
+            self._statedb.save()
         if self.pidlock is not None:
             self.pidlock.release()
         self.ready.clear()

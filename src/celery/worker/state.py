@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.utils.collections import LimitedSet
+from celery.worker.statedb import Persistent as Persistent
 
 if TYPE_CHECKING:
     from celery.worker.claimed import Claimed as Request
