@@ -19,11 +19,9 @@ from celery.worker.state import Persistent
 
 ORIGINAL = """
 import sys
-from types import SimpleNamespace
-from celery.utils.collections import LimitedSet
+from celery.worker import state
 from celery.worker.state import Persistent
 from kombu.clocks import LamportClock
-state = SimpleNamespace(revoked=LimitedSet(maxlen=100, expires=3600))
 kept = Persistent(state, sys.argv[1], clock=LamportClock(int(sys.argv[2])))
 kept.merge()
 print(sorted(state.revoked), kept.clock.value)

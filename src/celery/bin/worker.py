@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from celery.bin.base import (
     handle_preload_options,
     locate,
 )
+from celery.bin.reload import folders, reloads, watch_and_run
 from celery.drivers import known
 from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured
 from celery.platforms import EX_OK
@@ -251,6 +253,21 @@ class Autoscale(ParamType):
     help="Also send the periodic tasks, as `celery beat` does.",
 )
 @click.option(
+    "--reload",
+    cls=CeleryOption,
+    is_flag=True,
+    help_group=FEATURES,
+    help="For development: start anew when a Python file of the project changes (needs celery[reload]).",
+)
+@click.option(
+    "--reload-dir",
+    cls=CeleryOption,
+    multiple=True,
+    type=click.Path(exists=True),
+    help_group=FEATURES,
+    help="What to watch instead of the current folder and the application's; may be given several times.",
+)
+@click.option(
     "--health",
     cls=CeleryOption,
     metavar="[HOST]:PORT",
@@ -282,6 +299,8 @@ def worker(
     umask: int | None,
     executable: str | None,
     pool: str | None,
+    reload: bool,
+    reload_dir: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Start a worker.
@@ -291,6 +310,10 @@ def worker(
     $ celery -A proj worker -l INFO -Q urgent,rest
     $ celery -A proj worker -c 4 -O fair
     """
+    if reload and detach:
+        raise click.UsageError("--reload is for development, in the foreground: leave out --detach.", ctx)
+    if reloads(reload):
+        ctx.exit(watch_and_run(folders(ctx.obj.app, reload_dir)))
     if goes_into_background(detach):
         run_in_background(
             logfile=logfile, pidfile=pidfile, uid=uid, gid=gid, umask=umask, executable=executable, hostname=hostname
@@ -309,6 +332,7 @@ def worker(
             **options,
         )
         _report(made, waiting)
+        import_module("celery.apps.worker").install_rdb_handler()
         try:
             made.start()
         except (BackendError, BrokerError) as error:

@@ -41,6 +41,11 @@ class Worker(WorkController):
         if self._shutdown is not None and self._shutdown.restart:
             run_again()
 
+    def restart(self) -> None:
+        """Warm, and then the program anew, as HUP does it. Any thread; returns at once."""
+        if self._shutdown is not None:
+            self._shutdown.request("HUP")
+
     def on_after_init(self, **kwargs: Any) -> None:
         # Here, and not when it starts: receivers of `celeryd_after_setup` find logging set up.
         self.app.set_current()
