@@ -143,7 +143,7 @@ class ScheduleEntry:
         return not self <= other
 
     def __ge__(self, other: object) -> bool:
-        return not self < other
+        return self == other or not self < other
 
     def __repr__(self) -> str:
         return f"<ScheduleEntry: {self.name} {describe_call(self.task, self.args, self.kwargs)} {self.schedule}"

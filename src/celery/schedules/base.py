@@ -58,6 +58,8 @@ class BaseSchedule:
 
     def maybe_make_aware(self, dt: datetime, naive_as_utc: bool = True) -> datetime:
         """An aware time as it is; a naive one is in UTC, or, without *naive_as_utc*, in the schedule's zone."""
+        if dt.year == 1:  # there is no *never ran*: the beginning of time, which has no room for zones
+            dt = dt.replace(year=2)
         return maybe_make_aware(dt, self.tz, naive_as_utc=naive_as_utc)
 
     def to_local(self, dt: datetime) -> datetime:
