@@ -6,6 +6,7 @@ the entry's name is the URL scheme (or the pool's name), its object the class.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -13,15 +14,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from celery.backends.store import Store
 from celery.brokers.base import Broker
-from celery.concurrency.base import Pool
+from celery.concurrency.base import BasePool, Pool
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.deferred import deferred
 from celery.utils.plugins import entry_points
 
 if TYPE_CHECKING:
     import difflib
+
+    from celery.concurrency import adapter
 else:
-    difflib = deferred("difflib")
+    difflib, adapter = deferred("difflib"), deferred("celery.concurrency.adapter")
 
 BROKERS: Mapping[str, str] = {
     "memory": "celery.brokers.memory:MemoryBroker",
@@ -99,8 +102,12 @@ def store_class(url: str) -> type[Store]:
 
 def pool_class(name: str) -> type[Pool]:
     """The pool called *name*, or the class at `module:Class`; raises `ImproperlyConfigured` for an unknown one."""
-    if ":" in name:
-        return cast("type[Pool]", _load_pool(name))
+    if name == "custom":
+        name = os.environ.get("CELERY_CUSTOM_WORKER_POOL") or ""
+        if not name:
+            raise ImproperlyConfigured("Pool 'custom' is what CELERY_CUSTOM_WORKER_POOL names, and it is not set.")
+    if ":" in name or "." in name:
+        return _load_pool(name)
     try:
         return cast("type[Pool]", _find("pool", name, POOLS, "celery.pools"))
     except ModuleNotFoundError as error:
@@ -111,14 +118,18 @@ def pool_class(name: str) -> type[Pool]:
         ) from error
 
 
-def _load_pool(path: str) -> type:
-    module, _, attribute = path.partition(":")
+def _load_pool(path: str) -> type[Pool]:
+    module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
     try:
         pool = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ImproperlyConfigured(f"The pool {path!r} cannot be loaded: {error}.") from error
+    if isinstance(pool, type) and issubclass(pool, BasePool):
+        return adapter.adapt(pool)
     if not (isinstance(pool, type) and issubclass(pool, Pool)):
-        raise ImproperlyConfigured(f"The pool {path!r} is no subclass of celery.concurrency.base.Pool.")
+        raise ImproperlyConfigured(
+            f"The pool {path!r} is no subclass of celery.concurrency.base.Pool, nor of its BasePool."
+        )
     return pool
 
 

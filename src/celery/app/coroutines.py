@@ -175,4 +175,4 @@ def _woken_by_signals(ours: _Loop) -> Iterator[None]:
             loop.remove_reader(reader)
 
 
-__all__ = ["close_loop", "run_coroutine", "running_at"]
+__all__ = ["close_loop", "interruptible", "run_coroutine", "running_at"]

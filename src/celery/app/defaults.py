@@ -345,7 +345,7 @@ NAMESPACES: dict[str, Option | dict[str, Option]] = {
         lost_wait=number(10.0, "Seconds to wait for the result of a process that ended.", old="CELERYD_WORKER_LOST_WAIT"),
         max_memory_per_child=whole(None, "Kilobytes of memory after which a process is replaced when its task ends."),
         max_tasks_per_child=whole(None, "Tasks after which a process is replaced."),
-        pool=text(DEFAULT_POOL, "The pool: `prefork`, `threads`, `solo`, `gevent`, `eventlet`, or a class."),
+        pool=text(DEFAULT_POOL, "The pool: `prefork`, `threads`, `asyncio`, `solo`, `custom`, or `module:Class`; `gevent` and `eventlet` are chosen by `-P`, so that they can take over the process first."),
         pool_putlocks=flag(True, "The pool takes no more tasks than it has free slots."),
         pool_restarts=flag(False, "The remote control command `pool_restart` is allowed."),
         pool_start_method=text("fork", "How processes start; kept for compatibility: they start from a clean template."),

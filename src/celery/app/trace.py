@@ -273,7 +273,7 @@ class Tracer:
             awaited = next(steps)
             while True:
                 try:
-                    value = await awaited
+                    value = await coroutines.interruptible(awaited, [])
                 except BaseException as exc:  # noqa: BLE001 - whatever the task raises is the steps' business
                     awaited = steps.throw(exc)
                 else:

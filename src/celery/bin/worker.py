@@ -49,7 +49,7 @@ class WorkersPool(ParamType):
                 "'custom' is what CELERY_CUSTOM_WORKER_POOL names, and it is not set.", param, ctx
             )
         names = [*POOLS, *known("pool")]
-        if value not in names and ":" not in value:  # module:Class
+        if value not in names and not {":", "."} & set(value):  # module:Class
             self.fail(f"{value!r} is not one of {', '.join(map(repr, dict.fromkeys(names)))}.", param, ctx)
         return value
 

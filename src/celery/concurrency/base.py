@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from celery.concurrency.classic import BasePool as BasePool
+from celery.concurrency.classic import apply_target as apply_target
 from celery.exceptions import PoolError
 from celery.utils.descriptors import Poll, poll
 from celery.wire.message import Job, Outcome

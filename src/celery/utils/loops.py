@@ -137,16 +137,20 @@ def run_at(loop: LoopThread, coroutine: Coroutine[Any, Any, T], *, soft: type[Ba
         coroutine.close()
         raise RuntimeError("The event loop has ended.")
     with woken_by(chime.ring):
-        while not (made and made[0].done()):
+        while True:
             try:
-                chime.wait(None)
+                while not (made and made[0].done()):
+                    chime.wait(None)
+                return made[0].result()
             except soft as exc:
+                if made and made[0].done():
+                    raise
                 reasons.append(exc)
                 loop.call(cancel)
             except BaseException:
-                loop.call(cancel)
+                if not (made and made[0].done()):
+                    loop.call(cancel)
                 raise
-    return made[0].result()
 
 
 class _GreenSelector(selectors.BaseSelector):

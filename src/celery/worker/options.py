@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ def complete(app: Celery, given: Mapping[str, Any]) -> WorkerOptions:
         max_tasks_per_child=either("max_tasks_per_child", "worker_max_tasks_per_child"),
         max_memory_per_child=either("max_memory_per_child", "worker_max_memory_per_child"),
         pool_start_method=_start_method(given, conf),
-        start_timeout=max(START_TIMEOUT, float(conf.worker_proc_alive_timeout or 0.0)),
+        start_timeout=max(START_TIMEOUT, _said_elsewhere(), float(conf.worker_proc_alive_timeout or 0.0)),
         soft_shutdown_timeout=float(conf.worker_soft_shutdown_timeout or 0.0),
         soft_shutdown_on_idle=bool(conf.worker_enable_soft_shutdown_on_idle),
         task_events=bool(either("task_events", "worker_send_task_events")),
@@ -119,6 +120,8 @@ def _seconds(value: Any) -> float | None:
 
 def _pool_of(given: Mapping[str, Any], conf: Any) -> str:
     name = given.get("pool") or given.get("pool_cls") or conf.worker_pool or "prefork"
+    if isinstance(name, type):
+        return f"{name.__module__}:{name.__qualname__}"
     if name == "custom":
         name = os.environ.get("CELERY_CUSTOM_WORKER_POOL")
         if not name:
@@ -126,6 +129,12 @@ def _pool_of(given: Mapping[str, Any], conf: Any) -> str:
     if not isinstance(name, str):
         raise ImproperlyConfigured(f"The pool is given by its name, such as 'prefork', not as {name!r}.")
     return name
+
+
+def _said_elsewhere() -> float:
+    """Programs for Celery before 5.5 set a variable of a module, since there was no setting yet."""
+    module = sys.modules.get("celery.concurrency.asynpool")
+    return float(getattr(module, "PROC_ALIVE_TIMEOUT", 0.0))
 
 
 def _start_method(given: Mapping[str, Any], conf: Any) -> str:
