@@ -37,6 +37,7 @@ COMMANDS = {
     "call": "call",
     "control": "control",
     "dead": "dead",
+    "events": "events",
     "health": "health",
     "inspect": "control",
     "multi": "multi",
@@ -48,7 +49,7 @@ COMMANDS = {
     "workflow": "workflow",
 }
 """Command -> its module in this package; a module is imported when its command is used."""
-LATER = ("amqp", "events", "graph", "list", "logtool", "migrate", "shell", "upgrade")
+LATER = ("amqp", "graph", "list", "logtool", "migrate", "shell", "upgrade")
 """Commands of Celery that this version does not have yet."""
 WITHOUT_APP = frozenset({"health", "multi"})
 """Commands that have no use for the application, so that it is not imported."""
