@@ -22,18 +22,23 @@ PATIENCE = 240.0
 """Seconds that making the environment may take."""
 
 
-def cache() -> Path:
-    """Where the environment is kept between runs: below the user's folder for such things."""
+def cache(name: str) -> Path:
+    """Where an environment is kept between runs: below the user's folder for such things."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "celeriac" / f"original-celery-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
+    return Path(base) / "celeriac" / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def original_python() -> Path:
-    """The interpreter of an environment with the original in it, made if need be.
+    """The interpreter of an environment with the original in it, made if need be; see `environment`."""
+    return environment(f"original-celery-{VERSION}", *PACKAGES)
 
-    Raises LookupError with one line where that cannot be.
+
+def environment(name: str, *packages: str) -> Path:
+    """The interpreter of an environment of its own with *packages* in it, made if need be.
+
+    Raises LookupError with one line where it cannot be made.
     """
-    folder = cache()
+    folder = cache(name)
     python = folder / "bin" / "python"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +47,12 @@ def original_python() -> Path:
             if not (folder / "complete").exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 _run(sys.executable, "-m", "venv", str(folder))
-                _run(str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PACKAGES)
+                _run(str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages)
                 (folder / "complete").touch()
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         reason = said.strip().splitlines()[-1] if said.strip() else type(error).__name__
-        raise LookupError(f"original Celery {VERSION} cannot be installed into {folder}: {reason}") from error
+        raise LookupError(f"{' '.join(packages)} cannot be installed into {folder}: {reason}") from error
     return python
 
 
