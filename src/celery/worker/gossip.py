@@ -43,8 +43,8 @@ class Election:
     """What this node knows of one election."""
 
     def __init__(self) -> None:
-        self.candidates: list[tuple[int, str, str, Any]] = []
-        """(clock, node, topic, action), a heap: the first is the one to lead."""
+        self.candidates: list[tuple[int, str, str, str, Any]] = []
+        """(clock, name, node, topic, action), a heap: the first is the one to lead."""
         self.acknowledged: set[str] = set()
         self.mine = False
 
@@ -145,28 +145,36 @@ class Gossip:
 
     def _on_elect(self, event: dict[str, Any]) -> None:
         try:
-            id, topic = event["id"], event["topic"]
-            node = f"{event['hostname']}.{event['pid']}"
+            id, topic, name = event["id"], event["topic"], event["hostname"]
+            candidate = _Candidate((event["clock"], name, f"{name}.{event['pid']}", topic, event.get("action")))
         except KeyError as error:
             logger.warning("An election request lacks %s", error)
             return
-        heapq.heappush(self._election(id).candidates, _Candidate((event["clock"], node, topic, event.get("action"))))
+        heapq.heappush(self._election(id).candidates, candidate)
         self.eventer.send("worker-elect-ack", id=id)
+        self._decide(id)
 
     def _on_ack(self, event: dict[str, Any]) -> None:
         election = self._elections.get(str(event.get("id")))
         if election is None or not election.mine:
             return
         election.acknowledged.add(str(event.get("hostname")))
-        alive = {worker.hostname for worker in self.state.alive_workers()} | {self.hostname}
-        if not election.candidates or not alive <= election.acknowledged:
+        self._decide(str(event["id"]))
+
+    def _decide(self, id: str) -> None:
+        """See whether all have stood and acknowledged, and who leads then."""
+        election = self._elections.get(id)
+        if election is None or not election.mine:
             return
-        self._elections.pop(str(event["id"]), None)
-        _, leader, topic, action = election.candidates[0]
+        alive = {worker.hostname for worker in self.state.alive_workers()} | {self.hostname}
+        if not (alive <= election.acknowledged and alive <= {name for _, name, *_ in election.candidates}):
+            return  # whoever acknowledges also stands, but perhaps a moment later
+        self._elections.pop(id, None)
+        _, _, leader, topic, action = election.candidates[0]
         if leader != self.full_hostname:
             logger.info("node %s elected for %r", leader, topic)
             return
-        logger.info("I won the election %r", event["id"])
+        logger.info("I won the election %r", id)
         handler = self.election_handlers.get(topic)
         if handler is None:
             logger.error("Unknown election topic %r", topic)
@@ -181,7 +189,7 @@ class Gossip:
             logger.exception("Could not call task %r", task)
 
 
-class _Candidate(tuple[int, str, str, Any]):
+class _Candidate(tuple[int, str, str, str, Any]):
     """Compares by clock, then by name: actions need have no order."""
 
     __slots__ = ()
