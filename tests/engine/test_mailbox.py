@@ -256,6 +256,23 @@ def test_the_state_of_commands_is_a_map_too(app: Celery, worker: Any, commands: 
     assert app.control.broadcast("look", reply=True, timeout=5, limit=1) == [{NODE: NODE}]
 
 
+@ONE_STORE
+def test_commands_may_be_added_as_of_old(app: Celery, worker: Any, commands: None) -> None:
+    @Panel.register
+    def plain(state: Any) -> str:
+        """Added without options."""
+        return "plain"
+
+    @control_command(type="inspect", name="other")
+    def named(state: Any) -> str:
+        return "named"
+
+    assert app.control.broadcast("plain", reply=True, timeout=5, limit=1) == [{NODE: "plain"}]
+    assert app.control.broadcast("other", reply=True, timeout=5, limit=1) == [{NODE: "named"}]
+    assert (Panel.meta["plain"].type, Panel.meta["plain"].help) == ("control", "Added without options.")
+    assert Panel.meta["other"].type == "inspect"
+
+
 def test_the_mailbox_has_the_names_of_kombus(app: Celery, worker: Any) -> None:
     mailbox = app.control.mailbox
     assert mailbox(None) is mailbox

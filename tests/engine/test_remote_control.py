@@ -27,10 +27,13 @@ def pool() -> str:
 def worker(app: Celery, start: Any) -> Any:
     began, may_end = threading.Event(), threading.Event()
 
-    @app.task(shared=False, name="held", rate_limit="5/m")
+    @app.task(shared=False, name="held")
     def held(*args: Any, **kwargs: Any) -> None:
         began.set()
         assert may_end.wait(10)
+
+    @app.task(shared=False, name="limited", rate_limit="5/m")
+    def limited() -> None: ...
 
     with start(hostname=NODE, concurrency=1) as worker:
         worker.held, worker.began, worker.may_end = held, began, may_end
@@ -111,8 +114,8 @@ def test_stats(app: Celery, worker: Any, kind: str, tmp_path: Path) -> None:
 
 
 def test_registered(app: Celery, worker: Any) -> None:
-    assert asked(app, "registered") == ["held [rate_limit=5/m]"]
-    assert asked(app, "registered", "max_retries") == ["held [max_retries=3]"]
+    assert asked(app, "registered") == ["held", "limited [rate_limit=5/m]"]
+    assert asked(app, "registered", "max_retries") == ["held [max_retries=3]", "limited [max_retries=3]"]
 
 
 def test_queues_come_and_go(app: Celery, worker: Any) -> None:

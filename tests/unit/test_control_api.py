@@ -96,5 +96,5 @@ def test_nobody_is_none(app: Celery) -> None:
 
 
 def test_two_nodes_of_one_name() -> None:
-    with pytest.warns(DuplicateNodenameWarning, match="twice: 1, 2"):
+    with pytest.warns(DuplicateNodenameWarning, match="answer to the name twice: 1, 2:"):
         assert flatten_reply([{"twice: 1, 2": 1}, {"twice: 1, 2": 2}, {"once": 3}]) == {"twice: 1, 2": 2, "once": 3}

@@ -24,7 +24,7 @@ __all__ = ("Control", "Inspect", "flatten_reply")
 TERM_SIGNAME = "SIGTERM"
 REVOKE_EXPIRES = float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", "10800"))
 """Seconds a revocation lasts."""
-W_DUPNODE = "Received multiple replies from node {0}: {1}.\nMake sure you give each worker a unique name with -n."
+W_DUPNODE = "Several workers answer to the {0} {1}: give each a name of its own with -n."
 
 
 def flatten_reply(reply: Iterable[Reply]) -> Reply:

@@ -33,7 +33,7 @@ ETA_PRIORITY = 6
 
 @inspect_command(default_timeout=0.2)
 def ping(state: ControlState, **kwargs: Any) -> Any:
-    """Ping worker(s)."""
+    """Who is there."""
     return ok("pong")
 
 

@@ -119,7 +119,7 @@ class Panel:
     @classmethod
     def register(
         cls,
-        name: str | None = None,
+        name: Any = None,
         alias: str | None = None,
         type: str = "control",
         visible: bool = True,
@@ -128,8 +128,10 @@ class Panel:
         signature: str | None = None,
         args: Arguments | None = None,
         variadic: str | None = None,
-    ) -> Callable[[Command], Command]:
-        """A decorator that adds a command; see `control_command`."""
+    ) -> Any:
+        """A decorator that adds a command, with the options of `control_command`, or without: `@Panel.register`."""
+        if callable(name):
+            return cls.register()(name)
 
         def add(fun: Command) -> Command:
             control_name = name or fun.__name__
@@ -146,17 +148,19 @@ class Panel:
 
 
 def control_command(**kwargs: Any) -> Callable[[Command], Command]:
-    """A decorator for a command that changes something.
+    """A decorator for a command that changes something, of type `control`.
 
     Options: `name`, `type`, `args` (pairs of name and type, for the command line), `signature`, `help`, `visible`,
     `default_timeout`, `alias`, `variadic`.
     """
-    return Panel.register(type="control", **kwargs)
+    decorator: Callable[[Command], Command] = Panel.register(**{"type": "control", **kwargs})
+    return decorator
 
 
 def inspect_command(**kwargs: Any) -> Callable[[Command], Command]:
-    """A decorator for a command that only asks."""
-    return Panel.register(type="inspect", **kwargs)
+    """A decorator for a command that only asks, of type `inspect`."""
+    decorator: Callable[[Command], Command] = Panel.register(**{"type": "inspect", **kwargs})
+    return decorator
 
 
 LATER = "is not in this version of Celeriac"
