@@ -396,6 +396,19 @@ class StoreScheduler(Scheduler):
         ]  # fmt: skip
         return sorted(found)
 
+    @property
+    def paused_names(self) -> frozenset[str]:
+        """The entries that rest."""
+        return self._paused
+
+    def state_of(self, name: str) -> State | None:
+        """What the store keeps of an entry; None: no beat has seen it yet."""
+        return self._states.get(name)
+
+    def is_from_conf(self, name: str) -> bool:
+        """Whether an entry is defined by the application."""
+        return name in self.app.conf.beat_schedule or name == "celery.backend_cleanup"
+
     def reserve(self, entry: Any) -> Any:
         """Where an entry goes next is written with its tick."""
         return entry

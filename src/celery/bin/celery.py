@@ -44,6 +44,7 @@ COMMANDS = {
     "purge": "purge",
     "queues": "queues",
     "result": "result",
+    "schedule": "schedule",
     "status": "control",
     "worker": "worker",
     "workflow": "workflow",
