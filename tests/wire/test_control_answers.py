@@ -11,6 +11,7 @@ import pytest
 
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.worker.control import Panel
 from rig.original import Party, ending
 from wire.control_cases import BUSY, IDLE, LAST, NODE, Case, make_busy
 
@@ -19,11 +20,7 @@ GOLDEN = {path.stem: json.loads(path.read_text()) for path in (HERE / "golden" /
 
 NAMES = {"total", "query_task"}
 """Maps whose keys are names: any of them stands for all."""
-PENDING = {
-    "rate_limit", "rate_limit-off", "rate_limit-invalid", "revoke_by_stamped_headers", "revoke_by_stamped_headers-list",
-}  # fmt: skip
-"""Commands that others are writing."""
-CASES = [case for case in [*IDLE, *BUSY, *LAST] if case.name not in PENDING]
+CASES = [case for case in [*IDLE, *BUSY, *LAST] if not getattr(Panel.data.get(case.command), "later", False)]
 OTHERWISE = {
     "objgraph": "the package is not installed beside us, but was beside the original",
     "shutdown": "the original leaves without an answer, and its command line says that nobody replied",

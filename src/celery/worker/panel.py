@@ -173,4 +173,5 @@ def refusal(name: str, help: str, **meta: Any) -> Callable[..., Any]:
         return nok(f"{name} {LATER}")
 
     command.__name__, command.__doc__ = name, help
+    command.later = True  # type: ignore[attr-defined]  # read by the tests
     return control_command(**meta)(command)
