@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import TestWorkController, start_worker
 from celery.utils import uuid
 
+GREEN = os.environ.get("GREEN_POOL")
 Start = Callable[..., AbstractContextManager[TestWorkController]]
 
 
@@ -51,7 +53,8 @@ def jobs() -> ModuleType:
     return import_module("engine.jobs")
 
 
-@pytest.fixture(params=["solo", "threads"])
+# In a process that gevent or eventlet has taken over, theirs is the only one.
+@pytest.fixture(params=[GREEN] if GREEN else ["solo", "threads", "asyncio"])
 def pool(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -20,12 +20,14 @@ from rig.proxy import Proxy
 from rig.redis import RedisServer
 
 NODE = "w1@here"
+GREEN = os.environ.get("GREEN_POOL")
+"""The pool to test, in a process that gevent or eventlet has taken over: see `test_green_engine`."""
 AGAIN = 5.0
 """Seconds in which tasks are run and commands answered when the server is back."""
 TASKS = 30
 
 
-@pytest.fixture(params=["solo", "threads", "prefork"])
+@pytest.fixture(params=[GREEN] if GREEN else ["solo", "threads", "prefork", "asyncio"])
 def pool(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -1,0 +1,184 @@
+"""What only pools of greenlets have; run by `test_green_engine` in a process that is green."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery import Celery, current_task, signals
+from celery.contrib.testing.app import TestApp
+from celery.contrib.testing.worker import start_worker
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+
+POOL = os.environ["GREEN_POOL"]
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Celery]:
+    place = f"sqlite:///{tmp_path}/q.db"
+    app = TestApp(broker=place, backend=place)
+    yield app
+    app.close()
+
+
+def work(app: Celery, concurrency: int = 10, **options: Any) -> Any:
+    return start_worker(app, pool=POOL, concurrency=concurrency, perform_ping_check=False, **options)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.005)
+
+
+def test_hundreds_wait_beside_each_other(app: Celery) -> None:
+    waiting = most = 0
+    everybody = threading.Event()
+
+    @app.task(shared=False)
+    def wait() -> bool:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        if waiting == 300:
+            everybody.set()
+        came = everybody.wait(20)
+        waiting -= 1
+        return came
+
+    with work(app, 300):
+        assert all(result.get(timeout=30) for result in [wait.delay() for _ in range(300)])
+    assert most == 300
+
+
+def test_coroutines_run_beside_each_other_and_send_tasks(app: Celery) -> None:
+    @app.task(shared=False)
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @app.task(shared=False)
+    async def relay(number: int) -> Any:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.3)
+        sent = await add.adelay(number, 1), add.delay(number, 2)
+        return id(loop), current_task.name, [one.id for one in sent]
+
+    with work(app, 50):
+        began = time.monotonic()
+        found = [result.get(timeout=30) for result in [relay.delay(number) for number in range(20)]]
+        assert time.monotonic() - began < 20 * 0.3
+        assert len({loop for loop, _, _ in found}) == 1
+        assert [name for _, name, _ in found] == [relay.name] * 20
+        assert app.AsyncResult(found[7][2][1]).get(timeout=10) == 9
+
+
+def test_a_task_may_have_an_event_loop_of_its_own(app: Celery) -> None:
+    @app.task(shared=False)
+    def own() -> str:
+        return asyncio.run(asyncio.sleep(0.1, "slept"))
+
+    @app.task(shared=False)
+    async def beside() -> str:
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        return "beside"
+
+    with work(app):
+        results = [beside.delay(), own.delay(), beside.delay()]
+        assert [result.get(timeout=20) for result in results] == ["beside", "slept", "beside"]
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_limits(app: Celery, kind: str) -> None:
+    def sleeps() -> None:
+        time.sleep(30)
+
+    async def sleeps_too() -> None:
+        await asyncio.sleep(30)
+
+    fun = sleeps if kind == "function" else sleeps_too
+    soft = app.task(shared=False, name="soft", soft_time_limit=0.2)(fun)
+    hard = app.task(shared=False, name="hard", time_limit=0.2)(fun)
+    with work(app):
+        results = soft.delay(), hard.delay()
+        with pytest.raises(SoftTimeLimitExceeded):
+            results[0].get(timeout=20)
+        with pytest.raises(TimeLimitExceeded):
+            results[1].get(timeout=20)
+
+
+def test_a_task_that_runs_is_revoked(app: Celery) -> None:
+    began, cleaned_up = threading.Event(), threading.Event()
+
+    @app.task(shared=False)
+    def held() -> None:
+        began.set()
+        try:
+            time.sleep(30)
+        finally:
+            cleaned_up.set()
+
+    with work(app):
+        result = held.delay()
+        assert began.wait(10)
+        result.revoke(terminate=True)
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=20)
+        assert cleaned_up.wait(5)
+
+
+def test_a_task_that_will_not_end_is_left_behind(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery.concurrency.crowd.GRACE", 0.2)
+    gate = threading.Event()
+
+    @app.task(shared=False, time_limit=0.2)
+    def stubborn() -> None:
+        while not gate.is_set():
+            try:
+                gate.wait(10)
+            except BaseException:  # noqa: BLE001 - as no task should
+                continue
+
+    @app.task(shared=False)
+    def other() -> str:
+        return "runs"
+
+    with work(app, 1):
+        result = stubborn.delay()
+        with pytest.raises(TimeLimitExceeded):
+            result.get(timeout=20)
+        assert other.delay().get(timeout=20) == "runs"
+        gate.set()
+
+
+def test_what_a_pool_says_and_signals(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["eventlet_pool_started", "eventlet_pool_apply", "eventlet_pool_preshutdown", "eventlet_pool_postshutdown"]
+    seen: list[str] = []
+
+    def note(signal: Any, **said: Any) -> None:
+        seen.append(signal.name)
+
+    for name in names:
+        getattr(signals, name).connect(note, weak=False, dispatch_uid="green")
+
+    @app.task(shared=False)
+    def one() -> int:
+        return 1
+
+    try:
+        with caplog.at_level(logging.WARNING, "celery.pool"), work(app):
+            assert one.delay().get(timeout=10) == 1
+    finally:
+        for name in names:
+            getattr(signals, name).disconnect(dispatch_uid="green")
+    assert seen == (names if POOL == "eventlet" else [])
+    assert ("deprecated" in caplog.text) == (POOL == "eventlet")
