@@ -50,7 +50,7 @@ def test_commands_of_an_application_are_carried_out(celery: Any, worker: Any) ->
         assert shown.out == f"->  {NODE}: OK\n        prefetch count incremented\n"
 
 
-@pytest.mark.parametrize("pool", ["gevent", "eventlet", "asyncio"])
+@pytest.mark.parametrize("pool", ["gevent", "asyncio"])
 def test_workers_of_one_thread_answer_while_a_task_sleeps(celery: Any, worker: Any, pool: str) -> None:
     with worker("-c", "2", "-n", NODE, "-P", pool) as running:
         nap = celery("-A", "single", "call", "single.nap", "-a", "[60]").out.strip()
