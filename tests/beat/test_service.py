@@ -21,6 +21,7 @@ import pytest
 from beat.clocks import make_app, sent
 from celery import Celery, beat, signals
 from celery.beat import EmbeddedService, PersistentScheduler, Scheduler, Service
+from celery.beat.health import BeatHealth
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.clock import FakeClock
 
@@ -142,6 +143,24 @@ class TestService:
         service.turn()
         assert jumps == [seconds]
         assert words in caplog.text
+
+    def test_a_loop_that_is_stuck_is_not_live(self, app: Any) -> None:
+        service = Service(app, scheduler_cls=Scheduler)
+        service.clock = clock = FakeClock()
+        health = BeatHealth(service, ":0")
+        assert not health.ready().good
+        service.scheduler.tick = lambda *_: 0.0  # type: ignore[method-assign]
+        service.turn()
+        assert health.ready().good
+        service.awake_at += 100  # it sleeps for so long
+        clock.advance(120)
+        assert health.live().good
+        clock.advance(20)
+        assert health.live().reasons == ("the loop is stuck: it was to turn 40 seconds ago",)
+        pidbox = beat.BeatPidbox(service, "b@here")
+        assert pidbox.ping(None) == {"ok": "pong"}
+        app.conf.beat_remote_control_max_tick_age = 100
+        assert pidbox.ping(None) == {"error": "the loop of beat has not turned for 140 seconds"}
 
     def test_names_of_nodes(self) -> None:
         assert beat.beat_nodename().startswith("celerybeat@")

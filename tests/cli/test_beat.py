@@ -163,6 +163,19 @@ def test_all_options_of_celery_are_taken(here: Path) -> None:
         wait((here / "beat.pid").exists)
 
 
+def test_it_says_how_it_is(celery: Any, here: Path) -> None:
+    """Over HTTP, and by remote control."""
+    with beat(here, "--health", f"unix:{here}/health", "--enable-remote-control", "-n", "b@here", "-S", "store") as it:
+        it.expect("Sending due task often")
+        metrics = celery("health", "--socket", f"{here}/health", "--check", "metrics").out
+        assert "celery_beat_leader 1" in metrics
+        assert "celery_beat_entries 2" in metrics
+        assert 'celery_beat_next_run_timestamp_seconds{entry="seldom"}' in metrics
+        assert celery("health", "--socket", f"{here}/health", "--check", "live").code == 0
+        said = celery("-A", "timed", "inspect", "ping", "-d", "b@here", "-t", "5")
+        assert (said.code, "pong" in said.out) == (0, True), said.text
+
+
 def test_bad_entries_hold_up_nobody(here: Path) -> None:
     with beat(here, app="badly_timed") as running:
         running.expect("Sending due task good")

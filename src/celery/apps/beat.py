@@ -74,6 +74,7 @@ class Beat:
         self.pidfile = pidfile or conf.get("beat_pidfile")
         self.remote_control = remote_control
         self.hostname = hostname
+        self.health = kwargs.get("health")
         self.on_ready: Callable[[], None] = lambda: None
         """Called when the scheduler is there and beat is about to tick."""
 
@@ -110,6 +111,7 @@ class Beat:
                 remote_control=self.remote_control,
                 hostname=self.hostname,
             )
+            service.health = self.health
             if not self.quiet:
                 sys.__stdout__.write(f"{self.banner(service)}\n")  # type: ignore[union-attr]
                 sys.__stdout__.flush()  # type: ignore[union-attr]

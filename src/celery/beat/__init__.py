@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery.beat.embedded import EmbeddedService
 from celery.beat.entry import BeatLazyFunc, ScheduleEntry, event_t
 from celery.beat.persistent import PersistentScheduler
+from celery.beat.pidbox import BeatPidbox
 from celery.beat.scheduler import DEFAULT_MAX_INTERVAL, Scheduler, SchedulingError, logger
 from celery.beat.service import NODENAME_DEFAULT, Service, beat_nodename
 from celery.beat.shared import StoreScheduler
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_MAX_INTERVAL",
     "NODENAME_DEFAULT",
     "BeatLazyFunc",
+    "BeatPidbox",
     "EmbeddedService",
     "PersistentScheduler",
     "ScheduleEntry",

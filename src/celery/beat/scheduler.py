@@ -376,6 +376,10 @@ class Scheduler:
         """A kombu connection to the broker."""
         return self.app.connection_for_write()
 
+    def upcoming(self) -> list[tuple[float, str]]:
+        """(Unix time, name) of the next run of each entry, soonest first."""
+        return sorted((event.time, str(event.entry.name)) for event in list(self._heap or ()))
+
     @property
     def info(self) -> str:
         """A line for the banner."""

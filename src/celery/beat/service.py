@@ -7,7 +7,9 @@ from typing import Any
 
 from celery import signals
 from celery.beat.entry import BeatLazyFunc
+from celery.beat.health import BeatHealth
 from celery.beat.persistent import PersistentScheduler
+from celery.beat.pidbox import BeatPidbox
 from celery.beat.scheduler import DEFAULT_MAX_INTERVAL, Scheduler
 from celery.beat.shared import StoreScheduler
 from celery.exceptions import ImproperlyConfigured
@@ -58,6 +60,11 @@ class Service:
         self.clock: Clock = SYSTEM
         self.last_tick: float | None = None
         """When the last tick ended, by the monotonic clock."""
+        self.awake_at = 0.0
+        """When the loop is to turn again, by the same clock."""
+        self.turns = 0
+        self.health: str | None = None
+        """Where it says how it is, over HTTP; nowhere by default."""
         self._scheduler: Scheduler | None = None
         self._times: tuple[float, float] | None = None
         self._is_shutdown = threading.Event()
@@ -76,23 +83,44 @@ class Service:
         signals.beat_init.send(sender=self)
         if embedded_process:
             signals.beat_embedded_init.send(sender=self)
+        services = self._services()
         try:
+            for service in services:
+                service.start()
             while not self._is_shutdown.is_set():
                 self.turn()
         except (KeyboardInterrupt, SystemExit):
             self._is_shutdown.set()
         finally:
+            for service in reversed(services):
+                service.stop()
             self.sync()
+
+    def _services(self) -> list[Any]:
+        """What runs beside the loop."""
+        services: list[Any] = []
+        if self.health:
+            services.append(BeatHealth(self, self.health))
+        if self.remote_control:
+            services.append(BeatPidbox(self, beat_nodename(self.hostname)))
+        return services
+
+    def known_entries(self) -> Any:
+        """The entries that the scheduler has in hand: nothing is read for it."""
+        found = getattr(self.scheduler, "_entries", None)
+        return self.scheduler.data if found is None else found
 
     def turn(self) -> None:
         """One tick, and the sleep after it."""
         self._mind_the_clock()
         interval = self.scheduler.tick()
-        self.last_tick = self.clock.monotonic()
+        self.last_tick = self.awake_at = self.clock.monotonic()
+        self.turns += 1
         if self.scheduler.should_sync():
             self.scheduler._do_sync()
         if interval and interval > 0.0:
             logger.debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
+            self.awake_at += interval
             self._is_shutdown.wait(interval)
 
     def sync(self) -> None:

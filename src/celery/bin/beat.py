@@ -64,6 +64,13 @@ PATIENCE = 30.0
     help="Answer `celery inspect ping`, whatever beat_enable_remote_control says.",
 )
 @click.option(
+    "--health",
+    cls=CeleryOption,
+    metavar="[HOST]:PORT",
+    help_group=HEADING,
+    help="Serve /livez, /readyz, /startupz and /metrics there, or at unix:/PATH.",
+)
+@click.option(
     "-n",
     "--hostname",
     cls=CeleryOption,
