@@ -71,7 +71,7 @@ class Scheduler:
         self.Producer = Producer
         self._heap: list[event_t] | None = None
         self.old_schedulers: Any = None
-        self._reported: dict[str, str] = {}
+        self._reported: set[tuple[Any, str]] = set()
         self.sync_every_tasks = app.conf.beat_sync_every if sync_every_tasks is None else sync_every_tasks
         if not lazy:
             self.setup_schedule()
@@ -181,9 +181,9 @@ class Scheduler:
             )
 
     def report(self, name: Any, trouble: str) -> None:
-        """Say once what is wrong with an entry; again only when it is something else."""
-        if self._reported.get(name) != trouble:
-            self._reported[name] = trouble
+        """Say once what is wrong with an entry."""
+        if (name, trouble) not in self._reported:
+            self._reported.add((name, trouble))
             self.logger.error("Entry %r of the schedule: %s", name, trouble)
 
     # -- the loop ----------------------------------------------------------------------------------------------------

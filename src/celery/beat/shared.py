@@ -118,11 +118,7 @@ class StoreScheduler(Scheduler):
 
     def setup_schedule(self) -> None:
         self.book = open_book(self.app)
-        self.follow_conf()
-
-    def follow_conf(self) -> None:
-        super().follow_conf()
-        self._plan = None
+        self._conf_seen = self._snapshot_conf()
 
     def get_schedule(self) -> Any:
         return self._entries
