@@ -11,6 +11,8 @@ from celery._state import _join_will_block
 from celery.app import trace
 from celery.app.context import Context
 from celery.app.einfo import ExceptionInfo
+from celery.app.errands import is_errand
+from celery.app.errands import run as run_errand
 from celery.app.nextsteps import cause_of
 from celery.backends.store import Store
 from celery.canvas.ids import fixed_ids
@@ -94,6 +96,8 @@ class Runner:
         Where the task would block the loop, a function that runs it in whatever thread calls it; should it turn out
         to be a coroutine all the same, that runs in the loop.
         """
+        if is_errand(job.envelope):
+            return partial(run_errand, job)
         started = time.monotonic()
         prepared = self._prepare(job)
         if isinstance(prepared, Outcome):
@@ -115,7 +119,7 @@ class Runner:
             name, task_id = headers["task"], headers["id"]
             tracer = self.tracers.get(name) or self._tracer(name)
         except Exception as exc:  # noqa: BLE001 - a message that nobody can run goes to the dead set with its reason
-            return self._refused(job, message, exc)
+            return run_errand(job) if is_errand(job.envelope) else self._refused(job, message, exc)
         request = Context.from_message(
             headers, message.properties, body, hostname=self.hostname, redelivered=job.redelivered
         )

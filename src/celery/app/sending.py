@@ -111,8 +111,8 @@ def _tell_sent(draft: Draft, args: Any, kwargs: Any, options: dict[str, Any]) ->
     )  # fmt: skip
     fields = draft.headers if "task" in draft.headers else draft.body  # of protocol 2, of protocol 1
     task_sent.send(
-        sender=draft.name, task_id=options["task_id"], task=draft.name, args=args, kwargs=kwargs, eta=fields["eta"],
-        taskset=options.get("group_id"),
+        sender=draft.name, task_id=options["task_id"], task=draft.name, args=args or (), kwargs=kwargs or {},
+        eta=fields["eta"], taskset=options.get("group_id"),
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ loop waits on `filenos` and collects with `poll`, so that everything the loop do
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -73,11 +74,20 @@ class Running(msgspec.Struct, frozen=True):
     started: float | None
 
 
+class Errands(Protocol):
+    """Runs functions in the slots of a pool: the worker's loop brings it."""
+
+    def apply(
+        self, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Any
+    ) -> Any: ...
+
+
 class Pool(ABC):
     """Runs jobs. Every method belongs to the thread that called `start`, except where it says otherwise."""
 
     name: str = ""
     can: PoolCapabilities = PoolCapabilities()
+    errands: Errands | None = None
 
     def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
         self.size = size
@@ -146,6 +156,22 @@ class Pool(ABC):
     def given(self) -> list[int]:
         """How many jobs each of the processes has been given so far, where slots are processes. Any thread."""
         return []
+
+    def apply_async(
+        self,
+        target: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Have *target* called in a slot, beside the tasks. Returns at once; any thread.
+
+        Options: `callback(value)`, `error_callback(einfo)`, `accept_callback(pid, monotonic time)`,
+        `timeout_callback(soft, seconds)`, and the limits `soft_timeout` and `timeout`, in seconds.
+        """
+        if self.errands is None:
+            raise PoolError("Functions run in a pool only while a worker drives it.")
+        return self.errands.apply(target, args or (), kwargs or {}, options)
 
     @abstractmethod
     def stop(self, timeout: float | None = None) -> list[Outcome]:

@@ -31,7 +31,7 @@ from celery.concurrency.outcomes import after_limit, failed
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.wire.message import Job, Outcome
 
-RESET_SIGNALS = ("SIGTERM", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGALRM")
+RESET_SIGNALS = ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGALRM")
 
 
 class ParentGone(Exception):
@@ -39,10 +39,26 @@ class ParentGone(Exception):
 
 
 def prepare_signals() -> None:
-    """A Ctrl-C in the terminal reaches the worker alone, and SIGTERM ends this process."""
+    """A Ctrl-C in the terminal reaches the worker alone. SIGTERM ends this process, and its job as an exit would."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in RESET_SIGNALS:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _unwind)
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    """A task that is revoked gets to its `finally`, and whoever listens is told that this process ends."""
+    signal.signal(number, signal.SIG_DFL)  # a second one does not wait for that
+    raise Unwinding(-(256 - number))
+
+
+class Unwinding(SystemExit):
+    """SIGTERM came."""
+
+
+def die_of_it() -> None:
+    """End by the signal after all: that is what the worker is to see, and its log to say."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_with_parent(lifeline: int) -> None:

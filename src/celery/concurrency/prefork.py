@@ -24,7 +24,16 @@ from multiprocessing.process import current_process
 from typing import Any, cast
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running, close_runner
-from celery.concurrency.child import Channel, ParentGone, end_with_parent, leave, prepare_signals, serve
+from celery.concurrency.child import (
+    Channel,
+    ParentGone,
+    Unwinding,
+    die_of_it,
+    end_with_parent,
+    leave,
+    prepare_signals,
+    serve,
+)
 from celery.concurrency.frames import Notice, notice_frame
 from celery.concurrency.nursery import Nursery, main_module
 from celery.concurrency.outcomes import plain, returned
@@ -98,6 +107,8 @@ def run_child(
         return
     finally:
         _close(runner)
+        if isinstance(sys.exc_info()[1], Unwinding):
+            die_of_it()
 
 
 def _close(runner: Runner | None) -> None:

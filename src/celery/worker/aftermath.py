@@ -25,6 +25,7 @@ from celery.exceptions import (
     TimeLimitExceeded,
 )
 from celery.utils.clock import SYSTEM, Clock
+from celery.utils.functional import noop
 from celery.utils.log import get_logger
 from celery.wire.message import Arrival, Delivery, Outcome, Outgoing, Record, Settlement
 from celery.wire.protocol import Head, Message, decode_envelope, encode_envelope
@@ -206,13 +207,23 @@ class Aftermath:
 
     def _send_refused(self, envelope: bytes, error: BaseException, request: Request | None = None) -> None:
         """Tell of a message that is run by nobody: its task is unknown here, or it is no task message."""
+        message = unreadable(envelope)
         if isinstance(error, NotRegistered) and request is not None:
-            if signals.task_unknown.receivers:
-                signals.task_unknown.send(
-                    sender=self.sender, message=unreadable(envelope), exc=error, name=request.type, id=request.id
-                )
-        elif isinstance(error, InvalidTaskError | DecodeError) and signals.task_rejected.receivers:
-            signals.task_rejected.send(sender=self.sender, message=unreadable(envelope), exc=error)
+            self._hook("on_unknown_task", message.body, message, error)
+            signals.task_unknown.send(sender=self.sender, message=message, exc=error, name=request.type, id=request.id)
+        elif isinstance(error, InvalidTaskError | DecodeError):
+            if isinstance(error, DecodeError):
+                self._hook("on_decode_error", message, error)
+            else:
+                self._hook("on_invalid_task", message.body, message, error)
+            signals.task_rejected.send(sender=self.sender, message=message, exc=error)
+
+    def _hook(self, name: str, *said: Any) -> None:
+        """Call a method of the consumer that subclasses may override; what it raises is logged."""
+        try:
+            getattr(self.sender, name, noop)(*said)
+        except Exception:
+            logger.exception("%s of the consumer raised", name)
 
     def _send_failure(self, request: Request, error: BaseException) -> None:
         if not signals.task_failure.receivers:

@@ -41,7 +41,7 @@ class Calls:
 
     def ask(self, call: Callable[[], T], timeout: float) -> T:
         """What *call* returns when the loop calls it; raises TimeoutError if the loop is busy for *timeout* seconds."""
-        if self.thread == threading.get_ident():
+        if self.is_here():
             return call()
         future: Future[T] = Future()
 
@@ -53,6 +53,10 @@ class Calls:
 
         self.soon(answer)
         return future.result(timeout)
+
+    def is_here(self) -> bool:
+        """Whether this is the loop's thread."""
+        return self.thread == threading.get_ident()
 
     def perform(self) -> None:
         """Make the calls. Loop thread. Raises what is about the broker or the result store; anything else is logged."""

@@ -80,8 +80,10 @@ def child_boot(app: Celery, hostname: str, options: ChildOptions) -> Boot:
 def _closing(runner: Runner, hostname: str) -> Runner:
     """*runner* with what is to be done when its slot ends: pools call `close` where a runner has it."""
 
-    def close(exitcode: int = 0) -> None:
-        signals.worker_process_shutdown.send(sender=hostname, pid=os.getpid(), exitcode=exitcode)
+    def close() -> None:
+        error = sys.exc_info()[1]  # what ends this process, if it is not asked to
+        code = error.code if isinstance(error, SystemExit) else int(error is not None)
+        signals.worker_process_shutdown.send(sender=hostname, pid=os.getpid(), exitcode=code)
 
     runner.close = close  # type: ignore[attr-defined]
     return runner

@@ -33,10 +33,11 @@ from celery.worker.control import ControlState, Panel
 from celery.worker.endings import ask_store
 from celery.worker.facts import FactsTable
 from celery.worker.leases import LeaseKeeper
+from celery.worker.looptimer import LoopTimer
 from celery.worker.mailbox import Mailbox
 from celery.worker.mingle import mingle
 from celery.worker.monitoring import Monitoring
-from celery.worker.options import WorkerOptions, complete
+from celery.worker.options import OPTION_NAMES, WorkerOptions, complete
 from celery.worker.reloading import restart_pool
 from celery.worker.shutdown import Shutdown
 from celery.worker.statedb import Persistent
@@ -100,6 +101,8 @@ class WorkController:
         """What keeps the pool between two sizes, where that is asked for."""
         self._beat: Any = None
         self._monitoring: Monitoring | None = None
+        self.timer = LoopTimer()
+        """Calls at a later time, made by the loop once it runs."""
         self._asked_to_stop = threading.Event()
         self._stopped = threading.Event()
         signals.worker_init.send(sender=self)
@@ -110,7 +113,8 @@ class WorkController:
 
     def on_before_init(self, **kwargs: Any) -> None:
         """Before the options are read."""
-        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=self.app.conf, options=kwargs)
+        options = {**dict.fromkeys(OPTION_NAMES), **kwargs}
+        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=self.app.conf, options=options)
 
     def on_after_init(self, **kwargs: Any) -> None:
         """The options are read, nothing has started."""
@@ -197,6 +201,7 @@ class WorkController:
         self.pool.start()
         # From here on a signal finds a loop that it can tell.
         self.consumer = self._make_consumer(self.pool)
+        self.consumer.controller = self
         self._shutdown = Shutdown(
             self.consumer,
             self.hostname,
@@ -400,7 +405,7 @@ class WorkController:
             hard=self.options.time_limit,
             max_deliveries=int(self.app.conf.task_max_deliveries),
         )
-        return Consumer(
+        return consumer_class(self.app.conf.worker_consumer)(
             self.app,
             pool,
             self.queue_names,
@@ -409,6 +414,7 @@ class WorkController:
             prefetch=self.options.prefetch(),
             broker=self.broker,
             cancel_on_loss=bool(self.app.conf.worker_cancel_long_running_tasks_on_connection_loss),
+            timer=self.timer,
         )
 
     # -- what remote control asks for ------------------------------------------------------------------------------
@@ -475,3 +481,14 @@ class WorkController:
 
     def __str__(self) -> str:
         return self.hostname
+
+
+def consumer_class(path: Any) -> type[Consumer]:
+    """The class that `worker_consumer` names; raises ImproperlyConfigured for one that is no consumer."""
+    found = symbol_by_name(path)
+    if not (isinstance(found, type) and issubclass(found, Consumer)):
+        name = getattr(found, "__name__", found)
+        raise ImproperlyConfigured(
+            f"worker_consumer names {name}, which is no subclass of celery.worker.consumer.Consumer."
+        )
+    return found

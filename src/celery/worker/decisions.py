@@ -58,6 +58,8 @@ class Facts(msgspec.Struct, frozen=True):
     """A message whose runs end with the death of its process is run at most this often."""
     send_events: bool = True
     """Monitors are told of it."""
+    own_way: bool = False
+    """It has a `Strategy`, or a `Request` class, of its own: its messages go to that."""
 
 
 # --- before a run -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.app.task import Task
 from celery.utils.log import get_logger
 from celery.utils.pace import Pace, pace_of
 from celery.wire.message import Permit
@@ -81,7 +82,17 @@ class FactsTable:
             limited=pace is not None or bool(task.concurrency_limit),
             max_deliveries=self._max_deliveries,
             send_events=bool(task.send_events),
+            own_way=_has_own_way(task),
         )
+
+
+def _has_own_way(task: Any) -> bool:
+    """Whether the task, or somebody in its place, says what is to be done with its messages."""
+    return (
+        task.Strategy != Task.Strategy
+        or task.Request != Task.Request
+        or getattr(type(task), "start_strategy", None) is not Task.start_strategy
+    )
 
 
 def _first(*values: Any) -> Any:

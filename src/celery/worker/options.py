@@ -23,6 +23,16 @@ START_TIMEOUT = 30.0
 """Seconds that a process of the pool gets at least to start: the default of the setting, 4, is often too little."""
 
 
+OPTION_NAMES = (
+    "autoscale", "beat", "concurrency", "detach", "disable_prefetch", "exclude_queues", "executable",
+    "heartbeat_interval", "include", "logfile", "loglevel", "max_memory_per_child", "max_tasks_per_child", "no_color",
+    "optimization", "pidfile", "pool", "pool_cls", "pool_start_method", "prefetch_multiplier", "purge", "queues",
+    "quiet", "schedule_filename", "scheduler", "soft_time_limit", "statedb", "task_events", "time_limit", "umask",
+    "without_gossip", "without_heartbeat", "without_mingle",
+)  # fmt: skip
+"""What receivers of `celeryd_init` find in its `options`, each None unless it was given."""
+
+
 class WorkerOptions(msgspec.Struct, frozen=True):
     """The options of one worker, every default filled in. Times in seconds, memory in KiB."""
 

@@ -48,6 +48,10 @@ class Prefetch:
             return MOST
         return max(slots, self.multiplier * slots + self.extra)
 
+    def lent(self, slots: int) -> int:
+        """How many messages may be in the hands of strategies: as many as the original would claim in all."""
+        return slots if self.disabled else self.begin(slots)
+
     def target(self, slots: int) -> int:
         """How many messages to hold with *slots* that run one each."""
         if self.disabled or self.stalled:

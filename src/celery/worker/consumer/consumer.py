@@ -17,9 +17,10 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import add
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from celery import signals
 from celery.brokers.base import NOTHING as NO_NEEDS
@@ -27,6 +28,7 @@ from celery.brokers.base import Broker, Verdict
 from celery.concurrency.base import Pool
 from celery.exceptions import BackendError, BrokerError, DecodeError
 from celery.utils.clock import SYSTEM, Clock
+from celery.utils.functional import noop
 from celery.utils.log import get_logger
 from celery.wire.message import Delivery, Outcome, Record, Settlement
 from celery.wire.protocol import peek
@@ -36,23 +38,23 @@ from celery.worker.banner import masked
 from celery.worker.calls import Calls
 from celery.worker.claimed import Claimed as Request
 from celery.worker.claims import Claims
+from celery.worker.consumer.surface import Surface
 from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
 from celery.worker.endings import Endings, some
+from celery.worker.errands import Errands
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
 from celery.worker.limiter import Limiter
+from celery.worker.looptimer import LoopTimer
 from celery.worker.prefetch import PATIENCE, Prefetch
 from celery.worker.qos import QoS
+from celery.worker.strategies import Strategies
 from celery.worker.vigil import Vigil
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
-    from celery.worker.monitoring import Monitoring
-    from celery.worker.reports import Reports
-    from celery.worker.tally import Tally
 
 logger = get_logger("celery.worker.consumer")
-T = TypeVar("T")
 
 LOOK_AGAIN = 5.0
 """Seconds after which an idle loop asks the broker although nothing rang: a bell that was missed costs this much."""
@@ -61,7 +63,7 @@ LAST_WORDS = 5.0
 """Seconds for which a worker that is leaving tries to settle what it has."""
 
 
-class Consumer:
+class Consumer(Surface):
     """Runs the tasks of some queues in a pool until it is told to stop. Its methods belong to the thread of `run`."""
 
     def __init__(
@@ -77,6 +79,7 @@ class Consumer:
         clock: Clock = SYSTEM,
         cancel_on_loss: bool = False,
         weights: Mapping[str, int] | None = None,
+        timer: LoopTimer | None = None,
     ) -> None:
         self.app = app
         self.pool = pool
@@ -100,14 +103,13 @@ class Consumer:
         self.inside: dict[int, Request] = {}
         """Handed to the pool."""
         self.endings = Endings(self.source, self.ledger, self.aftermath, facts, hostname)
-        self.tally: Tally | None = None
-        self.reports: Reports | Tally | None = None
-        """Takes notes of what becomes of tasks; None while nobody is told."""
-        self.monitoring: Monitoring | None = None
-        self.event_dispatcher: Any = None
         self._numbers = itertools.count(1)
-        self._calls = Calls()
-        self._vigil = Vigil(pool.poller(), self._calls.inbox)
+        self.calls = Calls()
+        self.timer = LoopTimer() if timer is None else timer
+        self.timer.wake = partial(self.call_soon, noop)
+        self.errands = Errands(pool, self._numbers, self.call_soon)
+        self.strategies = Strategies(self)
+        self._vigil = Vigil(pool.poller(), self.calls.inbox)
         self._bell = -1
         self._ready = True
         self._due_at: float | None = None
@@ -122,41 +124,11 @@ class Consumer:
         state.reserved_requests.source = self.requests
         state.active_requests.source = lambda: list(self.inside.values())
 
-    # -- for other threads and signal handlers ---------------------------------------------------------------------
-
-    def call_soon(self, call: Callable[[], Any]) -> None:
-        """Have the loop call *call* between two of its turns. Any thread, also a signal handler; does not block."""
-        self._calls.soon(call)
-
-    def ask(self, call: Callable[[], T], timeout: float = 1.0) -> T:
-        """What *call* returns when the loop calls it; raises TimeoutError if the loop is busy for *timeout* seconds."""
-        return self._calls.ask(call, timeout)
-
-    def requests(self) -> list[Request]:
-        """What is claimed and has not ended. Any thread."""
-        return [*self.inside.values(), *self.held]
-
-    @property
-    def connected(self) -> bool:
-        """Whether the last thing asked of the broker and the result store was done. Any thread."""
-        return not self._broken
-
-    def renew(self) -> bool:
-        """Keep the lease. Any thread."""
-        return self.source.renew()
-
-    def report_to(self, reports: Reports | None) -> None:
-        """Tell *reports*, or nobody, what becomes of tasks from now on. Any thread."""
-        if self.tally is not None:
-            self.tally.then = reports
-        else:
-            self.reports = self.aftermath.reports = reports
-
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Work until the stage is past `run` and what was running has ended and is settled."""
-        self._calls.thread = threading.get_ident()
+        self.calls.thread = threading.get_ident()
         while True:
             self.turn()
             if self.finished():
@@ -196,6 +168,7 @@ class Consumer:
         for request in self.inside.values():
             request.killed = request.killed or "shutdown"
         self._settle_all(self.pool.terminate())
+        self.errands.give_up()
         for request in list(self.inside.values()):
             # The pool could not end it (a thread): its message goes the way of a dead worker's, through `close`.
             logger.warning("Task %s still runs and is left behind", request)
@@ -208,7 +181,7 @@ class Consumer:
             self.source.close()
         except BrokerError as error:
             logger.warning("Could not take leave of the broker; its lease will end by itself: %s", error)
-        self._calls.close()
+        self.calls.close()
 
     def on_lease_lost(self) -> None:
         """Others have what this worker had claimed: forget what has not started, begin anew. Loop thread."""
@@ -223,6 +196,7 @@ class Consumer:
             len(self.inside),
         )
         self.held.clear()
+        self.strategies.forget()
         if self.cancel_on_loss:
             for request in self.inside.values():
                 if request.facts.acks_late and self.pool.kill(request.tag, signal.SIGKILL):
@@ -242,14 +216,17 @@ class Consumer:
 
     def _change_queues(self, queues: list[str]) -> None:
         self._release_held()
-        running = [request.delivery for request in self.inside.values()]
+        kept = [*self.inside.values(), *self.strategies.lent.values()]
+        running = [request.delivery for request in kept]
         self.source.change(queues, [*running, *(settlement.delivery for settlement in self.endings.waiting)])
         self._ready = True
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def _perform_calls(self) -> None:
-        self._calls.perform()
+        self.calls.perform()
+        if self.timer:
+            self.timer.tick()
         if state.should_terminate is not None and state.should_terminate is not False:
             if self.stage != "cold":
                 self.terminate()
@@ -261,13 +238,18 @@ class Consumer:
         outcomes = self.pool.poll()
         if outcomes:
             self._settle_all(outcomes)
+        if self.errands.waiting:
+            self.errands.begin()
 
     def _settle_all(self, outcomes: Sequence[Outcome]) -> None:
         inside, unsettled, reports = self.inside, self.endings.waiting, self.reports
         total = 0.0
+        if self.strategies.watched:
+            outcomes = self.strategies.ended(outcomes, inside)
         for outcome in outcomes:
             request = inside.pop(outcome.tag, None)
             if request is None:
+                self.errands.end(outcome)
                 continue
             total += outcome.runtime
             if outcome.state == "SUCCESS":
@@ -320,7 +302,7 @@ class Consumer:
     def _room(self) -> int:
         """How many messages to claim now: none until what is held has fallen to half of what should be."""
         room = self.prefetch.target(self.pool.size) - len(self.held) - len(self.inside)
-        if room <= 0:
+        if room <= 0 or (self.strategies.lent and self.strategies.is_full()):
             return 0
         held = len(self.held)
         return room if held <= room or held < self.pool.free() else 0
@@ -368,9 +350,8 @@ class Consumer:
     def _receive(self, deliveries: Sequence[Delivery], claimed: float) -> None:
         """Claimed messages become requests that wait for the pool, or end here."""
         now = self.clock.time()
-        facts_of, numbers, hostname, held = self.facts.get, self._numbers, self.hostname, self.held
-        zone = self.app.timezone
-        tell = logger.isEnabledFor(logging.INFO) or signals.task_received.receivers or self.reports is not None
+        facts_of, numbers, hostname, zone = self.facts.get, self._numbers, self.hostname, self.app.timezone
+        fresh: list[Request] = []
         ids_revoked = state.revoked or ()
         for delivery in deliveries:
             try:
@@ -382,19 +363,31 @@ class Consumer:
             verdict = admit(head, delivery, facts, now, revoked=head.id in ids_revoked, zone=zone)
             request = Request(head, delivery, facts or Facts(head.task), next(numbers), hostname, claimed)
             if verdict is RUN:
-                held.append(request)
-                if delivery.interrupted and request.suspect:
-                    self._suspects = True
-                if request.facts.limited or head.limit is not None:
-                    self.limiter.admit(request)  # it is told of when it starts: until then it may come and go
-                elif tell:
-                    self._tell_received(request)
+                if request.facts.own_way:
+                    self.strategies.take(request)
+                else:
+                    fresh.append(request)
             elif isinstance(verdict, Delay):
                 self.endings.waiting.append(Settlement(delivery, "requeue", max(0.0, verdict.due - now)))
             elif isinstance(verdict, Drop):
                 self.endings.waiting.append(self.aftermath.dropped(request, verdict.reason))
             elif isinstance(verdict, Dead | Lost):
                 self.endings.waiting.append(self.aftermath.refused(request, verdict))
+        self.hold(fresh)
+        if self.strategies.over:
+            self.strategies.give_back()
+
+    def hold(self, requests: Sequence[Request]) -> None:
+        """Keep these until the pool has room for them."""
+        tell = logger.isEnabledFor(logging.INFO) or signals.task_received.receivers or self.reports is not None
+        self.held.extend(requests)
+        for request in requests:
+            if request.delivery.interrupted and request.suspect:
+                self._suspects = True
+            if request.facts.limited or request.head.limit is not None:
+                self.limiter.admit(request)  # it is told of when it starts: until then it may come and go
+            elif tell:
+                self._tell_received(request)
 
     def _advance(self) -> None:
         """Commit what has ended and start what the pool takes next; in one step, where there is both."""
@@ -459,12 +452,14 @@ class Consumer:
             logger.warning("Not run, because this worker's lease on them was lost: %s", some(lost))
         state.all_total_count[0] += len(jobs)
         if jobs:
+            if self.strategies.watched:
+                self.strategies.started(batch)
             self.pool.submit(jobs)
 
     def _tell_received(self, request: Request) -> None:
         logger.info("Task %s received", request)
         if signals.task_received.receivers:
-            signals.task_received.send(sender=self, request=request)
+            signals.task_received.send(sender=self, request=self.strategies.request_of(request))
         if self.reports is not None:
             self.reports.received(request)
 
@@ -501,7 +496,9 @@ class Consumer:
         """Take back from the pool what it has not started, and give it back to the broker."""
         for tag in self.pool.withdraw():
             request = self.inside.pop(tag, None)
-            if request is not None:
+            if request is None:
+                self.errands.take_back(tag)
+            else:
                 request.time_start = None
                 self.held.append(request)
         self._release_held()
@@ -544,7 +541,7 @@ class Consumer:
             if self.endings.waiting:
                 logger.error("Leaving with %s unsettled tasks: their messages return", len(self.endings.waiting))
             return True
-        return not (self.inside or self.endings.waiting or self.held)
+        return not (self.inside or self.endings.waiting or self.held or self.errands)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -558,14 +555,14 @@ class Consumer:
             timeout = 0.0
         self._watch()
         for descriptor in self._vigil.sleep(timeout):
-            if descriptor == self._calls.inbox:
-                self._calls.drain()
+            if descriptor == self.calls.inbox:
+                self.calls.drain()
             elif descriptor == self._bell:
                 self._ready = True
 
     def _timeout(self) -> float:
         """Seconds that the loop may sleep if nothing rings."""
-        if self._calls:
+        if self.calls:
             return 0.0
         now = self.clock.monotonic()
         until = now + LOOK_AGAIN
@@ -580,6 +577,8 @@ class Consumer:
                 until = min(until, self._aged_at)
         if self._give_up_at is not None:
             until = min(until, self._give_up_at)
+        if self.timer:
+            until = min(until, now + (self.timer.wait() or 0.0))
         hint = self.pool.wait_hint()
         wait = max(0.0, until - now)
         return wait if hint is None else min(wait, max(0.0, hint))

@@ -147,7 +147,7 @@ class Player:
 
     def play_signals(self, text: str) -> str:
         handled = {name: signal.getsignal(getattr(signal, name)) for name in ("SIGINT", "SIGTERM")}
-        return f"{handled['SIGINT'] == signal.SIG_IGN} {handled['SIGTERM'] == signal.SIG_DFL}"
+        return f"{handled['SIGINT'] == signal.SIG_IGN} {handled['SIGTERM'] != signal.SIG_IGN}"
 
 
 def write_line(path: str, text: str) -> None:
