@@ -56,9 +56,10 @@ class Unwinding(SystemExit):
     """SIGTERM came."""
 
 
-def die_of_it() -> None:
-    """End by the signal after all: that is what the worker is to see, and its log to say."""
-    os.kill(os.getpid(), signal.SIGTERM)
+def end_as_asked() -> None:
+    """After SIGTERM, end by it: that is what the worker is to see, and its log to say. To be called in `finally`."""
+    if isinstance(sys.exc_info()[1], Unwinding):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_with_parent(lifeline: int) -> None:

@@ -24,16 +24,7 @@ from multiprocessing.process import current_process
 from typing import Any, cast
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running, close_runner
-from celery.concurrency.child import (
-    Channel,
-    ParentGone,
-    Unwinding,
-    die_of_it,
-    end_with_parent,
-    leave,
-    prepare_signals,
-    serve,
-)
+from celery.concurrency.child import Channel, ParentGone, end_as_asked, end_with_parent, leave, prepare_signals, serve
 from celery.concurrency.frames import Notice, notice_frame
 from celery.concurrency.nursery import Nursery, main_module
 from celery.concurrency.outcomes import plain, returned
@@ -107,8 +98,7 @@ def run_child(
         return
     finally:
         _close(runner)
-        if isinstance(sys.exc_info()[1], Unwinding):
-            die_of_it()
+        end_as_asked()
 
 
 def _close(runner: Runner | None) -> None:
