@@ -19,7 +19,7 @@ software -> celery:{celery_v} kombu:{kombu_v} py:{py_v}
 platform -> system:{system} arch:{arch}
             kernel version:{kernel_version} imp:{py_i}
 loader   -> {loader}
-settings -> transport:{transport} results:{results}
+settings -> transport:{transport} ({driver}) results:{results}
 
 {human_settings}
 """
@@ -99,10 +99,18 @@ def bugreport(app: Any) -> str:
         kombu_v=_version("kombu"),
         driver_v=" ".join(f"{name}:{_version(name)}" for name in _DRIVERS.get(scheme, ())) or "driver: built in",
         transport=scheme,
+        driver=driver_kind(scheme),
         results=sanitize_url(str(app.conf.result_backend or ("disabled" if url else "embedded"))),
         human_settings=app.conf.humanize(),
         loader=f"{type(app.loader).__module__}.{type(app.loader).__qualname__}",
     )
+
+
+def driver_kind(scheme: str) -> str:
+    """How a broker is spoken to: `native` by a driver of ours, `bridged` through kombu, else by another package."""
+    if scheme in drivers.BROKERS or scheme == "embedded":
+        return "bridged" if ":Kombu" in drivers.BROKERS.get(scheme, "") else "native"
+    return "plug-in" if scheme in drivers.known("broker") else "bridged"
 
 
 def _version(distribution: str) -> str:

@@ -33,26 +33,33 @@ else:
     difflib = deferred("difflib")
 
 COMMANDS = {
+    "amqp": "amqp",
     "beat": "beat",
     "call": "call",
+    "completion": "completion",
     "control": "control",
     "dead": "dead",
+    "doctor": "doctor",
     "events": "events",
+    "graph": "graph",
     "health": "health",
     "inspect": "control",
+    "list": "list",
+    "logtool": "logtool",
+    "migrate": "migrate",
     "multi": "multi",
     "purge": "purge",
     "queues": "queues",
     "result": "result",
     "schedule": "schedule",
+    "shell": "shell",
     "status": "control",
+    "upgrade": "upgrade",
     "worker": "worker",
     "workflow": "workflow",
 }
 """Command -> its module in this package; a module is imported when its command is used."""
-LATER = ("amqp", "graph", "list", "logtool", "migrate", "shell", "upgrade")
-"""Commands of Celery that this version does not have yet."""
-WITHOUT_APP = frozenset({"health", "multi"})
+WITHOUT_APP = frozenset({"completion", "health", "logtool", "multi", "upgrade"})
 """Commands that have no use for the application, so that it is not imported."""
 PLUGINS = "celery.commands"
 """Entry points by which other packages add commands."""
@@ -70,8 +77,6 @@ class CeleryGroup(click.Group):
             return known
         if cmd_name in COMMANDS:
             return _command(import_module(f"celery.bin.{COMMANDS[cmd_name]}"), cmd_name)
-        if cmd_name in LATER:
-            return None
         plugin = _plugins().get(cmd_name)
         return None if plugin is None else _load_plugin(plugin)
 
@@ -114,7 +119,7 @@ def _misplaced(option: click.Parameter, given: str, ctx: click.Context) -> str:
 
 
 def _command(module: Any, name: str) -> click.Command:
-    command: click.Command = getattr(module, name)
+    command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
     return command
 
 
@@ -136,8 +141,6 @@ def _load_plugin(entry: Any) -> click.Command:
 
 
 def _unknown(name: str, commands: list[str]) -> str:
-    if name in LATER:
-        return f"There is no 'celery {name}' in this version of Celeriac; it comes with a later one."
     near = difflib.get_close_matches(name, commands, n=3, cutoff=0.6)
     hint = "\n\nDid you mean one of these?\n" + "\n".join(f"    {command}" for command in near) if near else ""
     return f"No such command '{name}'.{hint}"
