@@ -209,7 +209,8 @@ def test_bash_completes(tmp_path: Path) -> None:
     program.chmod(0o755)
     script = (
         'eval "$(celery completion bash)"; COMP_WORDS=(celery wor); COMP_CWORD=1; _celery_completion celery;'
-        ' echo "${COMPREPLY[@]}"; COMP_WORDS=(celery worker --concu); COMP_CWORD=2; _celery_completion celery;'
+        ' echo "${COMPREPLY[@]}"; COMPREPLY=();'
+        " COMP_WORDS=(celery worker --concu); COMP_CWORD=2; _celery_completion celery;"
         ' echo "${COMPREPLY[@]}"'
     )
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -300,3 +301,14 @@ def test_messages_by_hand(celery: Any) -> None:
         refused = amqp(*words)
         assert refused.code == 1
         assert "This broker has no exchanges" in refused.err
+
+
+def test_tasks_are_migrated(celery: Any, tmp_path: Path) -> None:
+    old, new = f"sqlite:///{tmp_path}/old.db", f"sqlite:///{tmp_path}/new.db"
+    for number in (1, 2):
+        celery("-A", "single", "-b", old, "call", "single.add", "-a", f"[{number}, 2]")
+    said = celery("-A", "single", "migrate", "-a", "-n", "1", old, new)
+    assert said.out.splitlines()[-1] == "Migrated 1 of 1 task."
+    assert "Migrating task 1/2: single.add[" in said.out
+    assert "celery      1" in celery("-A", "single", "-b", old, "queues").out
+    assert "celery      1" in celery("-A", "single", "-b", new, "queues").out

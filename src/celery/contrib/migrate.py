@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -140,10 +141,20 @@ def republish(
             routing_key,
             exchange,
             priority=properties.get("priority"),
-            due=due,
+            due=due_of(subject) if due is None else due,
             task_id=str(subject.get("id") or ""),
         )
     )
+
+
+def due_of(subject: Mapping[str, Any]) -> float | None:
+    """When a task is due that waits among those that are: an original worker would have kept it until then."""
+    try:
+        moment = datetime.fromisoformat(str(subject.get("eta")))
+    except ValueError:
+        return None
+    due = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return due if due > time.time() else None
 
 
 def migrate_task(producer: Any, body_: Any, message: Waiting, queues: Mapping[str, str] | None = None) -> None:
@@ -234,6 +245,8 @@ class Filterer:
         self.on_declare_queue = on_declare_queue
         self.consume_from = [getattr(queue, "name", queue) for queue in str_to_list(consume_from or ())]
         self.state = state or State()
+        self._fused = False
+        """The broker sends and takes away in one step."""
 
     def names(self) -> list[str]:
         """The queues to go through."""
@@ -247,7 +260,9 @@ class Filterer:
                 self.on_declare_queue(name)
         self.state.total_apx = sum(stats.ready for stats in self.broker.stats(names))
         left = self.state.total_apx
-        consumer = self.broker.consumer(names, name="celery-migrate")
+        store = self.app.store
+        self._fused = store is not None and self.broker.fuses(store)
+        consumer = self.broker.consumer(names, name="celery-migrate", store=store if self._fused else None)
         kept: list[Delivery] = []
         try:
             while self.forever or left > 0:
@@ -287,7 +302,7 @@ class Filterer:
                 sent = tuple(effects) if isinstance(effects, Effects) else ()
                 acknowledged = isinstance(effects, Effects) or self.ack_messages
                 if acknowledged:
-                    consumer.settle([Settlement(delivery, messages=sent)])
+                    self._take_away(consumer, delivery, sent)
                 else:
                     kept.append(delivery)
                 self.state.filtered += 1
@@ -303,6 +318,12 @@ class Filterer:
                 kept.extend(taken[number + 1 :])
                 return False
         return True
+
+    def _take_away(self, consumer: Consumer, delivery: Delivery, sent: tuple[Outgoing, ...]) -> None:
+        if sent and not self._fused:
+            self.broker.publish(sent)
+            sent = ()
+        consumer.settle([Settlement(delivery, messages=sent)])
 
 
 class Effects(list[Outgoing]):
@@ -352,6 +373,8 @@ def move(
         to_exchange, key = ("", name) if name else expand_dest(answer, exchange, routing_key)
         if key is None:
             raise ValueError("move() needs a routing_key, or a predicate that says where to.")
+        if not to_exchange and key == message.queue:
+            return None  # it is there already
         sent = Effects()
         broker.declare([Queue(key)] if not to_exchange else [])
         republish(Place(broker, sent.append), message, to_exchange or "", key)
