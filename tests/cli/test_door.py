@@ -103,12 +103,6 @@ def test_a_command_that_does_not_exist(celery: Any) -> None:
     assert "    worker" in said.err
 
 
-def test_a_command_that_is_still_to_come(celery: Any) -> None:
-    said = celery("-A", "single", "shell")
-    assert said.code == 2
-    assert "later" in said.err
-
-
 def test_a_broker_that_does_not_exist(celery: Any) -> None:
     said = celery("-A", "single", "-b", "carrier-pigeon://", "call", "single.add")
     assert said.code == 1

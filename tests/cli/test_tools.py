@@ -273,7 +273,7 @@ def test_what_is_found(celery: Any, settings: dict[str, Any], setting: str, leve
 
 
 def test_the_report_names_the_kind_of_driver(celery: Any) -> None:
-    assert "transport:embedded (native)" in celery("-A", "single", "report").out
+    assert "driver   -> native" in celery("-A", "single", "report").out
 
 
 # --- queues and messages by hand --------------------------------------------------------------------------------------

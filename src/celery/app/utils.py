@@ -19,7 +19,8 @@ software -> celery:{celery_v} kombu:{kombu_v} py:{py_v}
 platform -> system:{system} arch:{arch}
             kernel version:{kernel_version} imp:{py_i}
 loader   -> {loader}
-settings -> transport:{transport} ({driver}) results:{results}
+settings -> transport:{transport} results:{results}
+driver   -> {driver}
 
 {human_settings}
 """
