@@ -22,9 +22,9 @@ logger = get_logger(__name__)
 
 MOST = 20_000
 """Words that wait at most."""
-GATHER = 0.02
+GATHER = 0.05
 """Seconds for which words are gathered before they are sent, so that many go at once."""
-CHUNK = 250
+CHUNK = 500
 """Notes that are sent in one message, at most."""
 RETRY = 1.0
 """Seconds between two tries to reach a broker that is away."""

@@ -7,7 +7,7 @@ note, and sends many of them in one message, as a list.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -68,13 +68,18 @@ class Succeeded(_Event, gc=False):
     type: str = "task-succeeded"
 
 
-class Raised(_Event, gc=False):
-    """`task-failed` and `task-retried`."""
-
+class Failed(_Event, gc=False):
     exception: str
     traceback: str | None
     timestamp: float
-    type: str
+    type: str = "task-failed"
+
+
+class Retried(_Event, gc=False):
+    exception: str
+    traceback: str | None
+    timestamp: float
+    type: str = "task-retried"
 
 
 class Revoked(_Event, gc=False):
@@ -96,26 +101,8 @@ class Cancelled(_Event, gc=False):
     type: str = "task-cancelled"
 
 
-Make = Callable[..., _Event]
-Note = tuple[Make, Claimed, tuple[Any, ...], float]
-"""What makes the event, the task it is about, what else it says, and when it happened."""
-
-
-def _received(hostname: str, offset: float, pid: int, clock: int, request: Claimed, at: float) -> Received:
-    head = request.head
-    return Received(
-        hostname, offset, pid, clock, head.id, head.shadow or head.task, head.argsrepr, head.kwargsrepr, head.root_id,
-        head.parent_id, head.retries, head.eta, head.expires, at,
-    )  # fmt: skip
-
-
-def _about(kind: Make, hostname: str, offset: float, pid: int, clock: int, request: Claimed, *facts: Any) -> _Event:
-    return kind(hostname, offset, pid, clock, request.head.id, *facts)
-
-
-STARTED, SUCCEEDED, RAISED, REVOKED_, REJECTED_, CANCELLED = (
-    partial(_about, kind) for kind in (Started, Succeeded, Raised, Revoked, Rejected, Cancelled)
-)
+Note = tuple[Any, Claimed, tuple[Any, ...], float]
+"""The kind of event, the task it is about, what else it says of it, and when it happened."""
 
 
 class Reports:
@@ -138,13 +125,13 @@ class Reports:
     # -- the loop's side -------------------------------------------------------------------------------------------
 
     def received(self, request: Claimed) -> None:
-        self._note((_received, request, (), time()))
+        self._note((Received, request, (), time()))
 
     def started(self, request: Claimed) -> None:
-        self._note((STARTED, request, (), time()))
+        self._note((Started, request, (), time()))
 
     def succeeded(self, request: Claimed, outcome: Outcome) -> None:
-        self._note((SUCCEEDED, request, (outcome.detail, outcome.runtime), time()))
+        self._note((Succeeded, request, (outcome.detail, outcome.runtime), time()))
 
     def ended(self, request: Claimed, outcome: Outcome, ending: Ending) -> None:
         """It has ended otherwise. Nothing is said of tasks that want to be ignored."""
@@ -152,39 +139,39 @@ class Reports:
         if isinstance(error, TaskRevokedError):
             self.revoked(request, terminated=True)
         elif error is not None:
-            self._raised(request, "task-failed" if ending.retry_in is None else "task-retried", error)
+            self._raised(request, Failed if ending.retry_in is None else Retried, error)
         elif ending.verb == "requeue":
             self._given_back(request)
         elif state == FAILURE or outcome.internal:
-            self._note((RAISED, request, (outcome.detail, outcome.traceback), time(), "task-failed"))
+            self._note((Failed, request, (outcome.detail, outcome.traceback), time()))
         elif state == RETRY:
-            self._note((RAISED, request, (outcome.detail, outcome.traceback), time(), "task-retried"))
+            self._note((Retried, request, (outcome.detail, outcome.traceback), time()))
         elif state == REJECTED:
-            self._note((REJECTED_, request, (outcome.requeue,), time()))
+            self._note((Rejected, request, (outcome.requeue,), time()))
         elif state == REVOKED:
             self.revoked(request)
 
     def failed(self, request: Claimed, error: BaseException) -> None:
         """It was not run, and never will be."""
-        self._raised(request, "task-failed", error)
+        self._raised(request, Failed, error)
 
     def revoked(self, request: Claimed, *, terminated: bool = False, expired: bool = False) -> None:
-        self._note((REVOKED_, request, (terminated, request.signum if terminated else None, expired), time()))
+        self._note((Revoked, request, (terminated, request.signum if terminated else None, expired), time()))
 
     def cancelled(self, request: Claimed) -> None:
         """It was ended by this worker, and will be run again."""
-        self._note((CANCELLED, request, (), time()))
+        self._note((Cancelled, request, (), time()))
 
     def _given_back(self, request: Claimed) -> None:
         if request.killed is None:
-            self._note((REJECTED_, request, (True,), time()))
+            self._note((Rejected, request, (True,), time()))
         else:
             self.cancelled(request)
 
-    def _raised(self, request: Claimed, type: str, error: BaseException) -> None:
+    def _raised(self, request: Claimed, kind: type[Failed | Retried], error: BaseException) -> None:
         # Its own repr is a sentence.
         shown = f"NotRegistered({request.head.task!r})" if isinstance(error, NotRegistered) else saferepr(error)
-        self._note((RAISED, request, (shown, ExceptionInfo.of(error).traceback), time(), type))
+        self._note((kind, request, (shown, ExceptionInfo.of(error).traceback), time()))
 
     def sent(self, messages: Sequence[Outgoing]) -> None:
         """Tasks have sent these."""
@@ -194,19 +181,31 @@ class Reports:
 
     def write(self, notes: Sequence[Any]) -> Sequence[Payload]:
         """The message that tells of *notes*; none if there is nothing to tell."""
-        told = [note for note in notes if note[1].facts.send_events]
-        if not told:
+        events = self._events(notes)
+        if not events:
             return ()
-        offset, clock = utcoffset(), self.clock.forward_by(len(told))
-        hostname, pid = self.hostname, self.pid
-        events = [
-            make(hostname, offset, pid, clock + number, request, *facts, at, *type)
-            for number, (make, request, facts, at, *type) in enumerate(told)
-        ]
         if not self._plain:
             self._send_as_theirs(events)
             return ()
         return [(self.topic, self._message(events))]
+
+    def _events(self, notes: Sequence[Note]) -> list[_Event]:
+        offset, clock = utcoffset(), self.clock.forward_by(len(notes))
+        hostname, pid = self.hostname, self.pid
+        events: list[_Event] = []
+        for kind, request, facts, at in notes:
+            if not request.facts.send_events:
+                continue
+            head = request.head
+            if kind is Received:
+                events.append(Received(
+                    hostname, offset, pid, clock, head.id, head.shadow or head.task, head.argsrepr, head.kwargsrepr,
+                    head.root_id, head.parent_id, head.retries, head.eta, head.expires, at,
+                ))  # fmt: skip
+            else:
+                events.append(kind(hostname, offset, pid, clock, head.id, *facts, at))
+            clock += 1
+        return events
 
     def _message(self, events: list[_Event]) -> bytes:
         place: dict[str, Any] = {"exchange": self.exchange, "routing_key": MULTI, "headers": self.headers}
