@@ -25,8 +25,9 @@ check: $(VENV)/dev  ## the static gates only: format, lint, types
 chaos: $(VENV)/dev  ## every fault in full: 10,000 tasks and more each, under the real leases; the better part of an hour
 	$(BIN)/pytest tests/crash -m chaos
 
-soak: $(VENV)/dev  ## 500,000 tasks through Redis (or TASKS=...): no process grows, no key is left behind
+soak: $(VENV)/dev  ## 500,000 tasks through Redis (or TASKS=...), then 200,000 on four pools: no process grows, nothing is left
 	SOAK_TASKS=$(or $(TASKS),500000) $(BIN)/pytest -s tests/crash/test_soak.py
+	SOAK_TASKS=$(or $(TASKS),200000) $(BIN)/pytest -s tests/crash/test_soak_pools.py
 
 bench: $(VENV)/dev  ## measure enqueue, drain, latency and memory
 	$(BIN)/python benchmarks/bench.py

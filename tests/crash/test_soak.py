@@ -69,17 +69,22 @@ def test_nothing_grows_and_nothing_is_left(
         redis.stop()
 
 
-def soak(fleet: Fleet, worker: int) -> dict[str, list[tuple[int, int]]]:
-    """Run all tasks; for each process, how many tasks had run and its resident memory in KB, again and again."""
-    portions = TASKS // 1000
-    expected = portions * 1080
+def soak(
+    fleet: Fleet, worker: int, *, tasks: int = TASKS, portion: str = PORTION, executed: int = 1080
+) -> dict[str, list[tuple[int, int]]]:
+    """Run all tasks; for each process, how many tasks had run and its resident memory in KB, again and again.
+
+    *portion* sends a thousand of them, which are *executed* so often.
+    """
+    portions = tasks // 1000
+    expected = portions * executed
     producer = subprocess.Popen(
-        [sys.executable, "-c", "from oracle_app import *\n" + PORTION.format(portions=portions)],
+        [sys.executable, "-c", "from oracle_app import *\n" + portion.format(portions=portions)],
         env=fleet.environment(),
     )
     sizes: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     try:
-        deadline, looked = time.monotonic() + 120 + TASKS / 500, 0.0
+        deadline, looked = time.monotonic() + 120 + tasks / 250, 0.0
         while (ran := fleet.log.stat().st_size) < expected:
             assert time.monotonic() < deadline, (
                 f"{ran} of {expected} executions; the worker says:\n{fleet.said[-3000:]}"

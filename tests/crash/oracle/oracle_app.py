@@ -7,6 +7,7 @@ A line is one `write` to a descriptor opened with O_APPEND: it is there whole or
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -86,6 +87,25 @@ def tick_twice(self: Any) -> None:
     tick()
     if not self.request.retries:
         raise self.retry(countdown=0.2)
+
+
+@app.task
+async def tick_async() -> None:
+    tick()
+    await asyncio.sleep(0.001)
+
+
+@app.task(concurrency_limit=2)
+def tick_limited() -> None:
+    tick()
+
+
+@app.task(soft_time_limit=0.05)
+def tick_and_exceed() -> None:
+    """Goes on until its limit strikes, wherever a limit can."""
+    tick()
+    while True:
+        time.sleep(0.005)
 
 
 @app.task(bind=True, ignore_result=True, acks_late=True, reject_on_worker_lost=True)
