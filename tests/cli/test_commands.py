@@ -67,9 +67,24 @@ def test_queues_counts_what_waits(celery: Any) -> None:
     assert (queues["celery"]["ready"], queues["celery"]["delayed"], queues["urgent"]["ready"]) == (1, 1, 1)
     assert queues["celery"]["oldest"] >= 0
     table = celery("-A", "single", "queues").out.splitlines()
-    assert table[0].split() == ["queue", "ready", "leased", "delayed", "dead", "oldest", "consumers"]
-    assert table[1].split()[:5] == ["celery", "1", "0", "1", "0"]
+    columns = ["queue", "ready", "leased", "delayed", "parked", "dead", "oldest", "consumers", "state"]
+    assert table[0].split() == columns
+    assert table[1].split()[:6] == ["celery", "1", "0", "1", "0", "0"]
+    assert table[1].split()[-1] == "open"
     assert "celery" not in celery("-A", "single", "queues", "-Q", "urgent").out
+
+
+def test_a_queue_is_paused_and_resumed_without_a_worker(celery: Any) -> None:
+    said = celery("-A", "single", "control", "pause", "urgent")
+    assert (said.code, said.out.strip()) == (0, "queue urgent is paused")
+    assert celery("-A", "single", "call", "single.add", "--queue", "urgent").code == 0
+    queues = json.loads(celery("-A", "single", "queues", "--json").out)
+    assert (queues["urgent"]["paused"], queues["urgent"]["ready"]) == (True, 1)
+    assert "paused" in celery("-A", "single", "queues").out
+    said = celery("-A", "single", "control", "resume", "urgent", "--json")
+    assert json.loads(said.out) == {"ok": "queue urgent is resumed"}
+    assert json.loads(celery("-A", "single", "queues", "--json").out)["urgent"]["paused"] is False
+    assert celery("-A", "single", "control", "pause").code == 2
 
 
 def test_purge_asks_first(celery: Any) -> None:

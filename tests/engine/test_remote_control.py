@@ -157,12 +157,6 @@ def test_the_pool_grows_and_shrinks(app: Celery, worker: Any) -> None:
     assert "error" in told(app, "pool_shrink", 9)
 
 
-@pytest.mark.parametrize("command", ["rate_limit"])
-def test_what_comes_later_says_so(app: Celery, worker: Any, command: str) -> None:
-    [answer] = app.control.broadcast(command, reply=True, timeout=2, limit=1)
-    assert "not in this version" in answer[NODE]["error"]
-
-
 def test_an_unknown_command_is_answered(app: Celery, worker: Any) -> None:
     assert app.control.broadcast("nope", reply=True, timeout=2, limit=1) == [{NODE: {"error": "KeyError('nope')"}}]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.lamport import LamportClock
 from celery.app.mailbox import Mailbox, Reply
+from celery.app.withdrawing import withdraw
 from celery.exceptions import DuplicateNodenameWarning
 from celery.utils.text import pluralize
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ("Control", "Inspect", "flatten_reply")
 
 TERM_SIGNAME = "SIGTERM"
+REVOKES_MAX = int(os.environ.get("CELERY_WORKER_REVOKES_MAX", "50000"))
 REVOKE_EXPIRES = float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", "10800"))
 """Seconds a revocation lasts."""
 W_DUPNODE = "Several workers answer to the {0} {1}: give each a name of its own with -n."
@@ -240,9 +242,11 @@ class Control:
         With *terminate* the process that runs one is sent *signal*.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
-        self.app.broker.revoke(ids, REVOKE_EXPIRES)
+        self.app.broker.revoke(ids, REVOKE_EXPIRES, REVOKES_MAX)
         arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
-        return self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
+        said = self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
+        withdraw(self.app, ids)
+        return said
 
     def revoke_by_stamped_headers(
         self,
@@ -252,7 +256,11 @@ class Control:
         signal: str = TERM_SIGNAME,
         **kwargs: Any,
     ) -> Any:
-        """Revoke every task that carries these stamps."""
+        """Revoke every task with one of these stamps: recorded durably at the broker, and told to all workers."""
+        broker = self.app.broker
+        if broker.can.withdraws:
+            values = {name: _texts(value) for name, value in headers.items()}
+            broker.revoke_stamps(values, REVOKE_EXPIRES, REVOKES_MAX)
         arguments = {"headers": headers, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke_by_stamped_headers", destination=destination, arguments=arguments, **kwargs)
 
@@ -268,6 +276,14 @@ class Control:
         """Change the rate limit of a task: `10/m`, `5/s`; 0 for none."""
         arguments = {"task_name": task_name, "rate_limit": rate_limit}
         return self.broadcast("rate_limit", destination=destination, arguments=arguments, **kwargs)
+
+    def pause(self, queue: str | Sequence[str]) -> None:
+        """No worker claims from these queues until they are resumed: recorded at the broker. Publishing goes on."""
+        self.app.broker.pause([queue] if isinstance(queue, str) else list(queue))
+
+    def resume(self, queue: str | Sequence[str]) -> None:
+        """End the pause of these queues."""
+        self.app.broker.resume([queue] if isinstance(queue, str) else list(queue))
 
     def add_consumer(
         self,
@@ -344,3 +360,8 @@ class Control:
     def heartbeat(self, destination: Any = None, **kwargs: Any) -> Any:
         """Have workers send a heartbeat now."""
         return self.broadcast("heartbeat", arguments={}, destination=destination, **kwargs)
+
+
+def _texts(value: Any) -> list[str]:
+    """One value of a stamp, or several."""
+    return [str(one) for one in value] if isinstance(value, list | tuple | set | frozenset) else [str(value)]

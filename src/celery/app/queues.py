@@ -45,7 +45,8 @@ class Queues(MutableMapping[str, Any]):
         self.max_priority = max_priority
         self._wire: dict[str, Queue] = {}
         self._given: dict[str, Any] = {}
-        self._selected: set[str] | None = None
+        self._selected: dict[str, None] | None = None
+        """In the order in which they were asked for."""
         if isinstance(queues, Mapping):
             for name, queue in queues.items():
                 self._add(dict(queue, queue=name) if isinstance(queue, Mapping) else queue)
@@ -117,13 +118,13 @@ class Queues(MutableMapping[str, Any]):
             names = split_names(include)
             for name in names:
                 self.wire(name)
-            self._selected = set(names)
+            self._selected = dict.fromkeys(names)
 
     def select_add(self, queue: Any, **kwargs: Any) -> Any:
         """Add a queue and consume from it too, although others were selected."""
         name = self._add(queue, **kwargs)
         if self._selected is not None:
-            self._selected.add(name)
+            self._selected[name] = None
         return self[name]
 
     def deselect(self, exclude: str | Iterable[str]) -> None:
@@ -133,7 +134,7 @@ class Queues(MutableMapping[str, Any]):
             unknown = [name for name in names if name not in self._wire]
             if unknown and self._selected is None and not self.create_missing:
                 raise KeyError(unknown[0])
-            self._selected = {name for name in self._consumed() if name not in names}
+            self._selected = {name: None for name in self._consumed() if name not in names}
 
     def new_missing(self, name: str) -> Any:
         """kombu's queue for a *name* that is not in `task_queues`."""
@@ -173,7 +174,7 @@ class Queues(MutableMapping[str, Any]):
     def _consumed(self) -> list[str]:
         if self._selected is None:
             return list(self._wire)
-        return [name for name in self._wire if name in self._selected]
+        return [name for name in self._selected if name in self._wire]
 
     def _make_missing(self, name: str) -> Queue:
         kind = self.create_missing_queue_exchange_type or (

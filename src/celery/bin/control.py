@@ -24,6 +24,8 @@ from celery.worker.control import Panel
 
 NOBODY = "No nodes replied within time constraint"
 HEADING = "Remote Control Options"
+AT_THE_BROKER = frozenset({"pause", "resume"})
+"""Commands that are recorded at the broker, whether a worker is up or not."""
 
 TIMEOUT = click.option(
     "-t", "--timeout", cls=CeleryOption, type=float, default=1.0, show_default=True, help_group=HEADING,
@@ -175,6 +177,11 @@ def control(
     """Tell the workers COMMAND."""
     action, meta = _find(ctx, action, "control")
     arguments = _arguments(action, meta, words, ctx)
+    if action in AT_THE_BROKER:
+        getattr(ctx.obj.app.control, action)(**arguments)
+        done = {"ok": f"queue {arguments['queue']} is {action}d"}
+        ctx.obj.echo(json.dumps(done) if as_json else done["ok"])
+        return
     timeout = max(timeout, meta.default_timeout or 0)
     replies = ctx.obj.app.control.broadcast(
         action, timeout=timeout, destination=destination, reply=True, arguments=arguments

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def weighed(names: Iterable[str], known: Container[str]) -> tuple[list[str], dict[str, int]]:
+    """Names of queues, and the weights of those that were given as `name:weight`.
+
+    One of the *known* queues may have such a name itself.
+    """
+    found: list[str] = []
+    weights: dict[str, int] = {}
+    for given in names:
+        name, colon, weight = given.strip().rpartition(":")
+        if colon and name and weight.isdecimal() and int(weight) > 0 and given.strip() not in known:
+            weights[name] = int(weight)
+            found.append(name)
+        else:
+            found.append(given)
+    return found, weights
 
 
 class Turns:

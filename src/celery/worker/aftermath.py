@@ -80,7 +80,7 @@ class Aftermath:
             self.reports.revoked(request, expired=reason == "expired")
         effects = self._record(request, revocation(reason), states.REVOKED)
         self._send_revoked(request, expired=reason == "expired", terminated=terminated, signum=signum)
-        return Settlement(request.delivery, **effects._asdict())
+        return Settlement(request.delivery, **effects._asdict(), frees=request.frees)
 
     def refused(self, request: Request, verdict: Dead | Lost) -> Settlement:
         """It was not run and never will be: it ends as FAILURE, in the dead set if it can be replayed."""
@@ -99,8 +99,8 @@ class Aftermath:
             self.reports.failed(request, verdict.error)
         effects = self._record(request, verdict.error, states.FAILURE)
         if isinstance(verdict, Dead):
-            return Settlement(request.delivery, "dead", reason=verdict.reason, **effects._asdict())
-        return Settlement(request.delivery, **effects._asdict())
+            return Settlement(request.delivery, "dead", reason=verdict.reason, **effects._asdict(), frees=request.frees)
+        return Settlement(request.delivery, **effects._asdict(), frees=request.frees)
 
     def undecodable(self, delivery: Delivery, error: DecodeError) -> Settlement:
         """It is no task message: to the dead set. Whoever waits for the id that it may name is told."""

@@ -73,6 +73,11 @@ class Claimed:
         return delivery.interrupted and delivery.deliveries + 1 >= self.facts.max_deliveries
 
     @property
+    def frees(self) -> tuple[tuple[str, str], ...]:
+        """The unique key that its end frees, with its id; as settlements have it."""
+        return () if self.head.unique is None else ((self.head.unique, self.id),)
+
+    @property
     def id(self) -> str:
         return self.head.id
 

@@ -21,6 +21,7 @@ from celery.worker.inspection import (
     scheduled,
     stats,
 )
+from celery.worker.limitcontrol import pause, rate_limit, resume
 from celery.worker.panel import (
     ControlState,
     Panel,
@@ -32,7 +33,7 @@ from celery.worker.panel import (
 )
 from celery.worker.poolcontrol import autoscale, pool_grow, pool_restart, pool_shrink
 from celery.worker.revoking import revoke, revoke_by_stamped_headers, terminate
-from celery.worker.steering import add_consumer, cancel_consumer, rate_limit, shutdown, time_limit
+from celery.worker.steering import add_consumer, cancel_consumer, shutdown, time_limit
 
 __all__ = (
     "ControlState",
@@ -57,6 +58,7 @@ __all__ = (
     "nok",
     "objgraph",
     "ok",
+    "pause",
     "ping",
     "pool_grow",
     "pool_restart",
@@ -66,6 +68,7 @@ __all__ = (
     "registered",
     "report",
     "reserved",
+    "resume",
     "revoke",
     "revoke_by_stamped_headers",
     "revoked",

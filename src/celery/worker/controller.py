@@ -25,7 +25,8 @@ from celery.utils.log import get_logger, mlevel
 from celery.utils.nodenames import default_nodename, host_format, node_format
 from celery.utils.pidfiles import Pidfile, take_pidfile
 from celery.utils.text import str_to_list
-from celery.worker import state, statistics
+from celery.utils.turns import weighed
+from celery.worker import stamps, state, statistics
 from celery.worker.banner import masked
 from celery.worker.child import ChildOptions, app_reference, boot_here, child_boot
 from celery.worker.consumer import Consumer
@@ -144,8 +145,9 @@ class WorkController:
     def setup_queues(self, include: str | Sequence[str], exclude: str | Sequence[str] = ()) -> None:
         """Choose the queues; raises ImproperlyConfigured for one that is not defined."""
         queues = self.app.amqp.queues
+        include, self.weights = weighed(str_to_list(include) or (), queues)
         try:
-            queues.select(str_to_list(include) or ())
+            queues.select(include)
         except KeyError as error:
             raise ImproperlyConfigured(SELECT_UNKNOWN_QUEUE.format(include, error)) from error
         try:
@@ -211,10 +213,12 @@ class WorkController:
         )
         if self.takes_signals:
             self._shutdown.install()
+        # What must not run, before the first claim.
+        stamps.refresh(broker)
         # The lease before the first claim.
         self._keeper = LeaseKeeper(
             broker,
-            self.consumer.renew,
+            self._renew,
             partial(self.consumer.call_soon, self.consumer.on_lease_lost),
             store=self.app.store,
         )
@@ -309,7 +313,7 @@ class WorkController:
     def _work(self) -> None:
         assert self.consumer is not None
         logger.info("Connected to %s", masked(self.broker.url))
-        self._warn_of_rate_limits()
+        self._warn_of_limits()
         self._tell_of_time_limits()
         self.ready.set()
         self.on_consumer_ready(self.consumer)
@@ -404,6 +408,7 @@ class WorkController:
             soft=self.options.soft_time_limit,
             hard=self.options.time_limit,
             max_deliveries=int(self.app.conf.task_max_deliveries),
+            rates=not self.app.conf.worker_disable_rate_limits,
         )
         return consumer_class(self.app.conf.worker_consumer)(
             self.app,
@@ -415,6 +420,7 @@ class WorkController:
             broker=self.broker,
             cancel_on_loss=bool(self.app.conf.worker_cancel_long_running_tasks_on_connection_loss),
             timer=self.timer,
+            weights=self.weights,
         )
 
     # -- what remote control asks for ------------------------------------------------------------------------------
@@ -471,10 +477,21 @@ class WorkController:
         if pool is not None:
             tell(options.pool, pool.can, wanted(self.app, soft=options.soft_time_limit, hard=options.time_limit))
 
-    def _warn_of_rate_limits(self) -> None:
-        limited = sorted(name for name, task in self.app.tasks.items() if task.rate_limit)
-        if limited and not self.app.conf.worker_disable_rate_limits:
-            logger.warning("Rate limits come with a later release and are not held: %s", ", ".join(limited))
+    def _warn_of_limits(self) -> None:
+        """Where the broker cannot do what tasks ask for."""
+        if self.broker.can.limits:
+            return
+        limited = sorted(name for name, task in self.app.tasks.items() if task.concurrency_limit)
+        shared = sorted(name for name, task in self.app.tasks.items() if task.rate_limit_scope == "global")
+        for names, what in ((limited, "concurrency limits"), (shared, "rates of all workers together")):
+            if names:
+                logger.warning("This broker cannot keep to %s: %s", what, ", ".join(names))
+
+    def _renew(self) -> bool:
+        assert self.consumer is not None
+        kept = self.consumer.renew()
+        stamps.refresh(self.broker)
+        return kept
 
     def __repr__(self) -> str:
         return f"<Worker: {self.hostname} ({'running' if self.ready.is_set() else 'not running'})>"

@@ -233,6 +233,13 @@ def settle(
     return DONE  # IGNORED, REVOKED and states of the user's own: the tracer has recorded what there is to record
 
 
+def ends_for_good(outcome: Outcome, ending: Ending) -> bool:
+    """Whether the task, and not only this execution of it, has ended."""
+    if ending.verb == "requeue" or ending.retry_in is not None:
+        return False
+    return ending.verb == "dead" or ending.error is not None or outcome.state in {"FAILURE", "REVOKED"}
+
+
 def _unacknowledged(facts: Facts) -> bool:
     """Whether a failure of the task leaves its message unacknowledged."""
     return facts.acks_late and not facts.acks_on_failure

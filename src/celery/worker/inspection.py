@@ -164,10 +164,11 @@ def registered(
 def active_queues(state: ControlState, **kwargs: Any) -> Any:
     """The queues that are consumed from."""
     queues = state.app.amqp.queues
-    found = []
+    found, paused = [], state.consumer.broker.paused()
     for name in state.consumer.source.queues:
         given = queues.given(name)
-        found.append(_describe_queue(queues.wire(name)) if given is None else given.as_dict(recurse=True))
+        described = _describe_queue(queues.wire(name)) if given is None else given.as_dict(recurse=True)
+        found.append({**described, "paused": True} if name in paused else described)
     return found
 
 

@@ -50,6 +50,8 @@ class Limiter:
         self._seen: set[str] = set()
         self._paced: list[str] = []
         self._look_at = 0.0
+        self._next_look = math.inf
+        """When the next task with a rate of the whole fleet may start, as far as this worker knows."""
         self.parked = 0
         """How many were parked when `sift` was last called."""
         self.changed = False
@@ -71,6 +73,8 @@ class Limiter:
         """What to claim of what is parked: how many of each task this worker may start."""
         if not self._can.limits:
             return NOTHING
+        if now >= self._next_look:
+            self._next_look = math.inf
         found: dict[str, int] = {}
         if now >= self._look_at:
             # Also what workers have parked that knew of limits which are no more.
@@ -98,13 +102,9 @@ class Limiter:
     def due_at(self) -> float:
         """When to claim because another one of what is parked may start; infinity if nothing is known to be."""
         if not self._waiting:
-            return math.inf
-        moments = [math.inf]
-        now = self._clock.monotonic()
-        for name in self._waiting:
-            pace = self._pace(name)
-            moments.append(now if pace is None else pace.at(self._next.get(name, 0.0), now))
-        return min(moments)
+            return self._next_look
+        moments = [0.0 if self._pace(name) is None else self._next.get(name, 0.0) for name in self._waiting]
+        return min(self._next_look, *moments)
 
     def _pace(self, name: str) -> Pace | None:
         facts = self._facts.get(name)
@@ -220,9 +220,11 @@ class Limiter:
 
     def started(self, request: Claimed) -> None:
         """It was handed to the pool."""
-        pace = request.facts.pace
+        pace, now = request.facts.pace, self._clock.monotonic()
         if pace is not None:
-            self._next[request.type] = pace.after(self._next.get(request.type, 0.0), self._clock.monotonic())
+            self._next[request.type] = pace.after(self._next.get(request.type, 0.0), now)
+        for permit in request.facts.permits:
+            self._next_look = min(self._next_look, now + permit.interval)
 
     def refused(self, request: Claimed) -> None:
         """The store had no permit, and has parked it."""

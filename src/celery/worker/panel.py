@@ -161,17 +161,3 @@ def inspect_command(**kwargs: Any) -> Callable[[Command], Command]:
     """A decorator for a command that only asks, of type `inspect`."""
     decorator: Callable[[Command], Command] = Panel.register(**{"type": "inspect", **kwargs})
     return decorator
-
-
-LATER = "is not in this version of Celeriac"
-
-
-def refusal(name: str, help: str, **meta: Any) -> Callable[..., Any]:
-    """A command that is known and says that it is not there yet."""
-
-    def command(state: ControlState, **kwargs: Any) -> Any:
-        return nok(f"{name} {LATER}")
-
-    command.__name__, command.__doc__ = name, help
-    command.later = True  # type: ignore[attr-defined]  # read by the tests
-    return control_command(**meta)(command)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal as signal_module
+from collections.abc import Mapping
 from concurrent.futures import TimeoutError as LoopBusy
 from typing import Any
 
 from celery.utils.log import get_logger
+from celery.worker import stamps
 from celery.worker import state as worker_state
-from celery.worker.panel import ControlState, control_command, nok, ok, refusal
+from celery.worker.panel import ControlState, control_command, nok, ok
 
 logger = get_logger(__name__)
 
@@ -63,4 +65,42 @@ def _signal_number(name: str) -> int | None:
     return signal_module.Signals.__members__.get(text if text.startswith("SIG") else f"SIG{text}")
 
 
-revoke_by_stamped_headers = refusal("revoke_by_stamped_headers", "Revoke the tasks that carry some stamps.")
+@control_command(variadic="headers", signature="[key1=value1 [key2=value2 [… [keyN=valueN]]]]")
+def revoke_by_stamped_headers(
+    state: ControlState, headers: Any, terminate: bool = False, signal: str | None = None, **kwargs: Any
+) -> Any:
+    """Tasks with one of these stamps must not run here; with *terminate* those that do are killed."""
+    wanted = _pairs(headers)
+    if wanted is None:
+        return nok(f"headers are pairs of name and value, not {headers!r}: write name=value")
+    name = signal or "SIGTERM"
+    number = _signal_number(name)
+    if number is None:
+        return nok(f"there is no signal {name!r}: use TERM, KILL, INT, QUIT, USR1 or a number")
+    broker = state.consumer.broker
+    if broker.can.withdraws:
+        values = {header: stamps.texts(value) for header, value in wanted.items()}
+        broker.revoke_stamps(values, worker_state.REVOKE_EXPIRES, worker_state.REVOKES_MAX)
+    stamps.note(wanted)
+    known = {header: stamps.texts(value) for header, value in wanted.items()}
+    found = {request.id for request in state.consumer.requests() if stamps.concern(request.stamps, known)}
+    if found:
+        broker.revoke(sorted(found), worker_state.REVOKE_EXPIRES, worker_state.REVOKES_MAX)
+    if not terminate:
+        logger.info("Header(s) %s flagged as revoked", wanted)
+        return ok(f"headers {wanted} flagged as revoked, but not terminated")
+    killed = _kill(state, found, number)
+    return ok(f"headers {wanted} revoked: {', '.join(sorted(killed))}" if killed else f"headers {wanted} revoked")
+
+
+def _pairs(headers: Any) -> dict[str, Any] | None:
+    """Headers as a map: from a map, or from words `name=value` of the command line."""
+    if isinstance(headers, Mapping):
+        return dict(headers)
+    found: dict[str, Any] = {}
+    for word in [headers] if isinstance(headers, str) else headers:
+        name, equals, value = str(word).partition("=")
+        if not equals:
+            return None
+        found.setdefault(name, []).append(value)
+    return found

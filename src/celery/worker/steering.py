@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery.utils.log import get_logger
-from celery.worker.panel import ControlState, control_command, nok, ok, refusal
+from celery.worker.panel import ControlState, control_command, nok, ok
 
 logger = get_logger(__name__)
 AFTERWARDS = ", as soon as the task on the worker's own thread has ended"
@@ -68,11 +68,3 @@ def cancel_consumer(state: ControlState, queue: str, **kwargs: Any) -> Any:
     done = state.tell(lambda: state.consumer.cancel_queue(queue))
     logger.info("Canceling queue %s%s", queue, "" if done else AFTERWARDS)
     return ok(f"no longer consuming from {queue}")
-
-
-rate_limit = refusal(
-    "rate_limit",
-    "Change the rate limit of a task.",
-    args=[("task_name", str), ("rate_limit", str)],
-    signature="<task_name> <rate_limit (e.g., 5/s | 5/m | 5/h)>",
-)

@@ -39,7 +39,7 @@ from celery.worker.calls import Calls
 from celery.worker.claimed import Claimed as Request
 from celery.worker.claims import Claims
 from celery.worker.consumer.surface import Surface
-from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, settle
+from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, ends_for_good, settle
 from celery.worker.endings import Endings, some
 from celery.worker.errands import Errands
 from celery.worker.facts import FactsTable
@@ -48,6 +48,7 @@ from celery.worker.limiter import Limiter
 from celery.worker.looptimer import LoopTimer
 from celery.worker.prefetch import PATIENCE, Prefetch
 from celery.worker.qos import QoS
+from celery.worker.stamps import concern
 from celery.worker.strategies import Strategies
 from celery.worker.vigil import Vigil
 
@@ -253,9 +254,9 @@ class Consumer(Surface):
                 continue
             total += outcome.runtime
             if outcome.state == "SUCCESS":
-                unsettled.append(
-                    Settlement(request.delivery, "done", 0.0, "", outcome.records, outcome.messages, outcome.arrivals)
-                )
+                frees = ((request.head.unique, request.id),) if request.head.unique is not None else ()
+                records, messages, arrivals = outcome.records, outcome.messages, outcome.arrivals
+                unsettled.append(Settlement(request.delivery, "done", 0.0, "", records, messages, arrivals, frees))
                 if reports is not None:
                     reports.succeeded(request, outcome)
             else:
@@ -282,8 +283,10 @@ class Consumer(Surface):
         if outcome.internal:
             ours = self.aftermath.not_run(request, outcome)
         theirs = Effects(outcome.records, outcome.messages, outcome.arrivals) if ending.effects else NOTHING
-        effects = [*map(add, theirs, ours)]
-        self.endings.waiting.append(Settlement(request.delivery, ending.verb, 0.0, ending.reason, *effects))
+        effects = Effects(*map(add, theirs, ours))._asdict()
+        frees = request.frees if ends_for_good(outcome, ending) else ()
+        ended = Settlement(request.delivery, ending.verb, 0.0, ending.reason, **effects, frees=frees)
+        self.endings.waiting.append(ended)
 
     def _hand_back(self, request: Request) -> None:
         """The pool did not start it: first in line again, or back to the broker if this worker is leaving."""
@@ -352,7 +355,7 @@ class Consumer(Surface):
         now = self.clock.time()
         facts_of, numbers, hostname, zone = self.facts.get, self._numbers, self.hostname, self.app.timezone
         fresh: list[Request] = []
-        ids_revoked = state.revoked or ()
+        ids_revoked, stamped = state.revoked or (), state.revoked_stamps
         for delivery in deliveries:
             try:
                 head = peek(delivery.envelope)
@@ -360,7 +363,8 @@ class Consumer(Surface):
                 self.endings.waiting.append(self.aftermath.undecodable(delivery, error))
                 continue
             facts = facts_of(head.task)
-            verdict = admit(head, delivery, facts, now, revoked=head.id in ids_revoked, zone=zone)
+            revoked = head.id in ids_revoked or (bool(stamped) and concern(head.stamps, stamped))
+            verdict = admit(head, delivery, facts, now, revoked=revoked, zone=zone)
             request = Request(head, delivery, facts or Facts(head.task), next(numbers), hostname, claimed)
             if verdict is RUN:
                 if request.facts.own_way:
