@@ -213,8 +213,6 @@ class WorkController:
         )
         if self.takes_signals:
             self._shutdown.install()
-        # What must not run, before the first claim.
-        stamps.refresh(broker)
         # The lease before the first claim.
         self._keeper = LeaseKeeper(
             broker,
@@ -271,6 +269,7 @@ class WorkController:
         """Declare the queues. Raises what keeps the broker or the result store from being used."""
         self.broker.connect()
         self.broker.declare(self.app.amqp.queues.consuming())
+        stamps.refresh(self.broker)
         store = self.app.store
         ask_store(store, self.app)
         if store is not None and self.broker.fuses(store):
