@@ -11,6 +11,8 @@ end
 -- As kombu does it: a set that nobody has bound to for its time is forgotten as a whole.
 local ends = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if ends and tonumber(ends) <= now and redis.call('EXISTS', KEYS[4]) == 0 then redis.call('DEL', KEYS[1]) end
+-- A server out of memory refuses scripts whose first write takes memory; its workers must be able to answer.
+redis.call('ZREM', KEYS[3], ARGV[2])
 redis.call('SADD', KEYS[1], ARGV[2])
 redis.call('ZADD', KEYS[3], now + ARGV[3], ARGV[2])
 redis.call('PEXPIRE', KEYS[3], math.max(ARGV[3], ARGV[4]))

