@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,13 +65,9 @@ _HOMES = {
     "xstarmap": "celery.canvas",
 }
 _MODULES = frozenset({
-    "app", "beat", "canvas", "events", "exceptions", "execute", "local", "log", "messaging", "registry", "result",
-    "schedules", "signals", "states", "utils",
+    "app", "beat", "bootsteps", "canvas", "events", "exceptions", "execute", "local", "log", "messaging", "registry",
+    "result", "schedules", "security", "signals", "states", "utils",
 })  # fmt: skip
-_LATER = frozenset({
-    "bootsteps", "security",
-})  # fmt: skip
-"""Names of Celery that a later release brings."""
 
 
 def __getattr__(name: str) -> Any:
@@ -83,9 +78,6 @@ def __getattr__(name: str) -> Any:
         value = import_module(f"{__name__}.{name}")
     elif name == "VERSION_BANNER":
         value = import_module("celery.utils.version").version_banner(__version__, SERIES)
-    elif name in _LATER:
-        asker = sys._getframe(1).f_globals.get("__name__")
-        raise import_module("celery.utils.later").comes_later(__name__, name, asker)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

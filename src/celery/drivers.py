@@ -64,10 +64,6 @@ DOORS: Mapping[str, str] = {
     "worker controller": "celery.worker:WorkController",
 }
 """What a lower floor hands out without knowing it: the app's `Worker`, the command line, the default app."""
-LATER: Mapping[str, str] = {
-    "security": "Signed messages (app.setup_security) come",
-}
-"""Doors that lead nowhere yet."""
 REDIS = frozenset({"redis", "rediss", "sentinel", "unix", "socket", "redis+socket"})
 """Schemes of Redis, whose drivers take several URLs and options for their connections."""
 COMING = frozenset({"amqp", "amqps", "postgresql", "py-amqp", "pyamqp"})
@@ -85,8 +81,6 @@ def door(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
-        if name in LATER:
-            raise ImproperlyConfigured(f"{LATER[name]} with a later release of Celeriac.") from error
         raise ImproperlyConfigured(f"This installation has no {module!r}: install the whole package again.") from error
 
 

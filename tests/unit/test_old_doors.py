@@ -158,8 +158,8 @@ class TestPools:
             get_implementation(path)
 
 
-class TestLater:
-    """What belongs to a later release says so."""
+class TestParts:
+    """Parts that a program may replace."""
 
     def test_an_events_class_of_the_program_is_used(self) -> None:
         class Events:
@@ -169,9 +169,7 @@ class TestLater:
         app = Celery("with-events", events=Events)
         assert app.events.app is app
 
-    def test_security_and_beat(self, app: Celery) -> None:
-        with pytest.raises(ImproperlyConfigured, match=r"Signed messages .* come with a later release"):
-            app.setup_security()
+    def test_beat(self, app: Celery) -> None:
         assert app.Beat(quiet=True).app is app
 
 

@@ -292,7 +292,7 @@ def loads(
     *accept* holds content types (see `accept_types`); None accepts everything but what can run code.
     """
     kind = content_type or "application/data"
-    if kind in RAW_TYPES:
+    if kind in RAW_TYPES and not _is_signed(kind):
         return _load_raw(data, kind, content_encoding)
     if (kind not in accept) if accept is not None else (kind in UNSAFE_TYPES):
         raise ContentDisallowed(
@@ -352,6 +352,11 @@ def _load_by_kombu(data: bytes | str, kind: str, content_encoding: str | None) -
         return registry.loads(data, kind, content_encoding or "utf-8", accept={kind})
     except Exception as exc:  # see loads
         raise DecodeError(f"The data is not the {kind} it should be: {exc}.") from exc
+
+
+def _is_signed(kind: str) -> bool:
+    """Whether `celery.security` has taken this type over, which is raw bytes without it."""
+    return "celery.security.serialization" in sys.modules and kind in _kombu_registry()._decoders
 
 
 def accept_types(names: Iterable[str] | None) -> frozenset[str] | None:
