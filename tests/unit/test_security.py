@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,11 @@ def serializer() -> SecureSerializer:
 
 
 @pytest.fixture
-def _kombu_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _kombu_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = kombu.serialization.registry
     names = ("_encoders", "_decoders", "_disabled_content_types", "type_to_name", "name_to_type")
     for name in names:
         monkeypatch.setattr(registry, name, getattr(registry, name).copy())
-    yield
 
 
 def test_a_message_of_the_original(serializer: SecureSerializer) -> None:
