@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import signal
 import socket
 import sys
 import threading
@@ -134,6 +135,15 @@ class LocalStack(Generic[T]):
 
 _LocalStack = LocalStack
 _FastLocalStack = LocalStack
+
+
+def takes_signals() -> bool:
+    """Whether signals can be handled from here: by the main thread of the system, in whatever greenlet."""
+    try:
+        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
+    except (ValueError, TypeError):  # another thread; a handler that nobody set from Python
+        return threading.current_thread() is threading.main_thread()
+    return True
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from celery.platforms import EX_FAILURE, isatty
 from celery.utils.descriptors import write
 from celery.utils.log import get_logger
 from celery.utils.program import command
+from celery.utils.threads import takes_signals
 from celery.worker.decisions import Stage, next_stage
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Shutdown:
 
     def install(self) -> None:
         """Take the signals, if this is the main thread (nobody else can)."""
-        if threading.current_thread() is not threading.main_thread():
+        if not takes_signals():
             return
         for name in ("TERM", "INT", "QUIT"):
             self._handle(name, self._handler(name))
