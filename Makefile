@@ -23,7 +23,7 @@ check: $(VENV)/dev  ## the static gates only: format, lint, types
 	$(BIN)/mypy
 
 chaos: $(VENV)/dev  ## every fault in full: 10,000 tasks and more each, under the real leases; the better part of an hour
-	$(BIN)/pytest tests/crash -m chaos
+	$(BIN)/pytest tests/crash tests/beat -m chaos
 
 soak: $(VENV)/dev  ## 500,000 tasks through Redis (or TASKS=...), then 200,000 on four pools: no process grows, nothing is left
 	SOAK_TASKS=$(or $(TASKS),500000) $(BIN)/pytest -s tests/crash/test_soak.py

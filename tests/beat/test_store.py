@@ -295,6 +295,18 @@ class TestTrouble:
         for name in ("policy", "args", "zero", "sun", "fails", "junk", "kind", "task"):
             assert caplog.text.count(f"Entry '{name}' of the schedule") == 1, name
 
+    def test_one_whose_message_goes_nowhere(
+        self, make: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost = {"task": "add", "schedule": 1.0, "options": {"exchange": "nowhere", "routing_key": "x"}}
+        app = make({**SECONDLY, "lost": lost})
+        scheduler = beat(app, clock)
+        scheduler.tick()
+        found = walk(clock, 3, scheduler)
+        assert [one.id for one in found if one.queue == "celery"] == ids(range(1, 4))
+        assert caplog.text.count("Entry 'lost' of the schedule") == 1
+        assert json.loads(scheduler.book.history("lost")[0])[2] == "failed"
+
     def test_a_state_that_cannot_be_read_begins_anew(self, make: Make, clock: FakeClock) -> None:
         scheduler = beat(make(SECONDLY), clock)
         scheduler.tick()
@@ -307,6 +319,36 @@ class TestTrouble:
         other.book.resign(token)
         other.tick()
         assert [one.id for one in walk(clock, 2, other)] == ids(range(1, 3))
+
+
+class TestApart:
+    """The broker has no book: the schedule is in the result store, and the message goes first."""
+
+    @pytest.fixture
+    def app(self, make: Make, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Celery:
+        app = make(SECONDLY, result_backend=f"sqlite:///{tmp_path}/results.db")
+        monkeypatch.setattr(app.broker, "book", lambda name: None)
+        assert app.store is not None
+        app.store.clock = clock
+        return app
+
+    def test_ticks_are_sent(self, app: Celery, clock: FakeClock) -> None:
+        scheduler = beat(app, clock)
+        assert not scheduler.book.sends
+        scheduler.tick()
+        assert [one.id for one in walk(clock, 5, scheduler)] == ids(range(1, 6))
+
+    def test_who_has_lost_the_lease_sends_nothing(self, app: Celery, clock: FakeClock) -> None:
+        first, second = beat(app, clock), beat(app, clock)
+        first.tick()
+        clock.advance(11)
+        second.tick()
+        assert [one.id for one in sent(app)] == ids(range(1, 12))
+        clock.advance(1)
+        first._asked = clock.monotonic()
+        first.tick()
+        assert not first.leads
+        assert sent(app) == []
 
 
 class TestDynamic:

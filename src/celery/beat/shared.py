@@ -281,9 +281,13 @@ class StoreScheduler(Scheduler):
             Advance(name, self._raw.get(name, b""), msgspec.json.encode(new), note, tuple(messages))
             for name, new, messages, note in advances
         ]
-        if not self.book.sends:
-            self.app.broker.publish([message for advance in encoded for message in advance.messages])
-        done = self.book.advance(self._token, self.lease, encoded)
+        try:
+            done = self._advance(encoded)
+        except (BrokerError, BackendError) as error:
+            if error.temporary or not any(advance.messages for advance in encoded):
+                raise
+            self._commit_apart(advances, error)
+            return
         if done is None:
             self._stand_down()
             return
@@ -297,6 +301,25 @@ class StoreScheduler(Scheduler):
                 entry.total_run_count = new.count
                 if new.ran is not None:
                     entry.last_run_at = datetime.fromtimestamp(new.ran, UTC)
+
+    def _advance(self, advances: Sequence[Advance]) -> list[bool] | None:
+        messages = [message for advance in advances for message in advance.messages]
+        if messages and not self.book.sends:
+            # It cannot be one step: under the lease the messages go first, so that a crash repeats and loses nothing.
+            if self.book.advance(self._token, self.lease, ()) is None:
+                return None
+            self.app.broker.publish(messages)
+        return self.book.advance(self._token, self.lease, advances)
+
+    def _commit_apart(self, advances: Sequence[tuple[str, State, Sequence[Any], bytes]], error: Exception) -> None:
+        """Commit each by itself: one of them has a message that the broker does not take."""
+        if len(advances) > 1:
+            for advance in advances:
+                self._commit([advance])
+            return
+        [(name, new, _, _)] = advances
+        self.report(name, f"it cannot be sent: {error}")
+        self._commit([(name, new, (), _note(new.last, self._now(), "failed"))])
 
     def still_runs(self, task_id: str) -> bool:
         """Whether a task has not ended: by its result, else by whether the broker still has its message."""
