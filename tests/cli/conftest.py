@@ -88,6 +88,14 @@ class Worker:
             assert time.monotonic() < deadline, f"{words!r} was never logged:\n{self.text()}"
             time.sleep(0.02)
 
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Wait until it is so."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, f"the worker ended:\n{self.text()}"
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.02)
+
     def stop(self, signum: int = signal.SIGTERM) -> int:
         self.process.send_signal(signum)
         return self.process.wait(timeout=PATIENCE)

@@ -19,12 +19,10 @@ Level = Literal["error", "warning", "note"]
 PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 UNUSED = {
     "broker_heartbeat": "only the AMQP protocol has heartbeats; leases take their place elsewhere",
-    "worker_cancel_long_running_tasks_on_connection_loss": "",
     "worker_pool_putlocks": "there are no locks between processes",
     "worker_timer": "the worker has no timer of its own: delays are in the broker",
     "worker_timer_precision": "the worker has no timer of its own: delays are in the broker",
     "worker_eta_task_limit": "tasks with an ETA wait in the broker, not in a worker's memory",
-    "worker_proc_alive_timeout": "a pool process is given 30 s to start",
     "result_chord_retry_interval": "chords are joined by events: nothing polls",
 }
 """Settings of the original that change nothing here, with the reason."""
@@ -176,7 +174,7 @@ def _differences(app: Celery) -> Iterator[Finding]:
     """What is said otherwise than in the original, or to no effect."""
     conf = app.conf
     for setting, reason in UNUSED.items():
-        if reason and setting in conf.changes:
+        if setting in conf.changes:
             yield Finding("note", setting, f"has no effect here: {reason}.")
     options = conf.broker_transport_options or {}
     if "visibility_timeout" in options or "visibility_timeout" in conf.changes:
