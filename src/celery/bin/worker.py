@@ -198,7 +198,12 @@ class Autoscale(ParamType):
     help="Delete the messages that wait before starting. There is no undo.",
 )
 @click.option(
-    "-Q", "--queues", cls=CeleryOption, type=COMMA_SEPARATED_LIST, help_group=QUEUE, help="Queues to consume."
+    "-Q",
+    "--queues",
+    cls=CeleryOption,
+    type=COMMA_SEPARATED_LIST,
+    help_group=QUEUE,
+    help="Queues to consume; `high:5,low:1` takes five of one for one of the other.",
 )
 @click.option(
     "-X",
