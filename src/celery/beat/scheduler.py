@@ -54,6 +54,8 @@ class Scheduler:
     _conf_seen: Any = None
     _conf_looked = 0.0
     look_every: float = LOOK_EVERY
+    follows_machine = True
+    """Whether it goes by this machine's clock."""
 
     def __init__(
         self,

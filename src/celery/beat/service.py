@@ -158,7 +158,7 @@ class Service:
     def _mind_the_clock(self) -> None:
         """Tell the scheduler when the machine's clock was put forward or back."""
         wall, steady = self.clock.time(), self.clock.monotonic()
-        if self._times is not None:
+        if self._times is not None and self.scheduler.follows_machine:
             jumped = (wall - self._times[0]) - (steady - self._times[1])
             if abs(jumped) > JUMP:
                 logger.warning(

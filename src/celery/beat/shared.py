@@ -96,6 +96,7 @@ class StoreScheduler(Scheduler):
     """
 
     max_interval: float = 5.0
+    follows_machine = False
 
     def __init__(self, app: Any, *args: Any, clock: Clock = SYSTEM, **kwargs: Any) -> None:
         self.clock = clock
@@ -385,9 +386,6 @@ class StoreScheduler(Scheduler):
         for start in range(0, len(moved), STEP):
             self._commit(moved[start : start + STEP])
         self._plan = None
-
-    def clock_jumped(self, seconds: float) -> None:
-        """The store's clock counts, not this machine's."""
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
