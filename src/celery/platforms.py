@@ -41,6 +41,7 @@ PIDFile = Pidfile
 resource = try_import("resource")
 pwd = try_import("pwd")
 grp = try_import("grp")
+mputil = deferred("multiprocessing.util")
 
 EX_OK = getattr(os, "EX_OK", 0)
 EX_FAILURE = 1

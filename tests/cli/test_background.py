@@ -165,3 +165,14 @@ def test_a_worker_ends_with_its_terminal(celery: Any, tmp_path: Path) -> None:
         process.wait()
         os.close(ours)
         os.close(theirs)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="capability: only the superuser can become somebody else")
+def test_a_program_becomes_somebody_else() -> None:
+    code = (
+        "import os, pwd; from celery.bin.background import become; become('nobody', None, 0o27);"
+        "them = pwd.getpwnam('nobody');"
+        "print(os.getuid() == them.pw_uid, os.getgid() == them.pw_gid, oct(os.umask(0)), 0 in os.getgroups())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "0o27", "False"]

@@ -24,9 +24,12 @@ from celery.bin.base import (
 from celery.bin.reload import folders, reloads, watch_and_run
 from celery.drivers import known
 from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured
-from celery.platforms import EX_OK
+from celery.platforms import EX_OK, IS_WINDOWS
+from celery.utils.log import get_logger
 from celery.utils.nodenames import default_nodename, host_format, node_format
 from celery.worker.options import autoscale_of
+
+logger = get_logger(__name__)
 
 WORKER, POOL, QUEUE, FEATURES, BEAT = (
     "Worker Options", "Pool Options", "Queue Options", "Features", "Embedded Beat Options",
@@ -88,12 +91,26 @@ class Autoscale(ParamType):
             self.fail(str(error), param, ctx)
 
 
+class CeleryBeat(ParamType):
+    """Whether the worker also sends the periodic tasks: not on systems without processes of that kind."""
+
+    name = "beat"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value and IS_WINDOWS:
+            self.fail("-B does not work on Windows: run `celery beat` as a program of its own.", param, ctx)
+        return value
+
+
+CELERY_BEAT, WORKERS_POOL, HOSTNAME, AUTOSCALE = CeleryBeat(), WorkersPool(), Hostname(), Autoscale()
+
+
 @click.command(cls=CeleryDaemonCommand, context_settings={"allow_extra_args": False})
 @click.option(
     "-n",
     "--hostname",
     cls=CeleryOption,
-    type=Hostname(),
+    type=HOSTNAME,
     help_group=WORKER,
     help="Name of this node, such as w1@%h; %h is the host name, %n its first part, %d its domain.",
 )
@@ -147,7 +164,7 @@ class Autoscale(ParamType):
     help_group=POOL,
     help="Slots that run tasks; as many as there are CPUs by default.",
 )
-@click.option("-P", "--pool", cls=CeleryOption, type=WorkersPool(), help_group=POOL, help="What the slots are.")
+@click.option("-P", "--pool", cls=CeleryOption, type=WORKERS_POOL, help_group=POOL, help="What the slots are.")
 @click.option(
     "-E",
     "--task-events",
@@ -244,7 +261,7 @@ class Autoscale(ParamType):
     "--autoscale",
     cls=CeleryOption,
     metavar="<MAX>,<MIN>",
-    type=Autoscale(),
+    type=AUTOSCALE,
     help_group=FEATURES,
     help="Between how many and how many slots there are, by what waits in the queues; -c has no say then.",
 )
@@ -252,6 +269,7 @@ class Autoscale(ParamType):
     "-B",
     "--beat",
     cls=CeleryOption,
+    type=CELERY_BEAT,
     is_flag=True,
     help_group=BEAT,
     default=None,

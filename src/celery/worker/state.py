@@ -68,6 +68,11 @@ should_terminate: bool | int | None = None
 """Set to anything but None and False: stop cold."""
 
 
+def merge_revoked(task_ids: Iterable[str]) -> None:
+    """Revoke what was revoked elsewhere: on another worker, or in an earlier run."""
+    revoked.update(task_ids)
+
+
 def maybe_shutdown() -> None:
     """Raise `WorkerTerminate` or `WorkerShutdown` if somebody has asked for it."""
     if should_terminate is not None and should_terminate is not False:
