@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery import drivers, signals
@@ -107,8 +108,21 @@ class WorkController:
         self._asked_to_stop = threading.Event()
         self._stopped = threading.Event()
         signals.worker_init.send(sender=self)
+        self.steps: list[Any] = []
+        self.blueprint: Any = None
+        self._steps: Any = None
+        if self.app.steps["worker"] or self.app.steps["consumer"]:
+            self._steps = import_module("celery.worker.steps").Steps(self, kwargs)
         self.on_after_init(**kwargs)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
+
+    hub = None
+    """No event loop of kombu's: calls at a later time go through `timer`."""
+
+    @property
+    def active_requests(self) -> Any:
+        """What runs now."""
+        return state.active_requests
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
@@ -236,6 +250,9 @@ class WorkController:
             control = ControlState(self.app, self.hostname, self.consumer, self)
             self._mailbox = Mailbox(control, Panel)
             self._mailbox.start()
+        # Steps of the user's find everything there is, and nothing has been claimed yet.
+        if self._steps is not None:
+            self._steps.start(self.consumer)
         # Who hears that this worker is there may ask it something.
         if self._monitoring is not None:
             self._monitoring.announce()
@@ -281,6 +298,9 @@ class WorkController:
         # Whoever else keeps the schedule takes over.
         if self._beat is not None:
             self._beat.stop()
+        # Steps may use whatever is there.
+        if self._steps is not None:
+            self._steps.stop(terminate=self._is_cold())
         # No command reaches a loop that has ended.
         if self._mailbox is not None:
             self._mailbox.stop()

@@ -66,6 +66,9 @@ class Surface:
     disable_rate_limits = False
     max_prefetch_count = None
     """There is no count at the broker that could grow: what is not due yet stays there."""
+    steps: list[Any]
+    """The steps of users that were started."""
+    blueprint: Any = None
     restart_count = 0
     """Losing the broker is no restart here: what runs runs on."""
 

@@ -1,0 +1,5 @@
+"""`DelayedDelivery`, under the path that Celery has it at."""
+
+from celery.worker.consumer.marks import DelayedDelivery
+
+__all__ = ["DelayedDelivery"]

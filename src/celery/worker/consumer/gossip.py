@@ -1,0 +1,5 @@
+"""`Gossip`, under the path that Celery has it at."""
+
+from celery.worker.consumer.marks import Gossip
+
+__all__ = ["Gossip"]
