@@ -38,9 +38,9 @@ FLOORS: list[tuple[str, list[str]]] = [
                "app.task", "app.coroutines", "app.trace", "app.runner", "events*", "app.mailbox",
                "app.control", "app.builtins", "app.log", "app.*", "app", "execute", "log", "messaging", "registry"]),
     ("3 drivers", ["brokers.*", "backends.*", "concurrency.*"]),
-    ("5 engine", ["worker.statedb", "worker.state", "worker.claimed", "worker.decisions", "worker.ledger",
+    ("5 engine", ["bootsteps", "worker.statedb", "worker.state", "worker.claimed", "worker.decisions", "worker.ledger",
                   "worker.child", "worker.mailbox", "worker.healthserver", "beat.*", "beat",
-                  "worker.*", "worker", "bootsteps"]),
+                  "worker.*", "worker"]),
     ("6 doors", ["bin.base", "contrib*", "apps*", "bin.*", "bin", "web*", "fixups*", "__main__"]),
 ]  # fmt: skip
 ORDER = {name: position for position, name in enumerate(sorted(name for name, _ in FLOORS))}

@@ -250,9 +250,12 @@ class WorkController:
             control = ControlState(self.app, self.hostname, self.consumer, self)
             self._mailbox = Mailbox(control, Panel)
             self._mailbox.start()
-        # Steps of the user's find everything there is, and nothing has been claimed yet.
+        self._start_guests(self.consumer)
+
+    def _start_guests(self, consumer: Consumer) -> None:
+        """What finds a whole worker, which has claimed nothing yet."""
         if self._steps is not None:
-            self._steps.start(self.consumer)
+            self._steps.start(consumer)
         # Who hears that this worker is there may ask it something.
         if self._monitoring is not None:
             self._monitoring.announce()
