@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from rig.certificates import Certificates
 from rig.original import original_python
 from rig.proxy import Proxy
+from rig.rabbitmq import RabbitMQ
 from rig.redis import RedisServer
 
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -158,6 +160,37 @@ def redis_url(redis_server: RedisServer) -> str:
     """An empty database of the shared server."""
     redis_server.command("FLUSHALL")
     return redis_server.url()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(
+    server: Callable[[str], Path], certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RabbitMQ]:
+    """One node for all tests that leave it as it was. Its vhosts are theirs by `rabbitmq_vhost`."""
+    running = RabbitMQ(server("rabbitmq"), tmp_path_factory.mktemp("rabbitmq"), tls=certificates)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def _new_vhost(rabbitmq_server: RabbitMQ) -> Iterator[str]:
+    return rabbitmq_server.new_vhosts()
+
+
+@pytest.fixture
+def rabbitmq_vhost(_new_vhost: Iterator[str]) -> str:
+    """An empty vhost of the shared node."""
+    return next(_new_vhost)
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> str:
+    return rabbitmq_server.url(rabbitmq_vhost)
 
 
 @pytest.fixture

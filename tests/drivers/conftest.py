@@ -11,7 +11,6 @@ import pytest
 from celery.exceptions import BrokerError
 from celery.redis.channel import Channel
 from celery.redis.link import Link
-from rig.certificates import Certificates
 from rig.redis import RedisServer
 
 MakeServer = Callable[..., RedisServer]
@@ -61,8 +60,3 @@ def listen() -> Iterator[Callable[[Link], Channel]]:
     yield make
     for channel in made:
         channel.close()
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))

@@ -1,0 +1,435 @@
+"""One connection to a node and the thread that reads it. Its states:
+
+```
+open <----> blocked          the server takes no messages for now (memory, disk): it said so
+  |            |
+  +-----+------+
+        |  close(), the server's connection.close, an error of the socket, silence for two heartbeats, a fork
+        v
+      ended                  `ended` says why; everyone who waits is told, and nothing is sent any more
+```
+
+A connection is never remade in place: whoever needs one takes the next (`celery.amqp.link`), so that what a channel
+knows (delivery tags, numbers of confirms) cannot be mistaken for that of another.
+
+Any thread may send: into the socket if it takes it, else into a buffer that the I/O thread empties.  Only the I/O
+thread reads; what arrives for a channel is handed to that channel's callbacks, which must not block.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from struct import error as StructError  # noqa: N812 - it is a class, whatever its name
+from typing import Any
+
+from celery.amqp import frames
+from celery.amqp.address import Greeted, trouble
+from celery.amqp.frames import HEAD, Args, Delivered, Properties
+from celery.exceptions import BrokerError
+from celery.utils.bell import Chime
+from celery.utils.descriptors import POLLIN, POLLOUT, poll
+from celery.utils.log import get_logger
+
+logger = get_logger(__name__)
+
+CHUNK = 262_144
+LEAVING = 2.0
+"""Seconds that the server has to answer connection.close."""
+WANTS = (BlockingIOError, InterruptedError)
+_CONTENT_METHODS = frozenset({frames.BASIC_DELIVER, frames.BASIC_RETURN, frames.BASIC_GET_OK})
+
+
+class Refused(BrokerError):
+    """The server closed a channel or the connection. `code` is AMQP's, such as 404 for what is not there."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Connection:
+    """Greeted and open. Thread-safe. `channel()` gives what requests are made on."""
+
+    def __init__(self, greeted: Greeted, where: str, timeout: float) -> None:
+        self.where = where
+        self.timeout = timeout
+        self.frame_max = greeted.frame_max or 131_072
+        self.product, self.version = greeted.product, greeted.version
+        self.ended: BrokerError | None = None
+        self.blocked = ""
+        """Why the server takes no messages, as it says; empty when it does."""
+        self.flowing = threading.Event()
+        """Set unless it is blocked."""
+        self.flowing.set()
+        self.on_end: Callable[[], None] | None = None
+        self._greeted = greeted
+        self._pid = os.getpid()
+        self._socket = greeted.socket
+        self._socket.setblocking(False)
+        self._tls = not isinstance(self._socket, socket.socket) or hasattr(self._socket, "pending")
+        self._io = threading.Lock()
+        """Held for one call to the socket: OpenSSL knows no second thread."""
+        self._out = bytearray()
+        self._in = bytearray(greeted.rest)
+        self._chime = Chime()
+        self._lock = threading.Lock()
+        self._channels: dict[int, Channel] = {}
+        self._free = iter(range(1, (greeted.channel_max or 2047) + 1))
+        self._heard = self._said = time.monotonic()
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="celery-amqp", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> str:
+        if self.ended is not None or os.getpid() != self._pid:
+            return "ended"
+        return "blocked" if self.blocked else "open"
+
+    @property
+    def usable(self) -> bool:
+        return self.ended is None and os.getpid() == self._pid
+
+    def channel(self) -> Channel:
+        """A new channel. Raises `BrokerError`."""
+        with self._lock:
+            number = next(self._free, 0)
+            if not number:
+                raise BrokerError(f"RabbitMQ at {self.where} allows no further channel on this connection.")
+            channel = self._channels[number] = Channel(self, number)
+        channel.call(frames.method(number, frames.CHANNEL_OPEN, b"\0"), frames.CHANNEL_OPEN_OK)
+        return channel
+
+    def send(self, data: bytes) -> None:
+        """Returns when it is on its way, or in the buffer. Raises `BrokerError` if the connection has ended."""
+        if self.ended is not None:
+            raise self.ended
+        with self._io:
+            if self._out:
+                self._out += data
+                return
+            sent = self._write(data)
+            if sent == len(data):
+                return
+            self._out += data[sent:]
+        self._chime.ring()
+
+    def _write(self, data: bytes | bytearray) -> int:
+        """How much of it the socket took. The lock is held."""
+        try:
+            sent = int(self._socket.send(data))
+        except WANTS:
+            return 0
+        except OSError as error:
+            if _wants_more(error):
+                return 0
+            self._chime.ring()
+            self._fail(trouble(f"The connection to RabbitMQ at {self.where} broke ({error})."))
+            return 0
+        self._said = time.monotonic()
+        return sent
+
+    def close(self) -> None:
+        """Say goodbye, and wait for the thread. Idempotent; in a forked child it only lets go."""
+        if os.getpid() != self._pid:
+            self.ended = self.ended or _closed()
+            with suppress(OSError):
+                os.close(self._socket.detach())
+            return
+        if self.ended is None and threading.current_thread() is not self._thread:
+            with suppress(BrokerError):
+                reason = b"\0\xc8" + frames.short("bye") + b"\0\0\0\0"
+                self.send(frames.method(0, frames.CONNECTION_CLOSE, reason))
+                self._left.wait(LEAVING)
+        self._fail(_closed())
+        if threading.current_thread() is not self._thread:
+            self._thread.join(LEAVING)
+
+    def fail(self, error: BrokerError) -> None:
+        """End it: somebody has found that it is of no use any more."""
+        self._fail(error)
+
+    def _fail(self, error: BrokerError) -> None:
+        with self._lock:
+            if self.ended is not None:
+                return
+            self.ended = error
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._chime.ring()
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._feed()
+            self._serve()
+        except (ValueError, LookupError, StructError) as error:
+            logger.exception("RabbitMQ at %s sent what cannot be read", self.where)
+            self._fail(trouble(f"RabbitMQ at {self.where} sent what cannot be read ({error})."))
+        except Exception as error:
+            logger.exception("The thread of a connection to RabbitMQ at %s failed", self.where)
+            self._fail(trouble(f"The connection to RabbitMQ at {self.where} failed ({error})."))
+        finally:
+            ended = self.ended or _closed()
+            self.ended = ended
+            with suppress(OSError):
+                self._socket.close()
+            self._left.set()
+            self.flowing.set()
+            for channel in list(self._channels.values()):
+                channel.end(ended)
+            if self.on_end is not None:
+                self.on_end()
+
+    def _serve(self) -> None:
+        poller = poll()
+        number, beat = self._socket.fileno(), self._greeted.heartbeat
+        poller.register(number, POLLIN)
+        poller.register(self._chime.fileno(), POLLIN)
+        writing = False
+        while self.ended is None:
+            if writing != bool(self._out):
+                writing = not writing
+                poller.register(number, POLLIN | POLLOUT if writing else POLLIN)
+            for ready, _ in poller.poll(beat * 250 if beat else None):
+                if ready != number:
+                    self._chime.clear()
+            self._flush()
+            self._read()
+            if beat:
+                self._keep_alive(beat)
+
+    def _flush(self) -> None:
+        if self._out:
+            with self._io:
+                sent = self._write(self._out)
+                del self._out[:sent]
+
+    def _read(self) -> None:
+        while self.ended is None:
+            try:
+                if self._tls:
+                    with self._io:
+                        data = self._socket.recv(CHUNK)
+                else:
+                    data = self._socket.recv(CHUNK)
+            except WANTS:
+                return
+            except OSError as error:
+                if not _wants_more(error):
+                    self._fail(trouble(f"The connection to RabbitMQ at {self.where} broke ({error})."))
+                return
+            if not data:
+                self._fail(trouble(f"RabbitMQ at {self.where} closed the connection."))
+                return
+            self._heard = time.monotonic()
+            self._in += data
+            self._feed()
+            if len(data) < CHUNK and not self._tls:
+                return
+
+    def _keep_alive(self, beat: float) -> None:
+        now = time.monotonic()
+        if now - self._heard > 2 * beat:
+            self._fail(trouble(f"RabbitMQ at {self.where} has been silent for two heartbeats ({2 * beat:g} s)."))
+        elif now - self._said > beat / 2 and not self._out:
+            with suppress(BrokerError):
+                self.send(frames.BEAT)
+
+    def _feed(self) -> None:
+        """Hand on what is there in whole frames."""
+        raw, at, size = bytes(self._in), 0, len(self._in)
+        channels = self._channels
+        while size - at >= 8:
+            kind, number, length = HEAD.unpack_from(raw, at)
+            end = at + 7 + length
+            if end >= size:
+                break
+            if raw[end] != 0xCE:
+                raise ValueError("a frame does not end where it says")
+            payload = raw[at + 7 : end]
+            at = end + 1
+            if number:
+                channel = channels.get(number)
+                if channel is not None:
+                    channel.take(kind, payload)
+            elif kind == frames.METHOD:
+                self._command(payload)
+        del self._in[:at]
+
+    def _command(self, payload: bytes) -> None:
+        """What the server says about the connection."""
+        args = Args(payload, 0)
+        match args.number(4):
+            case frames.CONNECTION_CLOSE:
+                code, text = args.number(2), args.short()
+                with suppress(BrokerError):
+                    self.send(frames.method(0, frames.CONNECTION_CLOSE_OK))
+                error = Refused(f"RabbitMQ at {self.where} closed the connection: {text} ({code}).", code)
+                error.temporary = code in {320, 541}  # forced by an operator or a node that stops; internal
+                self._fail(error)
+            case frames.CONNECTION_CLOSE_OK:
+                self._left.set()
+            case frames.BLOCKED:
+                self.blocked = args.short() or "it does not say why"
+                self.flowing.clear()
+                logger.warning("RabbitMQ at %s takes no messages for now: %s", self.where, self.blocked)
+            case frames.UNBLOCKED:
+                self.blocked = ""
+                self.flowing.set()
+                logger.warning("RabbitMQ at %s takes messages again", self.where)
+
+
+class Channel:
+    """Requests, one at a time, and what the server sends by itself. Thread-safe.
+
+    The callbacks are called by the connection's thread. `on_end` is called once, with why.
+    """
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.ended: BrokerError | None = None
+        self.on_message: Callable[[Delivered], None] | None = None
+        self.on_return: Callable[[str, str, str], None] | None = None
+        """With exchange, routing key and the server's reason."""
+        self.on_confirm: Callable[[int, bool, bool], None] | None = None
+        """With tag, whether all before it are meant too, and whether the server has it."""
+        self.on_cancel: Callable[[str], None] | None = None
+        self.on_read: Callable[[], None] | None = None
+        self.on_end: Callable[[BrokerError], None] | None = None
+        self._request = threading.Lock()
+        self._replies: SimpleQueue[Any] = SimpleQueue()
+        self._content: Any = None
+        self._size = 0
+        self._body: list[bytes] = []
+        self._properties: Any = None
+
+    @property
+    def usable(self) -> bool:
+        return self.ended is None and self.connection.usable
+
+    def send(self, data: bytes) -> None:
+        if self.ended is not None:
+            raise self.ended
+        self.connection.send(data)
+
+    def call(self, data: bytes, *expected: int, timeout: float | None = None) -> Any:
+        """Send a method and wait for its answer: an `Args`, or a `Delivered` for basic.get-ok.
+
+        Raises `Refused` if the server closes the channel, `BrokerError` if the connection ends or does not answer.
+        """
+        with self._request:
+            self.send(data)
+            patience = self.connection.timeout if timeout is None else timeout
+            try:
+                number, answer = self._replies.get(timeout=patience)
+            except Empty:
+                error = trouble(f"RabbitMQ at {self.connection.where} has not answered for {patience:g} s.")
+                self.connection.fail(error)
+                raise error from None
+        if number not in expected:
+            if isinstance(answer, BrokerError):
+                raise answer
+            raise trouble(f"RabbitMQ at {self.connection.where} answered with method {number:#x}.")
+        return answer
+
+    def close(self) -> None:
+        """Idempotent. What was delivered on it and not acknowledged goes back to its queue."""
+        if self.usable:
+            with suppress(BrokerError):
+                reason = b"\0\xc8" + frames.short("bye") + b"\0\0\0\0"
+                self.call(frames.method(self.number, frames.CHANNEL_CLOSE, reason), frames.CHANNEL_CLOSE_OK)
+        self.end(_closed())
+
+    def end(self, error: BrokerError) -> None:
+        if self.ended is None:
+            self.ended = error
+            self.connection._channels.pop(self.number, None)
+            self._replies.put((0, error))
+            if self.on_end is not None:
+                self.on_end(error)
+
+    # -- on the connection's thread --------------------------------------------------------------------------------
+
+    def take(self, kind: int, payload: bytes) -> None:
+        """One frame."""
+        if kind == frames.METHOD:
+            number = int.from_bytes(payload[:4], "big")
+            if number in _CONTENT_METHODS:
+                self._content = number, payload
+            else:
+                self._command(number, payload)
+        elif kind == frames.HEADER:
+            self._size = frames.content_size(payload)
+            self._properties = payload
+            self._body = []
+            if not self._size:
+                self._complete(b"")
+        elif kind == frames.BODY:
+            self._body.append(payload)
+            self._size -= len(payload)
+            if self._size <= 0:
+                self._complete(self._body[0] if len(self._body) == 1 else b"".join(self._body))
+
+    def _complete(self, body: bytes) -> None:
+        number, payload = self._content
+        args = Args(payload)
+        if number == frames.BASIC_DELIVER:
+            consumer, tag, again = args.short(), args.number(8), bool(args.number(1))
+            if self.on_message is not None:
+                properties = _properties(self._properties)
+                self.on_message(Delivered(consumer, tag, again, args.short(), args.short(), properties, body))
+        elif number == frames.BASIC_RETURN:
+            args.number(2)
+            reason, exchange, key = args.short(), args.short(), args.short()
+            if self.on_return is not None:
+                self.on_return(exchange, key, reason)
+        else:
+            tag, again, exchange, key = args.number(8), bool(args.number(1)), args.short(), args.short()
+            properties = _properties(self._properties)
+            self._replies.put((number, Delivered("", tag, again, exchange, key, properties, body, args.number(4))))
+
+    def _command(self, number: int, payload: bytes) -> None:
+        args = Args(payload)
+        match number:
+            case frames.BASIC_ACK | frames.BASIC_NACK:
+                if self.on_confirm is not None:
+                    self.on_confirm(args.number(8), bool(args.number(1) & 1), number == frames.BASIC_ACK)
+            case frames.CHANNEL_CLOSE:
+                code, text = args.number(2), args.short()
+                with suppress(BrokerError):
+                    self.connection.send(frames.method(self.number, frames.CHANNEL_CLOSE_OK))
+                self.end(Refused(f"RabbitMQ at {self.connection.where} refuses: {text} ({code}).", code))
+            case frames.CHANNEL_FLOW:
+                with suppress(BrokerError):
+                    self.connection.send(frames.method(self.number, frames.CHANNEL_FLOW_OK, payload[4:5]))
+            case frames.BASIC_CANCEL:
+                if self.on_cancel is not None:
+                    self.on_cancel(args.short())
+            case _:
+                self._replies.put((number, args))
+
+
+def _properties(payload: bytes) -> Properties:
+    """Those of a content header; none where they cannot be read: whoever gets the message says what is wrong."""
+    try:
+        return frames.content_properties(payload)
+    except (ValueError, IndexError, StructError):
+        return Properties()
+
+
+def _wants_more(error: OSError) -> bool:
+    """Whether TLS only waits for the other side."""
+    return type(error).__name__ in {"SSLWantReadError", "SSLWantWriteError"}
+
+
+def _closed() -> BrokerError:
+    return trouble("The connection to RabbitMQ is closed.")

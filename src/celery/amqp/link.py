@@ -1,0 +1,119 @@
+"""A broker's connections: one that publishes and declares, and one for each consumer. Thread-safe; survives a fork.
+
+Publishers have a connection of their own, because a server that is short of memory or disk stops reading from those
+who publish: acknowledgements must get through.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from celery.amqp.address import Address, trouble
+from celery.amqp.connection import Channel, Connection
+from celery.amqp.publisher import Letter, Publisher, Waiter
+from celery.exceptions import BrokerError
+
+Found = TypeVar("Found")
+PAUSES = 0.05, 1.0
+"""Seconds before the second attempt, and the most before any."""
+
+
+class Link:
+    """*options*: those of `celery.amqp.address`."""
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self.address = Address(url, options)
+        self.timeout = self.address.timeout
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._connection: Connection | None = None
+        self._publisher: Publisher | None = None
+        self._control: Channel | None = None
+
+    def introduce(self, who: str) -> None:
+        """Connections from now on are listed under this name."""
+        self.address.client_properties.setdefault("connection_name", who)
+
+    def open(self, deadline: float | None = None) -> Connection:
+        """A new connection, for whoever asks to close. Raises `BrokerError`."""
+        until = time.monotonic() + self.timeout if deadline is None else deadline
+        greeted = self.address.connect(until)
+        return Connection(greeted, str(self.address), self.timeout)
+
+    def connection(self) -> Connection:
+        """The one that publishes; remade if it has ended."""
+        if os.getpid() != self._pid:  # a fork: the lock may be held by a thread that is not here
+            self._lock, self._pid = threading.RLock(), os.getpid()
+        with self._lock:
+            found = self._connection
+            if found is None or not found.usable:
+                self._drop()
+                found = self._connection = self.open()
+            return found
+
+    def retried(self, work: Callable[[], Found], timeout: float | None = None) -> Found:
+        """What *work* returns, asked again while its error is temporary and there is time."""
+        until, pause = time.monotonic() + (self.timeout if timeout is None else timeout), PAUSES[0]
+        while True:
+            try:
+                return work()
+            except BrokerError as error:
+                left = until - time.monotonic()
+                if not error.temporary or left <= pause:
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, PAUSES[1])
+
+    def publish(self, letters: Sequence[Letter]) -> Waiter:
+        """Every letter is confirmed, returned or refused when this returns; sent again if the connection ended."""
+
+        def once() -> Waiter:
+            publisher = self._publishing()
+            connection = publisher.connection
+            if not connection.flowing.wait(self.timeout) and connection.blocked:
+                raise trouble(f"RabbitMQ at {connection.where} takes no messages for now: {connection.blocked}.")
+            return publisher.publish(letters, self.timeout)
+
+        return self.retried(once)
+
+    def control(self, work: Callable[[Channel], Found]) -> Found:
+        """Make requests on the channel that is kept for them. Raises `Refused` for what the server refuses."""
+
+        def once() -> Found:
+            self.connection()
+            with self._lock:
+                return work(self._controlling())
+
+        return self.retried(once)
+
+    def close(self) -> None:
+        """Idempotent; it may be used again."""
+        with self._lock:
+            self._drop()
+
+    def _publishing(self) -> Publisher:
+        connection = self.connection()
+        with self._lock:
+            found = self._publisher
+            if found is None or not found.usable:
+                found = self._publisher = Publisher(connection)
+            return found
+
+    def _controlling(self) -> Channel:
+        found = self._control
+        if found is None or not found.usable:
+            found = self._control = self.connection().channel()
+        return found
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        self._publisher = self._control = None
+        if connection is not None:
+            with suppress(BrokerError):
+                connection.close()

@@ -1,0 +1,153 @@
+"""Publishing with confirms: what returns is with the broker.
+
+A batch is one write; its confirms are waited for together.  Batches of several threads share the channel.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from celery.amqp import frames
+from celery.amqp.address import trouble
+from celery.amqp.connection import Connection
+from celery.exceptions import BrokerError
+
+WINDOW = 2000
+"""Messages on their way before the next are written."""
+PIECE = 500
+"""Messages in one write."""
+
+
+class Letter(msgspec.Struct):
+    """A message ready for the wire: where to, and its properties as `frames.encode_properties` has them."""
+
+    exchange: str
+    routing_key: str
+    properties: bytes
+    body: bytes
+
+
+class Waiter:
+    """One batch. `returned`: the (exchange, key) for which there was no queue; `refused`: how many were nacked."""
+
+    __slots__ = ("error", "left", "refused", "returned", "routes", "turn")
+
+    def __init__(self, routes: set[tuple[str, str]]) -> None:
+        self.routes = routes
+        self.left = 0
+        self.refused = 0
+        self.returned: dict[tuple[str, str], str] = {}
+        self.error: BrokerError | None = None
+        self.turn = threading.Event()
+
+
+class Publisher:
+    """A channel in confirm mode. Thread-safe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._channel = connection.channel()
+        self._channel.call(frames.method(self._channel.number, frames.CONFIRM_SELECT, b"\0"), frames.CONFIRM_SELECT_OK)
+        self._lock = threading.Lock()
+        self._sent = 0
+        self._low = 1
+        """No confirm is missing below it."""
+        self._pending: dict[int, Waiter] = {}
+        self._waiters: set[Waiter] = set()
+        self._channel.on_confirm = self._confirmed
+        self._channel.on_return = self._returned
+        self._channel.on_end = self._ended
+
+    @property
+    def usable(self) -> bool:
+        return self._channel.usable
+
+    def publish(self, letters: Sequence[Letter], patience: float) -> Waiter:
+        """Returns when the broker has said yes or no to each. Raises `BrokerError` after *patience* seconds without
+        a confirm, or when the connection or the channel ended: then some may be there."""
+        waiter = Waiter({(letter.exchange, letter.routing_key) for letter in letters})
+        number, room = self._channel.number, self.connection.frame_max
+        with self._lock:
+            self._waiters.add(waiter)
+        try:
+            for start in range(0, len(letters), PIECE):
+                piece = letters[start : start + PIECE]
+                data = b"".join(
+                    [
+                        frames.publish(
+                            number, letter.exchange, letter.routing_key, letter.properties, letter.body, room
+                        )
+                        for letter in piece
+                    ]
+                )
+                with self._lock:
+                    waiter.left += len(piece)
+                    for count in range(self._sent + 1, self._sent + len(piece) + 1):
+                        self._pending[count] = waiter
+                    self._sent += len(piece)
+                    self._channel.send(data)
+                last = start + PIECE >= len(letters)
+                self._wait(waiter, 0 if last else WINDOW - PIECE, patience)
+        finally:
+            with self._lock:
+                self._waiters.discard(waiter)
+        return waiter
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _wait(self, waiter: Waiter, most: int, patience: float) -> None:
+        """Until at most so many are on their way; *patience* counts from the last confirm."""
+        left, until = waiter.left, time.monotonic() + patience
+        while waiter.left > most:
+            waiter.turn.clear()
+            if waiter.error is not None:
+                raise waiter.error
+            if waiter.left <= most:
+                return
+            if waiter.left != left:
+                left, until = waiter.left, time.monotonic() + patience
+            if not waiter.turn.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
+                raise self._late(patience)
+        if waiter.error is not None and waiter.left:
+            raise waiter.error
+
+    def _late(self, patience: float) -> BrokerError:
+        where, blocked = self.connection.where, self.connection.blocked
+        if blocked:
+            return trouble(f"RabbitMQ at {where} takes no messages for now: {blocked}.")
+        error = trouble(f"RabbitMQ at {where} has confirmed nothing for {patience:g} s.")
+        self.connection.fail(error)
+        return error
+
+    # -- on the connection's thread --------------------------------------------------------------------------------
+
+    def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        with self._lock:
+            numbers = range(self._low, tag + 1) if multiple else (tag,)
+            for number in numbers:
+                waiter = self._pending.pop(number, None)
+                if waiter is not None:
+                    waiter.left -= 1
+                    waiter.refused += not taken
+                    if not waiter.left or waiter.left == WINDOW - PIECE:
+                        waiter.turn.set()
+            if multiple:
+                self._low = tag + 1
+
+    def _returned(self, exchange: str, key: str, reason: str) -> None:
+        with self._lock:
+            for waiter in self._waiters:
+                if (exchange, key) in waiter.routes:
+                    waiter.returned[exchange, key] = reason
+
+    def _ended(self, error: BrokerError) -> None:
+        with self._lock:
+            for waiter in self._waiters:
+                waiter.error = error
+                waiter.turn.set()
+            self._pending.clear()

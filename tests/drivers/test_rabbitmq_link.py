@@ -1,0 +1,337 @@
+"""Connections to a real RabbitMQ node: what they survive, and what they say when they cannot."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from celery.amqp import frames
+from celery.amqp.address import Address
+from celery.amqp.connection import Channel, Refused
+from celery.amqp.frames import Delivered, Properties
+from celery.amqp.link import Link
+from celery.amqp.publisher import Letter
+from celery.amqp.tables import decode_table, encode_table
+from celery.exceptions import BrokerError, EncodeError, ImproperlyConfigured
+from rig.certificates import Certificates
+from rig.proxy import Proxy
+from rig.rabbitmq import RabbitMQ
+from rig.redis import free_port
+
+MakeLink = Callable[..., Link]
+
+
+@pytest.fixture
+def make_link(rabbitmq_url: str) -> Iterator[MakeLink]:
+    """`make_link(url, **options)`: a link that is closed with the test."""
+    made: list[Link] = []
+
+    def make(url: str = rabbitmq_url, **options: Any) -> Link:
+        made.append(Link(url, options))
+        return made[-1]
+
+    yield make
+    for link in made:
+        link.close()
+
+
+def declare(link: Link, name: str, **arguments: Any) -> None:
+    def work(channel: Channel) -> None:
+        data = frames.queue_declare(channel.number, name, 2, arguments)
+        channel.call(data, frames.QUEUE_DECLARE_OK)
+
+    link.control(work)
+
+
+def count(link: Link, name: str) -> int:
+    def work(channel: Channel) -> int:
+        answer = channel.call(frames.queue_declare(channel.number, name, 1, {}), frames.QUEUE_DECLARE_OK)
+        answer.short()
+        return int(answer.number(4))
+
+    return link.control(work)
+
+
+def take(link: Link, name: str) -> Delivered:
+    """One message, acknowledged."""
+
+    def work(channel: Channel) -> Delivered:
+        data = frames.method(channel.number, frames.BASIC_GET, b"\0\0", frames.short(name), b"\1")
+        found = channel.call(data, frames.BASIC_GET_OK)
+        assert isinstance(found, Delivered)
+        return found
+
+    return link.control(work)
+
+
+def letter(body: bytes = b"x", key: str = "q", **properties: Any) -> Letter:
+    return Letter("", key, frames.encode_properties(Properties(delivery_mode=2, **properties)), body)
+
+
+def test_what_is_published_arrives_whole(make_link: MakeLink) -> None:
+    link = make_link()
+    declare(link, "q")
+    headers = {
+        "text": "schön", "none": None, "yes": True, "small": -5, "large": 2**40, "real": 1.5, "list": [1, ["a", None]],
+        "map": {"inner": {"x": 1}}, "moment": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "sum": Decimal("12.34"),
+        "raw": b"\xff\x00",
+    }  # fmt: skip
+    body = os.urandom(300_000)  # three frames
+    sent = Properties("application/json", "utf-8", headers, 2, 7, "id", "reply", "60000", "m", 5, "t", None, "a")
+    link.publish([Letter("", "q", frames.encode_properties(sent), body), letter(b"")])
+    first, second = take(link, "q"), take(link, "q")
+    assert (first.properties, first.body) == (sent, body)
+    assert (second.body, second.routing_key, second.redelivered) == (b"", "q", False)
+
+
+def test_a_large_batch_is_confirmed_before_it_returns(make_link: MakeLink) -> None:
+    link = make_link()
+    declare(link, "q")
+    waiter = link.publish([letter(b"%d" % number) for number in range(5000)])
+    assert (waiter.left, waiter.refused, waiter.returned) == (0, 0, {})
+    assert count(link, "q") == 5000
+    assert [take(link, "q").body for _ in range(3)] == [b"0", b"1", b"2"]
+
+
+def test_threads_share_a_link(make_link: MakeLink) -> None:
+    link = make_link()
+    declare(link, "q")
+    threads = [
+        threading.Thread(target=lambda: [link.publish([letter(), letter()]) for _ in range(25)]) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert count(link, "q") == 300
+
+
+def test_what_no_queue_takes_is_told(make_link: MakeLink) -> None:
+    link = make_link()
+    declare(link, "q")
+    assert link.publish([letter(), letter(key="nowhere")]).returned == {("", "nowhere"): "NO_ROUTE"}
+    assert link.publish([letter()]).returned == {}
+
+
+def test_what_a_full_queue_refuses_is_told(make_link: MakeLink) -> None:
+    link = make_link()
+    declare(link, "q", **{"x-max-length": 2, "x-overflow": "reject-publish"})
+    assert link.publish([letter() for _ in range(5)]).refused == 3
+
+
+def test_a_refused_request_does_not_harm_the_next(make_link: MakeLink) -> None:
+    link = make_link()
+    with pytest.raises(Refused, match="no queue 'absent'") as caught:
+        count(link, "absent")
+    assert caught.value.code == 404
+    declare(link, "q")
+    with pytest.raises(Refused, match="inequivalent arg") as caught:
+        declare(link, "q", **{"x-max-length": 1})
+    assert caught.value.code == 406
+    assert count(link, "q") == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "vhost", "said"),
+    [
+        ("guest", "wrong", "v1", "refuses the user 'guest'"),
+        ("nobody", "guest", "v1", "refuses the user 'nobody'"),
+        ("guest", "guest", "absent", "vhost 'absent'"),
+    ],
+)
+def test_wrong_keys_are_one_clear_error(
+    rabbitmq_server: RabbitMQ, make_link: MakeLink, user: str, password: str, vhost: str, said: str
+) -> None:
+    link = make_link(rabbitmq_server.url(vhost, user, password))
+    with pytest.raises(BrokerError, match=said) as caught:
+        link.connection()
+    assert not caught.value.temporary
+    assert "wrong" not in str(caught.value)
+
+
+def test_nobody_there_is_said_in_time(make_link: MakeLink) -> None:
+    link = make_link(f"amqp://127.0.0.1:{free_port()}", timeout=0.5)
+    started = time.monotonic()
+    with pytest.raises(BrokerError, match=r"cannot be reached.*is it running") as caught:
+        link.publish([letter()])
+    assert caught.value.temporary
+    assert time.monotonic() - started < 5
+
+
+def test_the_next_url_is_taken_where_the_first_does_not_answer(rabbitmq_url: str, make_link: MakeLink) -> None:
+    link = make_link(f"amqp://127.0.0.1:{free_port()};{rabbitmq_url}")
+    declare(link, "q")
+    link.publish([letter()])
+    assert count(link, "q") == 1
+
+
+def test_tls(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, certificates: Certificates, make_link: MakeLink) -> None:
+    url = f"amqps://127.0.0.1:{rabbitmq_server.tls_port}/{rabbitmq_vhost}"
+    link = make_link(url, ssl={"ca_certs": str(certificates.authority)})
+    declare(link, "q")
+    body = os.urandom(400_000)
+    link.publish([letter(body) for _ in range(5)])
+    assert [take(link, "q").body == body for _ in range(5)] == [True] * 5
+    with pytest.raises(BrokerError, match="not to be trusted"):
+        make_link(url).connection()
+
+
+def test_tls_against_a_port_without_it(rabbitmq_url: str, make_link: MakeLink) -> None:
+    with pytest.raises(BrokerError, match="RabbitMQ at 127"):
+        make_link(rabbitmq_url.replace("amqp:", "amqps:"), timeout=2.0).connection()
+
+
+@pytest.mark.parametrize("method", ["PLAIN", "AMQPLAIN"])
+def test_login_methods(make_link: MakeLink, method: str) -> None:
+    link = make_link(login_method=method)
+    assert link.connection().product == "RabbitMQ"
+
+
+def test_a_black_hole_ends_in_an_error(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, make_link: MakeLink) -> None:
+    with Proxy(rabbitmq_server.port) as proxy:
+        link = make_link(f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}", timeout=1.0, connect_timeout=0.5)
+        declare(link, "q")
+        proxy.swallow()
+        started = time.monotonic()
+        with pytest.raises(BrokerError) as caught:
+            link.publish([letter()])
+        assert caught.value.temporary
+        assert time.monotonic() - started < 6
+        proxy.heal()
+        link.publish([letter()])
+        assert count(link, "q") >= 1
+
+
+def test_silence_of_two_heartbeats_ends_a_connection(
+    rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, make_link: MakeLink
+) -> None:
+    with Proxy(rabbitmq_server.port) as proxy:
+        link = make_link(f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}", heartbeat=1)
+        connection, ended = link.connection(), threading.Event()
+        connection.on_end = ended.set
+        assert not ended.wait(3.0), "with heartbeats, silence of the application is none"
+        proxy.swallow()
+        assert ended.wait(10)
+        assert "silent" in str(connection.ended) or "closed" in str(connection.ended)
+        assert connection.state == "ended"
+
+
+def test_a_blocked_connection_says_so(rabbitmq_server: RabbitMQ, make_link: MakeLink) -> None:
+    link = make_link(timeout=1.0)
+    declare(link, "q")
+    link.publish([letter()])
+    rabbitmq_server.control("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        with pytest.raises(BrokerError, match="takes no messages for now: low on memory") as caught:
+            link.publish([letter()])
+        assert caught.value.temporary
+        assert link.connection().state == "blocked"
+    finally:
+        rabbitmq_server.control("set_vm_memory_high_watermark", "0.8")
+    assert link.connection().flowing.wait(30)
+    link.publish([letter()])
+    assert link.connection().state == "open"
+
+
+@pytest.fixture(scope="module")
+def restarted(rabbitmq_server: RabbitMQ, _new_vhost: Iterator[str]) -> tuple[BrokerError | None, int]:
+    """What is said while the shared node is dead, and what is there when it has come back.
+
+    Of the module's scope, because the node that runs afterwards is no other test's to end.
+    """
+    link = Link(rabbitmq_server.url(next(_new_vhost)), {"timeout": 1.0})
+    said = None
+    try:
+        declare(link, "q")
+        link.publish([letter() for _ in range(100)])
+        rabbitmq_server.kill()
+        try:
+            link.publish([letter()])
+        except BrokerError as error:
+            said = error
+        finally:
+            rabbitmq_server.start()
+        link.retried(lambda: link.publish([letter()]), 30)
+        return said, count(link, "q")
+    finally:
+        link.close()
+
+
+def test_a_node_that_is_killed_and_comes_back(restarted: tuple[BrokerError | None, int]) -> None:
+    said, found = restarted
+    assert said is not None
+    assert said.temporary
+    assert "RabbitMQ at" in str(said)
+    assert found >= 101, "what was confirmed is still there"
+
+
+def test_a_forked_child_has_connections_of_its_own(make_link: MakeLink) -> None:
+    link = make_link()
+    declare(link, "q")
+    link.publish([letter(b"parent")])
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            link.publish([letter(b"child")])
+            link.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    link.publish([letter(b"parent again")])
+    assert [take(link, "q").body for _ in range(3)] == [b"parent", b"child", b"parent again"]
+
+
+@pytest.mark.parametrize(
+    ("url", "vhost"),
+    [
+        ("amqp://", "/"),
+        ("amqp://host", "/"),
+        ("amqp://host/", "/"),
+        ("amqp://host//", "/"),
+        ("pyamqp://u:p@host:1/site", "site"),
+        ("amqps://host/%2Fsite", "/site"),
+    ],
+)
+def test_urls(url: str, vhost: str) -> None:
+    assert Address(url, {}).vhost == vhost
+
+
+def test_parts_of_urls() -> None:
+    place = Address("amqp://me:p%40ss@[::1]:77/v;amqps://other", {}).places
+    assert [(p.host, p.port, p.user, p.password, p.vhost, p.tls) for p in place] == [
+        ("::1", 77, "me", "p@ss", "v", False),
+        ("other", 5671, "guest", "guest", "/", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "said"),
+    [
+        ("amqp://u:p:x@h:port", {}, "percent-encoded"),
+        ("amqp://h;redis://h", {}, "redis://"),
+        ("amqp://h?hartbeat=3", {}, "hartbeat"),
+        ("amqp://h", {"login_method": "MAGIC"}, "MAGIC"),
+        ("amqp://h", {"heartbeat": "often"}, "heartbeat"),
+    ],
+)
+def test_what_cannot_be_an_address(url: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=said):
+        Address(url, options)
+
+
+def test_tables_refuse_what_amqp_has_no_form_for() -> None:
+    with pytest.raises(EncodeError, match="object"):
+        encode_table({"a": object()})
+    with pytest.raises(EncodeError, match="255"):
+        encode_table({"a" * 256: 1})
+    with pytest.raises(ValueError, match=r"does not end|unknown type"):
+        decode_table(b"\0\0\0\x04\x01aV\0\0\0\0\0\0", 0)

@@ -1,0 +1,183 @@
+"""RabbitMQ nodes of a test: each with a folder, ports, a name and a cookie of its own, gone with the test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rig.certificates import Certificates
+from rig.redis import free_port
+
+GRACE = 60.0
+"""Seconds that a node may take to start."""
+COOKIE = "celeriac"
+VHOSTS = 25
+"""Made at a time: a command to a node takes a second."""
+
+
+class RabbitMQ:
+    """Starts at once. *settings* are lines of rabbitmq.conf, such as `consumer_timeout = 60000`.
+
+    With *tls* it listens on `tls_port` too.
+
+    *epmd*: the port of the name server of a cluster's nodes, which then share it; each node has its own otherwise.
+    """
+
+    def __init__(
+        self,
+        program: Path,
+        folder: Path,
+        *settings: str,
+        name: str = "rabbit",
+        port: int | None = None,
+        epmd: int = 0,
+        tls: Certificates | None = None,
+    ) -> None:
+        self.folder = folder
+        self.node = f"{name}@localhost"
+        self.port = port or free_port()
+        self.tls_port = free_port() if tls is not None else 0
+        if tls is not None:
+            settings = (
+                *settings,
+                f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}",
+                f"ssl_options.cacertfile = {tls.authority}",
+                f"ssl_options.certfile = {tls.server}",
+                f"ssl_options.keyfile = {tls.server_key}",
+                "ssl_options.verify = verify_peer",
+                "ssl_options.fail_if_no_peer_cert = false",
+            )
+        self.settings = settings
+        self._programs = real_programs(program)
+        self._mates = bool(epmd)
+        self._distribution, self._epmd = free_port(), epmd or free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        home = folder / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        cookie = home / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.write_text(COOKIE)
+            cookie.chmod(0o400)
+        self.env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))},
+            "HOME": str(home),
+            "ERL_EPMD_PORT": str(self._epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_NODE_PORT": "",
+            "RABBITMQ_DIST_PORT": str(self._distribution),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none",
+        }
+        (folder / "plugins").write_text("[].\n")
+        self.start()
+
+    def url(self, vhost: str = "", user: str = "guest", password: str = "guest") -> str:
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{vhost}"
+
+    @property
+    def log(self) -> str:
+        return "".join(path.read_text(errors="replace") for path in sorted((self.folder / "log").glob("*.log")))
+
+    def start(self) -> None:
+        """Returns when it takes connections. Nothing to do if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        lines = [f"listeners.tcp.1 = 127.0.0.1:{self.port}", "log.console = false", *self.settings]
+        (self.folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+        with (self.folder / "said").open("ab") as said:
+            self.process = subprocess.Popen(
+                [str(self._programs / "rabbitmq-server")],
+                env=self.env,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + GRACE
+        while not self.answers():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                said = (self.folder / "said").read_text(errors="replace")
+                self.stop()
+                raise RuntimeError(f"rabbitmq-server did not start: {said[-1000:]}{self.log[-2000:]}")
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        """Whether it greets whoever connects."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return connection.recv(7)[:1] == b"\x01"
+        except OSError:
+            return False
+
+    def control(self, *words: str) -> str:
+        """What rabbitmqctl says."""
+        command = [str(self._programs / "rabbitmqctl"), "-q", "-n", self.node, *words]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def queues(self, *columns: str, vhost: str = "/") -> list[list[str]]:
+        """The rows of `list_queues`."""
+        said = self.control("list_queues", "-p", vhost, "--no-table-headers", *columns)
+        return [line.split("\t") for line in said.splitlines()]
+
+    def new_vhosts(self) -> Iterator[str]:
+        """Names of vhosts that are empty and nobody else's."""
+        for start in itertools.count(1, VHOSTS):
+            names = [f"v{number}" for number in range(start, start + VHOSTS)]
+            self.add_vhosts(names)
+            yield from names
+
+    def add_vhosts(self, names: Sequence[str]) -> None:
+        """Vhosts in which guest may do everything."""
+        listed = ", ".join(f'<<"{name}">>' for name in names)
+        self.control(
+            "eval",
+            'lists:foreach(fun(V) -> rabbit_vhost:add(V, <<"t">>), rabbit_auth_backend_internal:set_permissions('
+            f'<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"t">>) end, [{listed}]).',
+        )
+
+    def kill(self) -> None:
+        """SIGKILL to the node and all below it."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(30)
+            for pid in self._others():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it, by force, and the name server that it has started."""
+        self.kill()
+        self.process = None
+
+    def _others(self) -> Sequence[int]:
+        """Processes of this node's environment that have left its session: the name server."""
+        wanted = f"ERL_EPMD_PORT={self._epmd}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                environment = path.read_bytes().split(b"\0")
+                own = f"RABBITMQ_NODENAME={self.node}".encode() in environment
+                if wanted in environment and (own or not self._mates) and int(path.parts[2]) != os.getpid():
+                    found.append(int(path.parts[2]))
+        return found
+
+
+def real_programs(program: Path) -> Path:
+    """The folder of the node's own programs: those on PATH are wrappers of Debian's that change the user."""
+    found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"))
+    return found[-1] if found else Path(shutil.which(str(program)) or program).resolve().parent
