@@ -20,8 +20,8 @@ import pytest
 from celery.backends.sqlite import SQLiteStore
 from celery.brokers.sqlite import SQLiteBroker
 from celery.exceptions import BackendError, BrokerError, ImproperlyConfigured
-from celery.utils.sqlite import APPLICATION, Database, queries, split_url
-from celery.wire.message import Outgoing, Record, Settlement
+from celery.utils.sqlite import APPLICATION, VERSION, Database, queries, split_url
+from celery.wire.message import Outgoing, Permit, Record, Settlement
 
 
 def url(path: Path) -> str:
@@ -429,3 +429,25 @@ def test_killed_publishers_leave_whole_batches(tmp_path: Path) -> None:
     assert len(found) % 20 == 0, "half a batch"
     assert {f"{number}-{part}" for number in reported for part in range(20)} <= set(found)
     broker.close()
+
+
+def test_a_file_of_the_schema_before_limits_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    broker = SQLiteBroker(f"sqlite:///{path}")
+    broker.publish([Outgoing(b"kept", "q")])
+    broker.close()
+    old = sqlite3.connect(path)
+    made = re.findall(
+        r"CREATE (TABLE|INDEX) (\w+)", "".join(queries("upgrades")[f"from_{n}"] for n in range(2, VERSION))
+    )
+    for kind, name in sorted(made, key=lambda pair: pair[0] == "TABLE"):
+        old.execute(f"DROP {kind} {name}")
+    old.execute("PRAGMA user_version=2")
+    old.commit()
+    old.close()
+    again = SQLiteBroker(f"sqlite:///{path}")
+    consumer = again.consumer(["q"], name="c")
+    deliveries = consumer.claim(1)
+    assert consumer.start(deliveries, (), {deliveries[0].tag: [Permit("k", 1)]}) == ["ok"]
+    consumer.close()
+    again.close()

@@ -53,6 +53,14 @@ def stay(number: int) -> None:
         time.sleep(60)
 
 
+@app.task(acks_late=True, concurrency_limit=1, concurrency_key="key {key}")
+def keyed(number: int, key: int, seconds: float) -> None:
+    """Say when it comes in and when it goes."""
+    note("in", key, number, time.time())
+    time.sleep(seconds)
+    note("out", key, number, time.time())
+
+
 @app.task
 def early(number: int, seconds: float = 0.0) -> int:
     note("early", number)
