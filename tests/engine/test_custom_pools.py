@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import gevent
 import pytest
 
 from celery import Celery
@@ -158,3 +159,22 @@ def test_all_pools_have_their_names() -> None:
     assert names <= set(get_available_pool_names())
     for name in names:
         assert get_implementation(name).__module__.startswith("celery.concurrency.")
+
+
+def test_a_pool_of_greenlets_in_a_process_that_is_not_green_says_so(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a test of somebody's: tasks that wait by gevent's own means run beside each other all the same."""
+    together = 0
+
+    @app.task(shared=False)
+    def nap() -> int:
+        nonlocal together
+        together += 1
+        gevent.sleep(0.3)
+        found, together = together, together - 1
+        return found
+
+    with caplog.at_level("WARNING", "celery.pool"), work(app, "gevent"):
+        assert max(result.get(timeout=10) for result in [nap.delay() for _ in range(3)]) == 3
+    assert "has not taken over" in caplog.text
