@@ -371,6 +371,10 @@ class Bus(ABC):
     def subscribe(self, topics: Sequence[str], slot: Slot = NO_SLOT) -> Subscription:
         """Listen from now on. A topic that ends in `*` matches every topic with that beginning."""
 
+    def hears(self, topic: str) -> bool:
+        """Whether anybody may listen to *topic* now; also true where that cannot be found out, or the store is away."""
+        return True
+
     def post(self, exchange: str, key: str, payload: bytes, ttl: float) -> None:
         """Send to the one who has opened the box *key* of *exchange*. What nobody takes is gone after *ttl* seconds."""
         self.publish(f"{exchange}/{key}", payload)

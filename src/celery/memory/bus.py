@@ -21,6 +21,10 @@ class MemoryBus(Bus):
             for subscription in self._space.subscriptions:
                 subscription.offer(topic, payload)
 
+    def hears(self, topic: str) -> bool:
+        with self._space.lock:
+            return any(subscription.wants(topic) for subscription in self._space.subscriptions)
+
     def subscribe(self, topics: Sequence[str], slot: Slot = NO_SLOT) -> MemorySubscription:
         subscription = MemorySubscription(self._space, topics)
         with self._space.lock:
@@ -38,9 +42,13 @@ class MemorySubscription(Subscription):
         self._arrived: deque[tuple[str, bytes]] = deque()
         self._chime = Chime()
 
+    def wants(self, topic: str) -> bool:
+        """Whether it was asked for."""
+        return topic in self._names or topic.startswith(self._beginnings)
+
     def offer(self, topic: str, payload: bytes) -> None:
         """Take (topic, payload) if it was asked for."""
-        if topic in self._names or topic.startswith(self._beginnings):
+        if self.wants(topic):
             self._arrived.append((topic, payload))
             self._chime.ring()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery.brokers.base import NO_SLOT, Box, Bus, Slot, Subscription
+from celery.exceptions import BrokerError
 from celery.redis.channel import Channel
 from celery.redis.envelopes import SEP
 from celery.redis.link import Lane, Link
@@ -43,6 +44,14 @@ class RedisBus(Bus):
 
     def publish(self, topic: str, payload: bytes) -> None:
         self._link.call("PUBLISH", self._start + self._channel_of(topic), payload)
+
+    def hears(self, topic: str) -> bool:
+        """As far as this server knows: patterns of anybody count, whatever they are for."""
+        channel = self._start + self._channel_of(topic)
+        try:
+            return bool(self._link.call("PUBSUB", "NUMPAT")) or bool(self._link.call("PUBSUB", "NUMSUB", channel)[1])
+        except BrokerError:
+            return True  # it is away, or does not let us ask
 
     def subscribe(self, topics: Sequence[str], slot: Slot = NO_SLOT) -> RedisSubscription:
         channel = Channel(self._link)

@@ -46,6 +46,9 @@ class SQLiteBus(Bus):
             connection.execute(_SQL["publish"], (topic, payload, now + BUS_KEPT))
         self._belfry.ring("bus", exchange)
 
+    def hears(self, topic: str) -> bool:
+        return self._belfry.hears("bus", {_exchange(topic)})
+
     def subscribe(self, topics: Sequence[str], slot: Slot = NO_SLOT) -> SQLiteSubscription:
         with self._database.read():
             exchanges = {_exchange(topic) for topic in topics}

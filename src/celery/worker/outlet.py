@@ -38,7 +38,9 @@ Note = Any
 
 
 class Writer(Protocol):
-    """Makes payloads of notes."""
+    """Makes payloads of notes. Not asked while nobody listens to its topic, if it names one."""
+
+    topic: str
 
     def write(self, notes: Sequence[Note]) -> Sequence[Payload]:
         """What to publish for *notes*, which were taken down one after the other."""
@@ -103,6 +105,9 @@ class Outlet(Bus):
 
     def subscribe(self, topics: Sequence[str], slot: Slot = NO_SLOT) -> Subscription:
         return self._bus.subscribe(topics, slot)
+
+    def hears(self, topic: str) -> bool:
+        return self._bus.hears(topic)
 
     def call_repeatedly(
         self,
@@ -195,7 +200,7 @@ class Outlet(Bus):
             return
         batch = notes[:]
         notes.clear()
-        if self.writer is not None:
+        if self.writer is not None and (not self.writer.topic or self._bus.hears(self.writer.topic)):
             for payload in self.writer.write(batch):
                 self._send(payload)
 

@@ -114,13 +114,14 @@ class Reports:
         self.dispatcher = dispatcher
         self.clock = app.clock
         self.exchange = str(app.conf.event_exchange)
-        self.topic = topic(self.exchange, MULTI)
         self.serializer = str(app.conf.event_serializer)
         self.headers = {"hostname": hostname}
         self.pid = os.getpid()
         self._note = outlet.note
         self._encode = msgspec.json.Encoder().encode
         self._plain = _sends_as_ours(type(dispatcher))
+        # A dispatcher of the program's own may do more than send.
+        self.topic = topic(self.exchange, MULTI) if self._plain else ""
 
     # -- the loop's side -------------------------------------------------------------------------------------------
 

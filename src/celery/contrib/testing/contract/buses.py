@@ -35,6 +35,14 @@ class BusContract:
             assert first.get(0.0) is None
         other.close()
 
+    def test_knows_when_somebody_listens(self, broker: Broker, connect: Callable[..., Broker]) -> None:
+        other = connect()
+        with other.bus().subscribe(["news", "celeryev/*"]):
+            assert broker.bus().hears("news")
+            assert broker.bus().hears("celeryev/task.multi")
+        assert isinstance(broker.bus().hears("nobody/wants.this"), bool)
+        other.close()
+
     def test_keeps_the_order(self, broker: Broker) -> None:
         with broker.bus().subscribe(["t"]) as subscription:
             for number in range(1200):
