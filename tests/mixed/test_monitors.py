@@ -145,7 +145,7 @@ def test_flower_shows_our_workers_and_their_tasks_and_its_buttons_work(mixed: Mi
     assert "time limits set successfully" in str(limits)
 
     rates = flower.ask("/api/task/rate-limit/fleet_app.slow_add", workername=name, ratelimit="100/s")
-    assert "rate limit" in str(rates)
+    assert "rate limit" in str(rates), getattr(flower, "refusal", None)
 
     # A task that runs is ended.
     running = flower.ask("/api/task/async-apply/fleet_app.mark_late", data={"args": [1, 60]})["task-id"]

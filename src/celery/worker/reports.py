@@ -22,6 +22,7 @@ from celery.utils.saferepr import saferepr
 from celery.utils.time import utcoffset
 from celery.wire.broadcast import encode, seal, topic
 from celery.wire.message import Outcome, Outgoing
+from celery.wire.protocol import Head
 from celery.worker.claimed import Claimed
 from celery.worker.decisions import Ending
 from celery.worker.outlet import Outlet, Payload
@@ -101,8 +102,8 @@ class Cancelled(_Event, gc=False):
     type: str = "task-cancelled"
 
 
-Note = tuple[Any, Claimed, tuple[Any, ...], float]
-"""The kind of event, the task it is about, what else it says of it, and when it happened."""
+Note = tuple[Any, Any, tuple[Any, ...], float]
+"""The kind of event, the id of its task (its head, if it was received), what else it says, and when it happened."""
 
 
 class Reports:
@@ -125,14 +126,19 @@ class Reports:
 
     # -- the loop's side -------------------------------------------------------------------------------------------
 
+    # Notes hold on to ids and heads, not to requests: the memory of a message is used again at once for the next one.
+
     def received(self, request: Claimed) -> None:
-        self._note((Received, request, (), time()))
+        if request.facts.send_events:
+            self._note((Received, request.head, (), time()))
 
     def started(self, request: Claimed) -> None:
-        self._note((Started, request, (), time()))
+        if request.facts.send_events:
+            self._note((Started, request.head.id, (), time()))
 
     def succeeded(self, request: Claimed, outcome: Outcome) -> None:
-        self._note((Succeeded, request, (outcome.detail, outcome.runtime), time()))
+        if request.facts.send_events:
+            self._note((Succeeded, request.head.id, (outcome.detail, outcome.runtime), time()))
 
     def ended(self, request: Claimed, outcome: Outcome, ending: Ending) -> None:
         """It has ended otherwise. Nothing is said of tasks that want to be ignored."""
@@ -144,11 +150,11 @@ class Reports:
         elif ending.verb == "requeue":
             self._given_back(request)
         elif state == FAILURE or outcome.internal:
-            self._note((Failed, request, (outcome.detail, outcome.traceback), time()))
+            self._tell(Failed, request, outcome.detail, outcome.traceback)
         elif state == RETRY:
-            self._note((Retried, request, (outcome.detail, outcome.traceback), time()))
+            self._tell(Retried, request, outcome.detail, outcome.traceback)
         elif state == REJECTED:
-            self._note((Rejected, request, (outcome.requeue,), time()))
+            self._tell(Rejected, request, outcome.requeue)
         elif state == REVOKED:
             self.revoked(request)
 
@@ -157,22 +163,26 @@ class Reports:
         self._raised(request, Failed, error)
 
     def revoked(self, request: Claimed, *, terminated: bool = False, expired: bool = False) -> None:
-        self._note((Revoked, request, (terminated, request.signum if terminated else None, expired), time()))
+        self._tell(Revoked, request, terminated, request.signum if terminated else None, expired)
 
     def cancelled(self, request: Claimed) -> None:
         """It was ended by this worker, and will be run again."""
-        self._note((Cancelled, request, (), time()))
+        self._tell(Cancelled, request)
 
     def _given_back(self, request: Claimed) -> None:
         if request.killed is None:
-            self._note((Rejected, request, (True,), time()))
+            self._tell(Rejected, request, True)
         else:
             self.cancelled(request)
 
     def _raised(self, request: Claimed, kind: type[Failed | Retried], error: BaseException) -> None:
         # Its own repr is a sentence.
         shown = f"NotRegistered({request.head.task!r})" if isinstance(error, NotRegistered) else saferepr(error)
-        self._note((kind, request, (shown, ExceptionInfo.of(error).traceback), time()))
+        self._tell(kind, request, shown, ExceptionInfo.of(error).traceback)
+
+    def _tell(self, kind: Any, request: Claimed, *facts: Any) -> None:
+        if request.facts.send_events:
+            self._note((kind, request.head.id, facts, time()))
 
     def sent(self, messages: Sequence[Outgoing]) -> None:
         """Tasks have sent these."""
@@ -183,8 +193,6 @@ class Reports:
     def write(self, notes: Sequence[Any]) -> Sequence[Payload]:
         """The message that tells of *notes*; none if there is nothing to tell."""
         events = self._events(notes)
-        if not events:
-            return ()
         if not self._plain:
             self._send_as_theirs(events)
             return ()
@@ -194,17 +202,15 @@ class Reports:
         offset, clock = utcoffset(), self.clock.forward_by(len(notes))
         hostname, pid = self.hostname, self.pid
         events: list[_Event] = []
-        for kind, request, facts, at in notes:
-            if not request.facts.send_events:
-                continue
-            head = request.head
+        for kind, about, facts, at in notes:
             if kind is Received:
+                head: Head = about
                 events.append(Received(
                     hostname, offset, pid, clock, head.id, head.shadow or head.task, head.argsrepr, head.kwargsrepr,
                     head.root_id, head.parent_id, head.retries, head.eta, head.expires, at,
                 ))  # fmt: skip
             else:
-                events.append(kind(hostname, offset, pid, clock, head.id, *facts, at))
+                events.append(kind(hostname, offset, pid, clock, about, *facts, at))
             clock += 1
         return events
 
