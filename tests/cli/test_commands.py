@@ -250,7 +250,6 @@ def test_two_workers_with_one_pidfile(celery: Any, worker: Any, tmp_path: Path) 
         (["-P", "swimming"], "'swimming' is not one of"),
         (["-P", "custom"], "CELERY_CUSTOM_WORKER_POOL"),
         (["-c", "many"], "'auto'"),
-        (["-B"], "later"),
         (["--autoscale", "4,x"], "10,3"),
         (["--umask", "9"], "octal"),
         (["-O", "best"], "fair"),
