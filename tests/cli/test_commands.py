@@ -265,7 +265,7 @@ def test_a_worker_explains_options_it_cannot_take(celery: Any, args: list[str], 
 
 def test_a_worker_takes_every_option_of_celery(celery: Any, worker: Any, tmp_path: Any) -> None:
     options = (
-        "-n everything@%h -S state -O fair --prefetch-multiplier 2 --disable-prefetch -c 1 -P threads -E"
+        f"-n everything@%h -S {tmp_path}/state -O fair --prefetch-multiplier 2 --disable-prefetch -c 1 -P threads -E"
         " --time-limit 60 --soft-time-limit 50 --max-tasks-per-child 100 --max-memory-per-child 1000000"
         " --pool-start-method fork --purge -Q celery,more -X other -I json --without-gossip --without-mingle"
         " --without-heartbeat --heartbeat-interval 5 -s schedule --scheduler x --umask 022"
