@@ -73,6 +73,25 @@ def merge_revoked(task_ids: Iterable[str]) -> None:
     revoked.update(task_ids)
 
 
+def task_reserved(request: Any) -> None:
+    """Kept for the API: the sets of requests are views of what the loop holds."""
+
+
+task_scheduled = task_reserved
+
+
+def task_accepted(request: Any, *args: Any) -> None:
+    """Count a task that was started by somebody else than the loop."""
+    total_count[request.name] += 1
+    all_total_count[0] += 1
+
+
+def task_ready(request: Any, successful: bool = False, *args: Any) -> None:
+    """Note that a task has ended which somebody else than the loop has run."""
+    if successful:
+        successful_requests.add(request.id)
+
+
 def maybe_shutdown() -> None:
     """Raise `WorkerTerminate` or `WorkerShutdown` if somebody has asked for it."""
     if should_terminate is not None and should_terminate is not False:

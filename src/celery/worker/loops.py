@@ -1,0 +1,15 @@
+"""The worker has one loop, `Consumer.run`; the names that Celery has for its two lead to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def synloop(obj: Any, *args: Any, **kwargs: Any) -> None:
+    """Run the loop of the consumer *obj* until it has stopped."""
+    obj.run()
+
+
+asynloop = synloop
+
+__all__ = ["asynloop", "synloop"]

@@ -1,0 +1,6 @@
+"""`Pidbox`, under the path that Celery has it at."""
+
+from celery.worker.mailbox import Mailbox as Pidbox
+
+gPidbox = Pidbox  # noqa: N816 - the public name
+__all__ = ["Pidbox", "gPidbox"]
