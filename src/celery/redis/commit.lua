@@ -144,24 +144,43 @@ local function write_given()
     given = {}
 end
 
+local has_some = #plan[7] > 0 and redis.call('EXISTS', mine) == 1
+local counts = {}  -- of each key how many have a place, but for those in `given`
+
+local function is_free(key, slots)
+    counts[key] = counts[key] or redis.call('HLEN', slots_key(key))
+    return counts[key] + (given[key] and #given[key] or 0) < slots
+end
+
 local function ask(queue, number, permits)
     -- Whether it has all permits it needs now; it is parked if it does not get them.
-    if redis.call('HEXISTS', mine, number) == 1 then return true end
-    local step, deliveries, interrupted, _, envelope = read_slip(redis.call('HGET', held_key(queue), number))
-    local digest = some_granted and redis.sha1hex(envelope)
-    local granted = digest and redis.call('HGET', GRANTED_TO, digest)
+    if has_some and redis.call('HEXISTS', mine, number) == 1 then return true end
+    local digest, granted
+    if some_granted then
+        local slip = redis.call('HGET', held_key(queue), number)
+        if not slip then return false end
+        local _, _, _, _, envelope = read_slip(slip)
+        digest = redis.sha1hex(envelope)
+        granted = redis.call('HGET', GRANTED_TO, digest)
+    end
     for _, permit in ipairs(permits) do
-        local key = permit[1]
-        if not may(permit, queue, granted == key, now, given[key] and #given[key] or 0) then
+        local key, slots = permit[1], permit[2]
+        local fine = granted == key or (slots > 0 and is_free(key, slots))
+        if slots == 0 then fine = may(permit, queue, granted == key, now, 0) end
+        if not fine then
+            local slip = redis.call('HGET', held_key(queue), number)
+            if not slip then return false end
+            local step, deliveries, interrupted, _, envelope = read_slip(slip)
             redis.call('HDEL', held_key(queue), number)
             write_given()  -- it may be asked who has what
             park(queue, step, deliveries, interrupted, now, envelope, permit)
+            counts, some_granted = {}, redis.call('EXISTS', GRANTED_TO) == 1
             return false
         end
     end
     if granted then
         ungrant(digest)
-        some_granted = redis.call('EXISTS', GRANTED_TO) == 1
+        counts[granted], some_granted = nil, redis.call('EXISTS', GRANTED_TO) == 1
     end
     for _, permit in ipairs(permits) do
         local key = permit[1]
@@ -184,8 +203,9 @@ for _, group in ipairs(plan[4]) do
     elseif revocations or of_queue or group[3] then
         marks = {}
         for _, number in ipairs(group[2]) do
-            local slip, verdict = redis.call('HGET', held, number), 'o'
-            if not slip then
+            local verdict = 'o'
+            local slip = (revocations or group[3]) and redis.call('HGET', held, number)
+            if group[3] and not slip or revocations and not slip then
                 verdict = 'l'
             elseif revocations then
                 local _, _, _, _, envelope = read_slip(slip)
