@@ -101,22 +101,23 @@ class Beat:
         )
 
     def start_scheduler(self) -> None:
+        service = self.service = self.Service(
+            app=self.app,
+            max_interval=self.max_interval,
+            scheduler_cls=self.scheduler_cls,
+            schedule_filename=self.schedule,
+            remote_control=self.remote_control,
+            hostname=self.hostname,
+        )
+        service.health = self.health
+        # Before the pid file, by which somebody may find this process and end it.
+        self.install_sync_handler(service)
         lock = take_pidfile(self.pidfile) if self.pidfile else None
         try:
-            service = self.service = self.Service(
-                app=self.app,
-                max_interval=self.max_interval,
-                scheduler_cls=self.scheduler_cls,
-                schedule_filename=self.schedule,
-                remote_control=self.remote_control,
-                hostname=self.hostname,
-            )
-            service.health = self.health
             if not self.quiet:
                 sys.__stdout__.write(f"{self.banner(service)}\n")  # type: ignore[union-attr]
                 sys.__stdout__.flush()  # type: ignore[union-attr]
             self.setup_logging()
-            self.install_sync_handler(service)
             _ = service.scheduler  # what is wrong with it is said before anybody hears that beat is ready
             self.on_ready()
             service.start()
