@@ -15,7 +15,8 @@ from rig.original import PATIENCE, cache
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
     "sentry-sdk==2.75.0", "opentelemetry-sdk", "opentelemetry-instrumentation-celery==0.66b2",
-    "celery-singleton==0.3.1", "celery-once==3.0.1", "six", "pytest-celery==1.3.0", "django-celery-results==2.6.0", "django",
+    "celery-singleton==0.3.1", "celery-once==3.0.1", "six",
+    "pytest-celery==1.3.0", "django-celery-results==2.6.0", "django",
 )  # fmt: skip
 ALONE = ("celery-batches==0.11",)
 """Its own word is that Celery must be older than 5.7; it works with it all the same."""
