@@ -366,6 +366,25 @@ def test_where_no_worker_is_whoever_revokes_ends_it(app: Celery, kind: str) -> N
     assert (stats.ready, stats.delayed) == (0, 0)
 
 
+def test_a_revocation_that_only_a_worker_is_told_of_is_for_good(app: Celery, start: Any) -> None:
+    @app.task(shared=False, name="later")
+    def later() -> str:
+        return "ran"
+
+    with start(hostname=NODE):
+        delayed = later.apply_async(countdown=10_000)
+        until(lambda: app.broker.stats(["celery"])[0].delayed == 1)
+        # As clients of the original do, which have no broker to record it at.
+        arguments = {"task_id": ["sent-later", delayed.id]}
+        [answer] = app.control.broadcast("revoke", arguments, reply=True, timeout=5, limit=1)
+        assert answer[NODE]["ok"].endswith("flagged as revoked")
+        with pytest.raises(TaskRevokedError):
+            delayed.get(timeout=10)
+    assert set(app.broker.revoked()) >= {"sent-later"}
+    with start(hostname=NODE), pytest.raises(TaskRevokedError):
+        later.apply_async(task_id="sent-later").get(timeout=10)
+
+
 def test_stamps_are_revoked_for_good(app: Celery, start: Any) -> None:
     @app.task(shared=False, name="stamped")
     def stamped() -> str:

@@ -24,6 +24,7 @@ CASES = [case for case in [*IDLE, *BUSY, *LAST] if not getattr(Panel.data.get(ca
 OTHERWISE = {
     "objgraph": "the package is not installed beside us, but was beside the original",
     "shutdown": "the original leaves without an answer, and its command line says that nobody replied",
+    "revoke_by_stamped_headers-text": "the original fails on a text, taken letter by letter; `name=value` is plain",
     "conf": "has settings that were given, and the original counts `include` and two more among them",
     "conf-with-defaults": "we have more settings, and mask less than what has `database` in its name",
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import TimeoutError as LoopBusy
 from typing import Any
 
+from celery.app.withdrawing import withdraw
 from celery.utils.log import get_logger
 from celery.worker import stamps
 from celery.worker import state as worker_state
@@ -17,13 +18,14 @@ logger = get_logger(__name__)
 
 @control_command(variadic="task_id", signature="[id1 [id2 [… [idN]]]]")
 def revoke(state: ControlState, task_id: Any, terminate: bool = False, signal: str | None = None, **kwargs: Any) -> Any:
-    """These tasks must not run here; with *terminate* those that do are killed."""
+    """These tasks must not run: recorded at the broker, whoever asks; with *terminate* those that do are killed."""
     ids = {task_id} if isinstance(task_id, str) else set(task_id)
     name = signal or "SIGTERM"
     number = _signal_number(name)
     if number is None:
         return nok(f"there is no signal {name!r}: use TERM, KILL, INT, QUIT, USR1 or a number")
     worker_state.revoked.update(ids)
+    _record(state, ids)
     if not terminate:
         logger.info("Tasks flagged as revoked: %s", ", ".join(sorted(ids)))
         return ok(f"tasks {ids} flagged as revoked")
@@ -35,6 +37,12 @@ def revoke(state: ControlState, task_id: Any, terminate: bool = False, signal: s
 def terminate(state: ControlState, signal: str, task_id: Any, **kwargs: Any) -> Any:
     """Kill running tasks, by id."""
     return revoke(state, task_id, terminate=True, signal=signal)
+
+
+def _record(state: ControlState, ids: set[str]) -> None:
+    """Clients of the original only tell the workers there are: this one sees to it that later ones know as well."""
+    state.consumer.broker.revoke(sorted(ids), worker_state.REVOKE_EXPIRES, worker_state.REVOKES_MAX)
+    withdraw(state.app, sorted(ids))
 
 
 def _kill(state: ControlState, ids: set[str], number: int) -> list[str]:
@@ -85,7 +93,7 @@ def revoke_by_stamped_headers(
     known = {header: stamps.texts(value) for header, value in wanted.items()}
     found = {request.id for request in state.consumer.requests() if stamps.concern(request.stamps, known)}
     if found:
-        broker.revoke(sorted(found), worker_state.REVOKE_EXPIRES, worker_state.REVOKES_MAX)
+        _record(state, found)
     if not terminate:
         logger.info("Header(s) %s flagged as revoked", wanted)
         return ok(f"headers {wanted} flagged as revoked, but not terminated")
