@@ -178,14 +178,14 @@ def rabbitmq_server(
 
 
 @pytest.fixture(scope="session")
-def _new_vhost(rabbitmq_server: RabbitMQ) -> Iterator[str]:
+def rabbitmq_vhosts(rabbitmq_server: RabbitMQ) -> Iterator[str]:
     return rabbitmq_server.new_vhosts()
 
 
 @pytest.fixture
-def rabbitmq_vhost(_new_vhost: Iterator[str]) -> str:
+def rabbitmq_vhost(rabbitmq_vhosts: Iterator[str]) -> str:
     """An empty vhost of the shared node."""
-    return next(_new_vhost)
+    return next(rabbitmq_vhosts)
 
 
 @pytest.fixture

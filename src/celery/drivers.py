@@ -31,6 +31,7 @@ BROKERS: Mapping[str, str] = {
     **dict.fromkeys(
         ("redis", "rediss", "sentinel", "unix", "socket", "redis+socket"), "celery.brokers.redis:RedisBroker"
     ),
+    **dict.fromkeys(("amqp", "amqps", "pyamqp", "py-amqp", "librabbitmq"), "celery.brokers.rabbitmq:RabbitBroker"),
     "sqlite": "celery.brokers.sqlite:SQLiteBroker",
 }
 STORES: Mapping[str, str] = {
@@ -66,7 +67,8 @@ DOORS: Mapping[str, str] = {
 """What a lower floor hands out without knowing it: the app's `Worker`, the command line, the default app."""
 REDIS = frozenset({"redis", "rediss", "sentinel", "unix", "socket", "redis+socket"})
 """Schemes of Redis, whose drivers take several URLs and options for their connections."""
-COMING = frozenset({"amqp", "amqps", "postgresql", "py-amqp", "pyamqp"})
+RABBITMQ = frozenset({"amqp", "amqps", "pyamqp", "py-amqp", "librabbitmq"})
+COMING = frozenset({"postgresql"})
 """Drivers of Celery that are still to come, by name."""
 
 
@@ -140,7 +142,7 @@ def first_url(urls: str | Sequence[str]) -> str:
 def address(urls: str | Sequence[str]) -> str:
     """What the driver of the first of several URLs is given: all of them if it fails over by itself, else the first."""
     joined = urls if isinstance(urls, str) else ";".join(urls)
-    return joined if scheme(joined) in REDIS else first_url(joined)
+    return joined if scheme(joined) in REDIS | RABBITMQ else first_url(joined)
 
 
 def known(kind: str) -> list[str]:

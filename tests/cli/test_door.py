@@ -171,11 +171,10 @@ def test_options_that_an_application_adds(celery: Any, tmp_path: Path) -> None:
     assert said.out.startswith("template fancy\n")
 
 
-@pytest.mark.parametrize("url", ["amqp://guest@localhost//", "postgresql+psycopg://localhost/x"])
-def test_a_broker_that_is_still_to_come(celery: Any, url: str) -> None:
-    said = celery("-b", url, "-A", "single", "queues")
+def test_a_broker_that_is_still_to_come(celery: Any) -> None:
+    said = celery("-b", "postgresql+psycopg://localhost/x", "-A", "single", "queues")
     assert said.code == 1
-    assert "comes with a later version of Celeriac; this one has memory, redis" in said.err
+    assert "comes with a later version of Celeriac; this one has amqp, amqps, " in said.err
 
 
 @pytest.mark.parametrize(

@@ -241,12 +241,12 @@ def test_a_blocked_connection_says_so(rabbitmq_server: RabbitMQ, make_link: Make
 
 
 @pytest.fixture(scope="module")
-def restarted(rabbitmq_server: RabbitMQ, _new_vhost: Iterator[str]) -> tuple[BrokerError | None, int]:
+def restarted(rabbitmq_server: RabbitMQ, rabbitmq_vhosts: Iterator[str]) -> tuple[BrokerError | None, int]:
     """What is said while the shared node is dead, and what is there when it has come back.
 
     Of the module's scope, because the node that runs afterwards is no other test's to end.
     """
-    link = Link(rabbitmq_server.url(next(_new_vhost)), {"timeout": 1.0})
+    link = Link(rabbitmq_server.url(next(rabbitmq_vhosts)), {"timeout": 1.0})
     said = None
     try:
         declare(link, "q")

@@ -39,6 +39,8 @@ from celery.utils.log import get_logger
 logger = get_logger(__name__)
 
 CHUNK = 262_144
+TICK = 500.0
+"""Milliseconds between two calls of `Connection.on_tick`, when nothing happens."""
 LEAVING = 2.0
 """Seconds that the server has to answer connection.close."""
 WANTS = (BlockingIOError, InterruptedError)
@@ -68,6 +70,8 @@ class Connection:
         """Set unless it is blocked."""
         self.flowing.set()
         self.on_end: Callable[[], None] | None = None
+        self.on_tick: Callable[[], None] | None = None
+        """Called by the thread at least every half second, if it is there; it must not block."""
         self._greeted = greeted
         self._pid = os.getpid()
         self._socket = greeted.socket
@@ -198,13 +202,18 @@ class Connection:
             if writing != bool(self._out):
                 writing = not writing
                 poller.register(number, POLLIN | POLLOUT if writing else POLLIN)
-            for ready, _ in poller.poll(beat * 250 if beat else None):
+            pause = beat * 250 if beat else None
+            if self.on_tick is not None:
+                pause = TICK if pause is None else min(TICK, pause)
+            for ready, _ in poller.poll(pause):
                 if ready != number:
                     self._chime.clear()
             self._flush()
             self._read()
             if beat:
                 self._keep_alive(beat)
+            if self.on_tick is not None:
+                self.on_tick()
 
     def _flush(self) -> None:
         if self._out:

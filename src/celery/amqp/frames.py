@@ -201,3 +201,15 @@ def content_size(payload: bytes) -> int:
 
 def content_properties(payload: bytes) -> Properties:
     return decode_properties(payload, 12)
+
+
+def consume(channel: int, queue: str, tag: str, credit: int, before: str = "") -> bytes:
+    """Take up to *credit* messages at a time from *queue*, instead of as the consumer *before*. One answer: qos-ok."""
+    qos = method(channel, BASIC_QOS, b"\0\0\0\0", _SHORT.pack(min(credit, 65_535)), b"\0")
+    args = (b"\0\0", short(queue), short(tag), b"\x08", encode_table({}))
+    return (cancel(channel, before) if before else b"") + qos + method(channel, BASIC_CONSUME, *args)
+
+
+def cancel(channel: int, tag: str) -> bytes:
+    """End a consumer; no answer."""
+    return method(channel, BASIC_CANCEL, short(tag), b"\x01")

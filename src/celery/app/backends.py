@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.local import PromiseProxy
 from celery.utils.imports import symbol_by_name
 from celery.utils.plugins import entry_points
+from celery.wire.message import Queue
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -50,8 +52,29 @@ def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
             port=conf.broker_port,
             virtual_host=conf.broker_vhost,
         )
+    if drivers.scheme(address) in drivers.RABBITMQ:
+        options.update(
+            connect_timeout=conf.broker_connection_timeout,
+            failover_strategy=conf.broker_failover_strategy,
+            heartbeat=conf.broker_heartbeat,
+            login_method=conf.broker_login_method,
+            username=conf.broker_user,
+            password=conf.broker_password,
+            port=conf.broker_port,
+            virtual_host=conf.broker_vhost,
+        )
     options.update(conf.broker_transport_options or {})
-    return drivers.broker_class(address)(address, options=options)
+    broker = drivers.broker_class(address)(address, options=options)
+    if drivers.scheme(address) in drivers.RABBITMQ:
+        known = weakref.ref(app)
+        broker.plan = lambda: _planned(known())
+    return broker
+
+
+def _planned(app: Celery | None) -> list[Queue]:
+    """The queues of an application."""
+    queues = None if app is None else app.amqp.queues
+    return [] if queues is None else [queues.wire(name) for name in queues]
 
 
 def result_url(app: Celery) -> str | None:

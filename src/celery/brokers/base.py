@@ -7,7 +7,7 @@ Everything speaks in sequences: one call is one atomic step and, on a network, o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -70,6 +70,17 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Consumers share between their queues by weight, or serve them strictly in order."""
     withdraws: bool = False
     """`revoke` brings messages that wait for their time or for a permit forward, and keeps revocations of stamps."""
+    ordered: bool = True
+    """Messages that come back are in their order, and do not overtake those that have not been claimed."""
+    marks: bool = True
+    """Knows by itself of every message how often it was started, and whether its last owner died with it.
+
+    Without that a consumer keeps marks in the result store it is given; with no store either, it is told to `let_go`.
+    """
+    lists: bool = True
+    """Says what it holds: `entries` has ready, delayed and leased messages, `stats` counts them for all consumers."""
+    revokes: bool = True
+    """Keeps revocations, and claims and starts see them. Without that only workers that are told know of one."""
 
 
 class QueueStats(msgspec.Struct, frozen=True):
@@ -116,6 +127,8 @@ class Broker(ABC):
         self.options: dict[str, Any] = dict(options or {})
         self.clock = clock
         self.lease = float(self.options.get("lease", LEASE))
+        self.plan: Callable[[], Iterable[Queue]] = tuple
+        """The queues that the application has in mind: what a message is sent to and is not there is made like that."""
 
     def introduce(self, who: str) -> None:  # noqa: B027 - most stores have nobody to tell
         """Call the connections that are made from now on those of *who*, where the store lists connections."""
@@ -307,6 +320,12 @@ class Consumer(ABC):
         return self.settle(settlements), self.start(deliveries, records, needs) if needs else self.start(
             deliveries, records
         )
+
+    def let_go(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027 - most stores can
+        """These are started, and are not to be run again should this process die: the broker may forget them.
+
+        They are settled all the same.  Only asked of a broker that cannot mark what is started.
+        """
 
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:

@@ -102,6 +102,10 @@ class Claims(Consumer):
         self._forget(deliveries)
         return [applied[claim_of(delivery)] for delivery in deliveries]
 
+    def let_go(self, deliveries: Sequence[Delivery]) -> None:
+        for owner, owned in self._by_owner(deliveries):
+            owner.let_go(owned)
+
     def release(self, deliveries: Sequence[Delivery]) -> None:
         if not self._former:
             self._now.release(deliveries)

@@ -7,7 +7,7 @@ goes to the dead set without its effects, so that it cannot keep the others from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from celery.backends.store import Store
@@ -71,6 +71,12 @@ class Endings:
     ) -> list[Verdict]:
         """`commit`, and mark *deliveries* as started, in one step where possible. *records* say that they are."""
         return self._together(deliveries, records, needs)
+
+    def let_go(self, requests: Iterable[Request]) -> None:
+        """Nothing will tell that these were started: what must not run twice is given up to the broker now."""
+        early = [r.delivery for r in requests if not (r.facts.acks_late or r.facts.retry_on_worker_lost)]
+        if early:
+            self.source.let_go(early)
 
     def _together(
         self, deliveries: Sequence[Delivery], records: Sequence[Record], needs: Needs = NOTHING

@@ -31,8 +31,13 @@ class Ledger:
 
     @property
     def joined(self) -> Store | None:
-        """The store to give a consumer, so that its settlements commit their effects too."""
-        return self.store if self.fused else None
+        """The store to give a consumer: for effects of its settlements, or for marks that its broker cannot keep."""
+        return self.store if self.fused or not self.broker.can.marks else None
+
+    @property
+    def forgetful(self) -> bool:
+        """Whether nothing can tell later that a message was started."""
+        return self.store is None and not self.broker.can.marks
 
     def prepare(self, settlements: Sequence[Settlement], started: Sequence[Record] = ()) -> list[Settlement]:
         """What is left to commit in one step; in a split ledger everything else, and *started*, is stored now.

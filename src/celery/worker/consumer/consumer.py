@@ -456,6 +456,8 @@ class Consumer(Surface):
             logger.warning("Not run, because this worker's lease on them was lost: %s", some(lost))
         state.all_total_count[0] += len(jobs)
         if jobs:
+            if self.ledger.forgetful:
+                self.endings.let_go(request for request in batch if request.tag in inside)
             if self.strategies.watched:
                 self.strategies.started(batch)
             self.pool.submit(jobs)

@@ -158,6 +158,8 @@ class BrokerContract(EffectsContract, LimitsContract):
     def test_delayed_message_waits_until_it_is_due(
         self, broker: Broker, consumer: Consumer, clock: FakeClock, pass_time: Advance
     ) -> None:
+        if not broker.can.lists:
+            pytest.skip("capability: this broker does not list what it holds")
         if not broker.can.delay:
             pytest.skip("capability: this broker cannot delay")
         now = clock.time()
@@ -240,6 +242,8 @@ class BrokerContract(EffectsContract, LimitsContract):
         assert consumer.settle([]) == []
 
     def test_one_batch_ends_in_several_ways(self, broker: Broker, consumer: Consumer, pass_time: Advance) -> None:
+        if not broker.can.lists:
+            pytest.skip("capability: this broker does not list what it holds")
         broker.publish([message(name) for name in ("done", "again", "later", "dead", "twice")])
         done, again, later, dead, twice = consumer.claim(10)
         consumer.start([done, again, later, dead, twice])
@@ -262,6 +266,8 @@ class BrokerContract(EffectsContract, LimitsContract):
         assert bodies(consumer.claim(10)) == ["later"]
 
     def test_requeue_goes_to_the_back_and_counts_only_executions(self, broker: Broker, consumer: Consumer) -> None:
+        if not broker.can.ordered:
+            pytest.skip("capability: messages that come back are in no order")
         broker.publish([message("a"), message("b")])
         [first] = consumer.claim(1)
         consumer.settle([Settlement(first, "requeue")])
@@ -270,6 +276,8 @@ class BrokerContract(EffectsContract, LimitsContract):
         assert [delivery.deliveries for delivery in deliveries] == [0, 0]
 
     def test_release_goes_to_the_front_uncounted(self, broker: Broker, consumer: Consumer) -> None:
+        if not broker.can.ordered:
+            pytest.skip("capability: messages that come back are in no order")
         broker.publish([message("a"), message("b"), message("c")])
         consumer.release(consumer.claim(2))
         deliveries = consumer.claim(10)
@@ -352,6 +360,8 @@ class BrokerContract(EffectsContract, LimitsContract):
         assert consumer.settle([Settlement(deliveries[0])]) == [True]
 
     def test_interrupted_is_said_once(self, broker: Broker, consumer: Consumer, pass_time: Advance) -> None:
+        if not broker.can.lease:
+            pytest.skip("capability: this broker has no leases")
         broker.publish([message("a")])
         for _ in range(2):
             crashing = broker.consumer(["q"], name="crashing")
@@ -383,6 +393,8 @@ class BrokerContract(EffectsContract, LimitsContract):
     def test_revocation_is_seen_by_claim_and_start(
         self, broker: Broker, consumer: Consumer, pass_time: Advance
     ) -> None:
+        if not broker.can.revokes:
+            pytest.skip("capability: this broker keeps no revocations")
         broker.publish([message("a", task_id="A"), message("b", task_id="B"), message("c", task_id="C")])
         broker.revoke(["A"], ttl=60.0)
         deliveries = consumer.claim(10)
@@ -398,6 +410,8 @@ class BrokerContract(EffectsContract, LimitsContract):
     # Looking at queues and tidying them
 
     def test_stats(self, broker: Broker, clock: FakeClock, pass_time: Advance) -> None:
+        if not broker.can.lists:
+            pytest.skip("capability: this broker does not list what it holds")
         broker.declare([Queue("empty")])
         consumer = broker.consumer(["a", "b"], name="counted")
         broker.publish([message("1", "a"), message("2", "a"), message("3", "b", due=clock.time() + 1000)])
@@ -414,6 +428,8 @@ class BrokerContract(EffectsContract, LimitsContract):
         consumer.close()
 
     def test_entries(self, broker: Broker, consumer: Consumer, clock: FakeClock) -> None:
+        if not broker.can.lists:
+            pytest.skip("capability: this broker does not list what it holds")
         due = clock.time() + 1000
         broker.publish([message(str(number), task_id=f"id{number}") for number in range(4)])
         broker.publish([message("delayed", due=due)])
@@ -435,6 +451,8 @@ class BrokerContract(EffectsContract, LimitsContract):
         assert broker.entries("dead", ["other"]) == []
 
     def test_purge_leaves_leased_and_dead(self, broker: Broker, consumer: Consumer, clock: FakeClock) -> None:
+        if not broker.can.lists:
+            pytest.skip("capability: this broker does not list what it holds")
         broker.publish([message(str(number)) for number in range(4)])
         broker.publish([message("delayed", due=clock.time() + 1000), message("elsewhere", "other")])
         dead, leased = consumer.claim(2)
@@ -447,6 +465,8 @@ class BrokerContract(EffectsContract, LimitsContract):
         assert broker.stats(["other"])[0].ready == 1
 
     def test_remove_leaves_leased(self, broker: Broker, consumer: Consumer, clock: FakeClock) -> None:
+        if not broker.can.lists:
+            pytest.skip("capability: this broker does not list what it holds")
         broker.publish([message(str(number)) for number in range(4)])
         broker.publish([message("delayed", due=clock.time() + 1000)])
         dead, leased = consumer.claim(2)
@@ -475,6 +495,8 @@ class BrokerContract(EffectsContract, LimitsContract):
         assert broker.entries("dead") == []
 
     def test_inner_messages_come_before_all_others(self, broker: Broker, consumer: Consumer, connect: Connect) -> None:
+        if not broker.can.lists:
+            pytest.skip("capability: this broker does not list what it holds")
         urgent = broker.can.most_urgent
         broker.publish([message("a", priority=urgent), message("b")])
         broker.publish([message("inner", inner=True)])

@@ -1,0 +1,497 @@
+"""What one worker takes from its queues, on a connection of its own.
+
+The server pushes up to as many messages as may be un-acknowledged (the credit); they wait in a buffer until they are
+claimed.  The credit follows what `claim` asks for; what nobody claims for a second goes back, and the consumer stops
+until the next claim.
+
+When the connection ends the server gives everything to whoever asks, also to this consumer once it has connected again.
+A message that comes again to the one that still runs it is neither run twice nor given away: the claim that it has goes
+on.  One that has been settled meanwhile is acknowledged when it comes again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from celery.amqp import delays, frames
+from celery.amqp.connection import Channel, Connection
+from celery.amqp.frames import Delivered
+from celery.amqp.link import Link
+from celery.amqp.marks import ENDED, Marks
+from celery.amqp.messages import COUNT, DEAD, DIED, INNER, PLACE, REASON, TAG, copy_of, name_of, put_together
+from celery.amqp.publisher import Letter
+from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
+from celery.exceptions import BrokerError
+from celery.utils.bell import Chime
+from celery.utils.clock import Clock
+from celery.utils.uuids import uuid
+from celery.wire.message import Delivery, Outgoing, Record, Settlement
+
+IDLE = 1.0
+"""Seconds after which what is buffered and not claimed goes back."""
+MOST_REMEMBERED = 10_000
+QUIET = 0.05
+"""Seconds without a message after which an exact claim takes it that none is on its way."""
+MOST_TAGS = 200
+"""Consumers, former ones among them, whose messages are taken."""
+FEW = 16
+"""A credit up to which no message more than asked for is fetched."""
+
+
+class Held(msgspec.Struct):
+    """A claim. `tag`: the server's, on the present connection; 0 if the message is not ours to acknowledge now."""
+
+    came: Delivered
+    queue: str
+    source: str
+    name: str
+    fence: int
+    tag: int
+    deliveries: int
+    started: bool = False
+    gone: bool = False
+    """Acknowledged already, by `let_go`."""
+
+
+class RabbitConsumer(Consumer):
+    """*send* publishes letters with confirms, *declare* sees to queues, *post* publishes messages."""
+
+    def __init__(
+        self,
+        link: Link,
+        queues: Sequence[str],
+        name: str,
+        marks: Marks,
+        clock: Clock,
+        *,
+        send: Callable[[Sequence[Letter]], object],
+        post: Callable[[Sequence[Outgoing]], object],
+        declare: Callable[[Sequence[str]], object],
+        delay: Callable[[str, float], tuple[str, str]],
+        exact: bool = False,
+    ) -> None:
+        self.queues = tuple(queues)
+        self.name = name
+        self._id = uuid()
+        self._link = link
+        self._marks = marks
+        self._clock = clock
+        self._send, self._post, self._declare, self._delay = send, post, declare, delay
+        self._exact = exact
+        self._chime = Chime()
+        self._woken = False
+        self._closed = False
+        self._lock = threading.RLock()
+        """Never held while an answer of the server is waited for: its thread takes it."""
+        self._numbers = itertools.count(1)
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        self._sources = [*(INNER + queue for queue in queues), *queues]
+        self._buffers: dict[str, deque[Delivered]] = {source: deque() for source in self._sources}
+        self._consuming: dict[str, str] = {}
+        """By source: the tag of our consumer there."""
+        self._source_of: dict[str, str] = {}
+        self._credit = 0
+        self._open: dict[int, None] = {}
+        """What is not acknowledged on this channel, in the order of its tags."""
+        self._held: dict[str, Held] = {}
+        self._orphans: dict[str, str] = {}
+        """By name: claims whose connection has ended."""
+        self._finished: dict[str, None] = {}
+        """Names of what was settled without a connection to acknowledge it on."""
+        self._turn = 0
+        self._claimed_at = time.monotonic()
+        self._declare(self._sources)
+
+    # -- claiming --------------------------------------------------------------------------------------------------
+
+    def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
+        self._check_open()
+        end = time.monotonic() + timeout
+        while True:
+            self._ask_for(limit)
+            if self._exact:
+                self._settle_in(limit)
+            self._chime.clear()
+            found = self._lease(self._take(limit))
+            left = end - time.monotonic()
+            if found or left <= 0 or self._woken or self._chime.closed:
+                self._woken = False
+                return found
+            self._chime.wait(left)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerError(f"The consumer {self.name} is closed.")
+
+    def _ask_for(self, limit: int) -> None:
+        """Have the server push as much as is to be claimed. Connects if need be."""
+        self._claimed_at = time.monotonic()
+        channel = self._channel
+        if channel is None or not channel.usable:
+            channel = self._connect()
+        with self._lock:
+            need = sum(held.tag > 0 for held in self._held.values()) + limit
+            idle = [source for source in self._sources if source not in self._consuming]
+        if need > self._credit:
+            self._credit = need if self._exact or need <= FEW else need + need // 4
+            idle = self._sources
+        for source in idle:
+            self._consume(channel, source)
+
+    def _connect(self) -> Channel:
+        """A new connection and channel; everything that the former ones had is orphaned by now."""
+        former = self._connection
+        if former is not None:
+            former.close()
+        connection = self._connection = self._link.retried(self._link.open)
+        channel = connection.channel()
+        channel.on_message = self._arrived
+        channel.on_cancel = self._cancelled
+        channel.on_end = self._lost
+        connection.on_tick = self._slim
+        self._channel = channel
+        self._declare(self._sources)
+        return channel
+
+    def _consume(self, channel: Channel, source: str) -> None:
+        before, tag = self._consuming.get(source, ""), f"{self.name}-{next(self._numbers)}"
+        with self._lock:
+            self._source_of[tag] = source
+            self._consuming[source] = tag
+        data = frames.consume(channel.number, source, tag, self._credit, before)
+        channel.call(data, frames.BASIC_QOS_OK)
+        with self._lock:  # a queue of the kind quorum sends on to the former consumer for a moment
+            while len(self._source_of) > MOST_TAGS:
+                del self._source_of[next(iter(self._source_of))]
+
+    def _settle_in(self, limit: int) -> None:
+        """Wait, a moment at most, until the server has sent what it has for us."""
+        until = time.monotonic() + IDLE / 2
+        for source in self._sources:
+            while (channel := self._channel) is not None and channel.usable:
+                data = frames.queue_declare(channel.number, source, 1, {})
+                answer = channel.call(data, frames.QUEUE_DECLARE_OK)
+                answer.short()
+                if not answer.number(4) or len(self._buffers[source]) >= limit or time.monotonic() > until:
+                    break
+                self._chime.wait(0.01)
+        # Queues of the kind quorum send after they have answered.
+        while self._chime.wait(QUIET) and time.monotonic() < until:
+            pass
+
+    def _take(self, limit: int) -> list[tuple[str, Delivered]]:
+        """From the buffers: those of the machinery first, then one of each queue in turn."""
+        found: list[tuple[str, Delivered]] = []
+        with self._lock:
+            inner, usual = self._sources[: len(self.queues)], self._sources[len(self.queues) :]
+            for source in inner:
+                while self._buffers[source] and len(found) < limit:
+                    found.append((source, self._buffers[source].popleft()))
+            empty = 0
+            while len(found) < limit and empty < len(usual):
+                source = usual[self._turn % len(usual)]
+                self._turn += 1
+                if self._buffers[source]:
+                    found.append((source, self._buffers[source].popleft()))
+                    empty = 0
+                else:
+                    empty += 1
+            if len(found) == limit or any(self._buffers.values()):
+                self._chime.ring()  # there may be more
+        return found
+
+    def _lease(self, found: Sequence[tuple[str, Delivered]]) -> list[Delivery]:
+        try:
+            counts = self._marks.read([name_of(came) for _, came in found if came.redelivered])
+        except BaseException:
+            with self._lock:
+                for source, came in reversed(found):
+                    self._buffers[source].appendleft(came)
+            raise
+        claimed = []
+        with self._lock:
+            for source, came in found:
+                if came.tag not in self._open:
+                    continue  # its connection has ended meanwhile
+                name = name_of(came)
+                count = counts.get(name, 0)
+                if count == ENDED:
+                    self._ack([came.tag])
+                else:
+                    claimed.append(self._hold(source, came, name, count))
+        return claimed
+
+    def _hold(self, source: str, came: Delivered, name: str, count: int) -> Delivery:
+        fence = next(self._numbers)
+        tag, queue = f"{self._id}-{fence}", source.removeprefix(INNER)
+        headers = came.properties.headers or {}
+        before = int(headers.get(COUNT) or 0)
+        started = count or before or int(headers.get("x-delivery-count") or 0 if not self._marks else 0)
+        self._held[tag] = Held(came, queue, source, name, fence, came.tag, started)
+        exchange, key = came.exchange, came.routing_key
+        if exchange == delays.LAST:
+            exchange, key = "", delays.arrived_from(key)
+        if source != queue:
+            key = queue
+        again = came.redelivered if not self._marks else started > 0
+        return Delivery(tag, queue, put_together(came, exchange, key), fence, started, count > 0, again)
+
+    # -- starting and ending ---------------------------------------------------------------------------------------
+
+    def start(
+        self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
+    ) -> list[Verdict]:
+        _refuse_effects(bool(records))
+        verdicts: list[Verdict] = []
+        counts: dict[str, int] = {}
+        with self._lock:
+            for delivery in deliveries:
+                held = self._of(delivery)
+                if held is None or not (held.tag or held.started):
+                    self._forget(delivery)
+                    verdicts.append("lost")
+                else:
+                    counts[held.name] = held.deliveries + 1
+                    held.started = True
+                    verdicts.append("ok")
+        self._marks.write(counts)
+        return verdicts
+
+    def let_go(self, deliveries: Sequence[Delivery]) -> None:
+        with self._lock:
+            tags = []
+            for delivery in deliveries:
+                held = self._of(delivery)
+                if held is not None and not held.gone:
+                    held.gone = True
+                    self._orphans.pop(held.name, None)
+                    if held.tag:
+                        tags.append(held.tag)
+                    else:
+                        self._remember(held.name)
+            self._ack(tags)
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        _refuse_effects(any(s.records or s.arrivals for s in settlements))
+        applied, ended, letters, places = [], [], [], []
+        seen: set[str] = set()
+        with self._lock:
+            for settlement in settlements:
+                held = self._of(settlement.delivery)
+                fresh = held is not None and str(settlement.delivery.tag) not in seen
+                applied.append(fresh)
+                if held is None or not fresh:
+                    continue
+                seen.add(str(settlement.delivery.tag))
+                ended.append((settlement, held))
+        messages = [message for settlement, _ in ended for message in settlement.messages]
+        if messages:
+            self._post(messages)
+        for settlement, held in ended:
+            if settlement.verb != "done":
+                place, letter = self._moved(settlement, held)
+                places.append(place)
+                letters.append(letter)
+        if letters:
+            self._declare(places)
+            self._send(letters)
+        self._marks.clear([held.name for _, held in ended if held.started and held.tag])
+        with self._lock:
+            tags = []
+            for settlement, held in ended:
+                self._held.pop(str(settlement.delivery.tag), None)
+                self._orphans.pop(held.name, None)
+                if held.tag:
+                    tags.append(held.tag)
+                elif not held.gone:
+                    self._remember(held.name)
+            self._ack(tags)
+            lost = [held for _, held in ended if not held.tag and not held.gone]
+        self._marks.write({held.name: ENDED for held in lost})
+        return applied
+
+    def _moved(self, settlement: Settlement, held: Held) -> tuple[str, Letter]:
+        """The queue and the letter that take the place of a message that is not done."""
+        if settlement.verb == "dead":
+            headers = {
+                REASON: settlement.reason,
+                PLACE: held.queue,
+                TAG: str(settlement.delivery.tag),
+                DIED: int(self._clock.time() * 1000),
+                COUNT: held.deliveries + held.started,
+            }
+            return DEAD + held.queue, copy_of(held.came, DEAD + held.queue, **headers)
+        count = held.deliveries + held.started
+        letter = copy_of(held.came, held.source, **({COUNT: count} if count else {}))
+        if settlement.delay > 0:
+            letter.exchange, letter.routing_key = self._delay(held.source, settlement.delay)
+        return held.source, letter
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        names, data = [], []
+        with self._lock:
+            for delivery in deliveries:
+                held = self._of(delivery)
+                if held is None:
+                    continue
+                self._forget(delivery)
+                if held.started:
+                    names.append(held.name)
+                if held.tag and self._open.pop(held.tag, 0) is None:
+                    data.append((held.tag, held.deliveries))
+        self._marks.clear(names)
+        self._give_back([tag for tag, _ in data])
+
+    def _of(self, delivery: Delivery) -> Held | None:
+        held = self._held.get(str(delivery.tag))
+        return held if held is not None and held.fence == delivery.fence else None
+
+    def _forget(self, delivery: Delivery) -> None:
+        held = self._held.pop(str(delivery.tag), None)
+        if held is not None:
+            self._orphans.pop(held.name, None)
+
+    def _remember(self, name: str) -> None:
+        self._finished[name] = None
+        if len(self._finished) > MOST_REMEMBERED:
+            del self._finished[next(iter(self._finished))]
+
+    def _ack(self, tags: Sequence[int]) -> None:
+        """In one write; all that are contiguous from the oldest on in one frame. The lock is held."""
+        channel = self._channel
+        wanted = {tag for tag in tags if tag in self._open}
+        if channel is None or not wanted:
+            return
+        last = 0
+        for tag in self._open:
+            if tag not in wanted:
+                break
+            last = tag
+        data = [frames.ack(channel.number, last, multiple=True)] if last else []
+        data += [frames.ack(channel.number, tag) for tag in sorted(wanted) if tag > last]
+        for tag in wanted:
+            del self._open[tag]
+        with suppress(BrokerError):  # then they are orphans, and the server gives them to somebody
+            channel.send(b"".join(data))
+
+    def _give_back(self, tags: Sequence[int]) -> None:
+        channel = self._channel
+        if channel is not None and tags:
+            with suppress(BrokerError):
+                channel.send(b"".join(frames.nack(channel.number, tag) for tag in sorted(tags)))
+
+    # -- the rest --------------------------------------------------------------------------------------------------
+
+    def renew(self) -> bool:
+        return not self._closed
+
+    def wake(self) -> None:
+        self._woken = True
+        self._chime.ring()
+
+    def fileno(self) -> int:
+        return self._chime.fileno()
+
+    def due_in(self) -> float | None:
+        return None
+
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """By queue: what is held, and what waits in the buffers."""
+        with self._lock:
+            held, waiting = dict.fromkeys(self.queues, 0), dict.fromkeys(self.queues, 0)
+            for one in self._held.values():
+                held[one.queue] = held.get(one.queue, 0) + 1
+            for source, buffer in self._buffers.items():
+                waiting[source.removeprefix(INNER)] += len(buffer)
+        return held, waiting
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+            with self._lock:
+                self._held.clear()
+                self._orphans.clear()
+            self._chime.close()
+
+    # -- on the connection's thread --------------------------------------------------------------------------------
+
+    def _arrived(self, came: Delivered) -> None:
+        with self._lock:
+            source = self._source_of.get(came.consumer)
+            if source is None:
+                self._give_back([came.tag])
+                return
+            self._open[came.tag] = None
+            if came.redelivered and (self._finished or self._orphans):
+                name = name_of(came)
+                if name in self._finished:
+                    del self._finished[name]
+                    self._ack([came.tag])
+                    return
+                orphan = self._held.get(self._orphans.pop(name, ""))
+                if orphan is not None:
+                    orphan.came, orphan.tag = came, came.tag
+                    return
+            self._buffers[source].append(came)
+        self._chime.ring()
+
+    def _cancelled(self, tag: str) -> None:
+        """The server took our consumer away: its queue was deleted, or its leader moved. The next claim asks again."""
+        with self._lock:
+            source = self._source_of.pop(tag, None)
+            if source is not None:
+                self._consuming.pop(source, None)
+        self._chime.ring()
+
+    def _lost(self, error: BrokerError) -> None:
+        with self._lock:
+            self._channel = None
+            self._credit = 0
+            self._consuming.clear()
+            self._source_of.clear()
+            self._open.clear()
+            for buffer in self._buffers.values():
+                buffer.clear()
+            for tag, held in self._held.items():
+                held.tag = 0
+                if not held.gone:
+                    self._orphans[held.name] = tag
+        self._chime.ring()
+
+    def _slim(self) -> None:
+        """Give back what nobody has claimed for a while, and take no more until somebody claims."""
+        if time.monotonic() - self._claimed_at < IDLE or not any(self._buffers.values()):
+            return
+        with self._lock:
+            channel = self._channel
+            if channel is None:
+                return
+            tags = [came.tag for buffer in self._buffers.values() for came in buffer]
+            for buffer in self._buffers.values():
+                buffer.clear()
+            data = b"".join(frames.cancel(channel.number, tag) for tag in self._consuming.values())
+            self._consuming.clear()
+            self._source_of.clear()
+            self._credit = 0
+            for tag in tags:
+                self._open.pop(tag, None)
+            with suppress(BrokerError):
+                channel.send(data)
+            self._give_back(tags)
+        self._chime.ring()
+
+
+def _refuse_effects(given: bool) -> None:
+    if given:
+        raise ValueError("RabbitMQ has no store in the same place: records are to be put before the settlement.")

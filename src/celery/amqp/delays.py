@@ -1,0 +1,105 @@
+"""Messages that are not to be delivered yet: the topology of native delayed delivery, as original Celery declares it.
+
+28 queues, one for each bit of the delay in whole seconds; what waits 2**n seconds in queue n is dead-lettered to the
+exchange of level n - 1, and either waits there, if the next word of its routing key is `1`, or goes on.  Below level 0
+it comes to the exchange `celery_delayed_delivery` with the routing key `<28 bits>.<target>`.
+
+From there it has to find its queue.  A queue that is addressed by its name is bound with exactly 28 words before the
+name.  Any other exchange gets a queue in between, bound the same way, which lets nothing wait and dead-letters to that
+exchange under the real routing key: so direct, fanout and topic exchanges route as they always do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from contextlib import suppress
+from typing import Any
+
+from celery.amqp import frames
+from celery.amqp.connection import Channel, Refused
+
+LEVELS = 28
+LAST = "celery_delayed_delivery"
+LONGEST = 2**LEVELS - 1
+"""Seconds, eight and a half years; what is due later goes through once more."""
+THROUGH = "celeriac.due."
+PRECONDITION_FAILED = 406
+
+
+def level(number: int) -> str:
+    return f"celery_delayed_{number}"
+
+
+def route(delay: float, target: str) -> tuple[str, str]:
+    """Exchange and routing key of a message that is to arrive at *target* in *delay* seconds, or up to one later."""
+    seconds = min(LONGEST, max(0, math.ceil(delay)))
+    return level(LEVELS - 1), ".".join(f"{seconds:0{LEVELS}b}") + f".{target}"
+
+
+def arrived_from(routing_key: str) -> str:
+    """The target in a routing key of `route`."""
+    return routing_key[2 * LEVELS :]
+
+
+def target_of(exchange: str, routing_key: str) -> str:
+    """What a message for *exchange* under *routing_key* is delayed as."""
+    if not exchange:
+        return routing_key
+    return THROUGH + hashlib.sha256(f"{exchange}\n{routing_key}".encode()).hexdigest()[:32]
+
+
+def level_arguments(number: int, queue_type: str) -> dict[str, Any]:
+    """Arguments of the queue of one level."""
+    found: dict[str, Any] = {
+        "x-queue-type": queue_type,
+        "x-overflow": "reject-publish",
+        "x-message-ttl": 2**number * 1000,
+        "x-dead-letter-exchange": level(number - 1) if number else LAST,
+    }
+    if queue_type == "quorum":
+        found["x-dead-letter-strategy"] = "at-least-once"
+    return found
+
+
+def declare_levels(channel: Channel, queue_type: str) -> Channel:
+    """Idempotent; levels that somebody has declared otherwise are used as they are. The channel to go on with."""
+    number = channel.number
+    for name in [*map(level, reversed(range(LEVELS))), LAST]:
+        channel.call(frames.exchange_declare(number, name, "topic", 2, {}), frames.EXCHANGE_DECLARE_OK)
+    for n in reversed(range(LEVELS)):
+        data = frames.queue_declare(channel.number, level(n), 2, level_arguments(n, queue_type))
+        try:
+            channel.call(data, frames.QUEUE_DECLARE_OK)
+        except Refused as error:
+            if error.code != PRECONDITION_FAILED:
+                raise
+            channel = channel.connection.channel()
+        stars = "*." * (LEVELS - 1 - n)
+        channel.call(frames.queue_bind(channel.number, level(n), level(n), f"{stars}1.#", {}), frames.QUEUE_BIND_OK)
+        below = level(n - 1) if n else LAST
+        channel.call(frames.exchange_bind(channel.number, below, level(n), f"{stars}0.#"), frames.EXCHANGE_BIND_OK)
+    return channel
+
+
+def bind_target(channel: Channel, exchange: str, routing_key: str) -> None:
+    """Have delayed messages for this target find it. Raises `Refused` where there is no such queue or exchange."""
+    number, target = channel.number, target_of(exchange, routing_key)
+    if exchange:
+        arguments = {
+            "x-message-ttl": 0,
+            "x-dead-letter-exchange": exchange,
+            "x-dead-letter-routing-key": routing_key,
+        }
+        channel.call(frames.queue_declare(number, target, 2, arguments), frames.QUEUE_DECLARE_OK)
+    channel.call(frames.queue_bind(number, target, LAST, "*." * LEVELS + target, {}), frames.QUEUE_BIND_OK)
+
+
+def forget_target(channel: Channel, exchange: str, routing_key: str) -> None:
+    """Undo `bind_target` for an exchange."""
+    if exchange:
+        data = frames.method(
+            channel.number, frames.QUEUE_DELETE, b"\0\0", frames.short(target_of(exchange, routing_key)), b"\0"
+        )
+        with suppress(Refused):
+            channel.call(data, frames.QUEUE_DELETE_OK)

@@ -1,0 +1,139 @@
+"""Envelopes to AMQP messages and back.
+
+On the wire a task message is what original Celery sends: body, headers and properties, no JSON around them.  What is no
+envelope is sent as it is, under a content type of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from celery.amqp.frames import Delivered, Properties, encode_properties
+from celery.amqp.publisher import Letter
+from celery.utils.digests import sha1
+
+RAW = "application/x-celeriac-raw"
+INNER, DEAD = "celeriac.inner.", "celeriac.dead."
+REASON, PLACE, TAG, DIED, COUNT = (
+    "celeriac_reason", "celeriac_queue", "celeriac_tag", "celeriac_died", "celeriac_deliveries",
+)  # fmt: skip
+OURS = frozenset({REASON, PLACE, TAG, DIED, COUNT})
+"""Headers of messages in the dead set; nobody else sees them."""
+_SERVERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
+PERSISTENT = 2
+
+
+class _Sent(msgspec.Struct):
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    delivery_mode: int | None = None
+    priority: int | None = None
+    expiration: str | int | float | None = None
+    message_id: str | None = None
+    timestamp: int | None = None
+    type: str | None = None
+    app_id: str | None = None
+
+
+class _Envelope(msgspec.Struct):
+    body: bytes
+    headers: dict[str, Any]
+    properties: _Sent
+    content_type: str = msgspec.field(default="application/data", name="content-type")
+    content_encoding: str = msgspec.field(default="binary", name="content-encoding")
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def take_apart(envelope: bytes, task_id: str = "") -> tuple[Properties, bytes]:
+    """The AMQP message that says what *envelope* says."""
+    try:
+        found = _decode(envelope)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Properties(RAW, delivery_mode=PERSISTENT, correlation_id=task_id or None), envelope
+    sent = found.properties
+    expiration = sent.expiration
+    return (
+        Properties(
+            found.content_type,
+            found.content_encoding,
+            found.headers,
+            sent.delivery_mode or PERSISTENT,
+            sent.priority,
+            sent.correlation_id,
+            sent.reply_to,
+            None if expiration is None else str(expiration),
+            sent.message_id,
+            sent.timestamp,
+            sent.type,
+            None,
+            sent.app_id,
+        ),
+        found.body,
+    )
+
+
+def put_together(came: Delivered, exchange: str, routing_key: str) -> bytes:
+    """The envelope of a message that came."""
+    given = came.properties
+    if given.content_type == RAW:
+        return came.body
+    headers = clean(given.headers or {})
+    properties: dict[str, Any] = {
+        "correlation_id": given.correlation_id,
+        "reply_to": given.reply_to,
+        "delivery_mode": given.delivery_mode or 1,
+        "delivery_info": {"exchange": exchange, "routing_key": routing_key},
+        "priority": given.priority or 0,
+        "body_encoding": "base64",
+        "delivery_tag": name_of(came),
+    }
+    for name in ("expiration", "message_id", "timestamp", "type", "app_id"):
+        value = getattr(given, name)
+        if value is not None:
+            properties[name] = value
+    if came.redelivered:
+        properties["delivery_info"]["redelivered"] = True
+    return _encode(
+        {
+            "body": came.body,
+            "content-encoding": given.content_encoding or "binary",
+            "content-type": given.content_type or "application/data",
+            "headers": headers,
+            "properties": properties,
+        }
+    )
+
+
+def clean(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what servers and we add on the way."""
+    return {name: value for name, value in headers.items() if not name.startswith(_SERVERS) and name not in OURS}
+
+
+def name_of(came: Delivered) -> str:
+    """What this message is called, also when it comes again: the id of its task and which try it is."""
+    headers = came.properties.headers or {}
+    task = headers.get("id") or came.properties.correlation_id
+    if not task:
+        return f"#{sha1(came.body)}"
+    return f"{task}:{headers.get('retries') or 0}:{headers.get('replays') or 0}"
+
+
+def task_of(came: Delivered) -> str:
+    """The id of its task; empty where there is none."""
+    headers = came.properties.headers or {}
+    return str(headers.get("id") or came.properties.correlation_id or "")
+
+
+def copy_of(came: Delivered, queue: str, **headers: Any) -> Letter:
+    """The same message, for *queue*, with these headers besides its own. It is kept for as long as it takes."""
+    given = came.properties
+    properties = msgspec.structs.replace(
+        given, headers={**clean(given.headers or {}), **headers}, expiration=None, delivery_mode=PERSISTENT
+    )
+    return Letter("", queue, encode_properties(properties), came.body)

@@ -1,0 +1,383 @@
+"""RabbitMQ as a broker: durable queues, confirmed publishing, acknowledgements, native delayed delivery.
+
+docs/rabbitmq.md says what is promised, and what RabbitMQ cannot do: it keeps no leases, lists no messages, and does not
+say whether a message that comes again had been started (`celery.amqp.marks` does, where there is a result store).
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from celery.amqp import delays, frames
+from celery.amqp.connection import Channel, Refused
+from celery.amqp.consumer import RabbitConsumer
+from celery.amqp.frames import Delivered, encode_properties
+from celery.amqp.link import Link
+from celery.amqp.marks import Marks
+from celery.amqp.messages import (
+    COUNT,
+    DEAD,
+    DIED,
+    INNER,
+    PLACE,
+    REASON,
+    TAG,
+    copy_of,
+    put_together,
+    take_apart,
+    task_of,
+)
+from celery.amqp.publisher import Letter
+from celery.backends.store import Store
+from celery.brokers.base import MOST_REVOKED, Broker, Bus, Capabilities, Entry, Kind, QueueStats
+from celery.exceptions import BrokerError
+from celery.utils.clock import SYSTEM, Clock
+from celery.wire.message import Outgoing, Queue
+
+NOT_FOUND, PRECONDITION_FAILED = 404, 406
+DURABLE = 2
+
+
+class RabbitBroker(Broker):
+    """One vhost. Options: those of `celery.amqp.address`.
+
+    `delay_queue_type` (quorum or classic) is for the queues of delayed messages, if nobody has declared them yet.
+    `exact_claims`: claims ask the server for what was published before them, and take no message more.
+    """
+
+    can = Capabilities(
+        durable=True,
+        shared=True,
+        lease=False,
+        fanout=False,
+        priorities=False,
+        max_bytes=134_217_728,
+        marks=False,
+        lists=False,
+        revokes=False,
+    )
+
+    def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options=options, clock=clock)
+        self.link = Link(url, self.options)
+        self._lock = threading.Lock()
+        self._queues: set[str] = set()
+        """Queues that are known to be there."""
+        self._exchanges: set[str] = set()
+        self._delayed: set[str] = set()
+        """Targets that delayed messages find."""
+        self._levels = False
+        self._consumers: weakref.WeakSet[RabbitConsumer] = weakref.WeakSet()
+
+    def introduce(self, who: str) -> None:
+        self.link.introduce(who)
+
+    def describe(self) -> str:
+        connection = self.link.connection()
+        return f"{connection.product} {connection.version}"
+
+    def connect(self) -> None:
+        self.link.retried(self.link.connection)
+
+    def close(self) -> None:
+        self.link.close()
+
+    # -- queues ----------------------------------------------------------------------------------------------------
+
+    def declare(self, queues: Sequence[Queue]) -> None:
+        for queue in queues:
+            self.link.control(lambda channel, queue=queue: _declare(channel, queue))  # type: ignore[misc]
+            with self._lock:
+                self._queues.add(queue.name)
+                if queue.exchange.name:
+                    self._exchanges.add(queue.exchange.name)
+
+    def _ensure(self, names: Sequence[str]) -> None:
+        """Have these queues: as they are, as the application has them in mind, or plain and durable."""
+        for name in names:
+            if name in self._queues:
+                continue
+            try:
+                self._ask(lambda number, name=name: frames.queue_declare(number, name, 1, {}))  # type: ignore[misc]
+            except Refused as error:
+                if error.code != NOT_FOUND:
+                    raise
+                planned = [queue for queue in self.plan() if queue.name == name]
+                self.declare(planned or [Queue(name)])
+            self._queues.add(name)
+
+    def _redeclare(self, names: Sequence[str]) -> None:
+        """For whoever has connected anew: queues may have gone with a node."""
+        self._queues.difference_update(names)
+        self._ensure(names)
+
+    def _ensure_exchange(self, name: str, key: str) -> None:
+        if name in self._exchanges:
+            return
+        try:
+            self.link.control(
+                lambda channel: channel.call(
+                    frames.exchange_declare(channel.number, name, "direct", 1, {}), frames.EXCHANGE_DECLARE_OK
+                )
+            )
+        except Refused as error:
+            if error.code != NOT_FOUND:
+                raise
+            planned = [queue for queue in self.plan() if queue.exchange.name == name]
+            if planned:
+                self.declare(planned)
+                return
+            raise BrokerError(
+                f"There is no exchange {name!r} for a message with the routing key {key!r}: declare a queue that is"
+                f" bound to it first."
+            ) from None
+        self._exchanges.add(name)
+
+    def _ask(self, data: Callable[[int], bytes]) -> tuple[int, int]:
+        """Messages and consumers of a queue, from the answer to a queue.declare."""
+
+        def work(channel: Channel) -> tuple[int, int]:
+            answer = channel.call(data(channel.number), frames.QUEUE_DECLARE_OK)
+            answer.short()
+            return answer.number(4), answer.number(4)
+
+        return self.link.control(work)
+
+    def _count(self, name: str) -> tuple[int, int]:
+        """Ready messages and consumers; nothing for a queue that is not there."""
+        try:
+            return self._ask(lambda number: frames.queue_declare(number, name, 1, {}))
+        except Refused as error:
+            if error.code != NOT_FOUND:
+                raise
+            return 0, 0
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        if messages:
+            self._send([self._letter(message) for message in messages])
+
+    def _letter(self, message: Outgoing) -> Letter:
+        properties, body = take_apart(message.envelope, message.task_id)
+        if properties.priority is None:
+            properties.priority = message.priority
+        exchange, key = message.exchange, message.routing_key
+        if message.inner and not exchange:
+            key = INNER + key
+        if exchange:
+            self._ensure_exchange(exchange, key)
+        else:
+            self._ensure([key])
+        if message.due is not None:
+            left = message.due - self.clock.time()
+            if left > 0:
+                properties.expiration = None  # it would end the wait; whoever claims the message looks at `expires`
+                exchange, key = self._delay_to(exchange, key, left)
+        return Letter(exchange, key, encode_properties(properties), body)
+
+    def _send(self, letters: Sequence[Letter]) -> None:
+        """Raises `BrokerError` unless the broker has taken every one of them."""
+        waiter = self.link.publish(letters)
+        if waiter.returned:
+            letters = self._rerouted(letters, waiter.returned)
+            waiter = self.link.publish(letters)
+            if waiter.returned:
+                exchange, key = next(iter(waiter.returned))
+                raise BrokerError(f"No queue takes what is sent to the exchange {exchange!r} as {key!r}: bind one.")
+        if waiter.refused:
+            error = BrokerError(
+                f"RabbitMQ refused {waiter.refused} of {len(letters)} messages: a queue is full or has no leader."
+            )
+            error.temporary = True
+            raise error
+
+    def _rerouted(self, letters: Sequence[Letter], returned: Mapping[tuple[str, str], str]) -> list[Letter]:
+        """Those that came back, now that their queues are made; raises for those that no queue can be made for."""
+        for exchange, key in returned:
+            if exchange:
+                raise BrokerError(f"No queue takes what is sent to the exchange {exchange!r} as {key!r}: bind one.")
+            self._queues.discard(key)
+            self._ensure([key])
+        return [letter for letter in letters if (letter.exchange, letter.routing_key) in returned]
+
+    def _delay_to(self, exchange: str, key: str, seconds: float) -> tuple[str, str]:
+        """Where a message is sent that is to come to *exchange* under *key* in so many seconds."""
+        target = delays.target_of(exchange, key)
+        if not self._levels:
+            kind = str(self.options.get("delay_queue_type") or "quorum")
+            self.link.control(lambda channel: delays.declare_levels(channel, kind))
+            self._levels = True
+        if target not in self._delayed:
+            self.link.control(lambda channel: delays.bind_target(channel, exchange, key))
+            self._delayed.add(target)
+        return delays.route(seconds, target)
+
+    # -- consuming -------------------------------------------------------------------------------------------------
+
+    def consumer(
+        self,
+        queues: Sequence[str],
+        *,
+        name: str,
+        store: Store | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> RabbitConsumer:
+        made = RabbitConsumer(
+            self.link,
+            queues,
+            name,
+            Marks(store),
+            self.clock,
+            send=self._send,
+            post=self.publish,
+            declare=self._redeclare,
+            delay=lambda queue, seconds: self._delay_to("", queue, seconds),
+            exact=bool(self.options.get("exact_claims")),
+        )
+        self._consumers.add(made)
+        return made
+
+    def sweep(self) -> int:
+        return 0  # the server gives back what a consumer held as soon as its connection ends
+
+    # -- looking and tidying ---------------------------------------------------------------------------------------
+
+    def purge(self, queue: str) -> int:
+        return sum(self._purge(name) for name in (queue, INNER + queue))
+
+    def _purge(self, name: str) -> int:
+        def work(channel: Channel) -> int:
+            data = frames.method(channel.number, frames.QUEUE_PURGE, b"\0\0", frames.short(name), b"\0")
+            return int(channel.call(data, frames.QUEUE_PURGE_OK).number(4))
+
+        try:
+            return self.link.control(work)
+        except Refused as error:
+            if error.code != NOT_FOUND:
+                raise
+            return 0
+
+    def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
+        """`leased` counts what consumers of this process hold; what is delayed is in the queues of the delays."""
+        found = []
+        for name in sorted(set(self._plain() if queues is None else queues)):
+            ready, consumers = self._count(name)
+            held = 0
+            for consumer in list(self._consumers):
+                holds, waits = consumer.counts()
+                held += holds.get(name, 0)
+                ready += waits.get(name, 0)
+            ready += self._count(INNER + name)[0]
+            found.append(QueueStats(name, ready, held, 0, self._count(DEAD + name)[0], None, consumers))
+        return found
+
+    def _plain(self) -> list[str]:
+        return sorted(name for name in self._queues if not name.startswith((INNER, DEAD)))
+
+    def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
+        """Only dead ones can be listed."""
+        if kind != "dead":
+            return []
+        found: list[Entry] = []
+        for queue in self._plain() if queues is None else queues:
+            self._walk(queue, lambda came: found.append(_entry(came)), limit)
+        return sorted(found, key=lambda entry: entry.since)[:limit]
+
+    def remove(self, tags: Sequence[int | str]) -> int:
+        return self._end_dead(tags, lambda came: None)
+
+    def replay(self, tags: Sequence[int | str]) -> int:
+        def send_back(came: Delivered) -> None:
+            place = str((came.properties.headers or {}).get(PLACE))
+            self._ensure([place])
+            self._send([copy_of(came, place)])
+
+        return self._end_dead(tags, send_back)
+
+    def _end_dead(self, tags: Sequence[int | str], work: Callable[[Delivered], object]) -> int:
+        wanted, ended = set(map(str, tags)), 0
+
+        def look(came: Delivered) -> bool:
+            nonlocal ended
+            headers = came.properties.headers or {}
+            if str(headers.get(TAG)) not in wanted:
+                return False
+            work(came)
+            ended += 1
+            return True
+
+        for queue in self._plain() if wanted else ():
+            self._walk(queue, look)
+        return ended
+
+    def _walk(self, queue: str, look: Callable[[Delivered], object], limit: int | None = None) -> None:
+        """Show the dead messages of *queue*, the longest dead first; those for which *look* says True are removed."""
+        name = DEAD + queue
+        count = self._count(name)[0]
+        if not count:
+            return
+        channel = self.link.connection().channel()
+        try:
+            for _ in range(count if limit is None else min(count, limit)):
+                data = frames.method(channel.number, frames.BASIC_GET, b"\0\0", frames.short(name), b"\0")
+                came = channel.call(data, frames.BASIC_GET_OK, frames.BASIC_GET_EMPTY)
+                if not isinstance(came, Delivered):
+                    return
+                if look(came) is True:
+                    channel.send(frames.ack(channel.number, came.tag))
+        finally:
+            channel.close()  # what was only looked at goes back to its place
+
+    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
+        """Nothing to keep it in: workers are told by remote control."""
+
+    def revoked(self) -> list[str]:
+        return []
+
+    def bus(self) -> Bus:
+        raise self._cannot("carry remote control and events yet")
+
+
+def _declare(channel: Channel, queue: Queue) -> None:
+    """Queue, exchange and binding. Raises `Refused`, with what to do where something else is there by that name."""
+    number, exchange = channel.number, queue.exchange
+    arguments = dict(queue.arguments or {})
+    if queue.max_priority is not None:
+        arguments["x-max-priority"] = queue.max_priority
+    try:
+        if exchange.name:
+            bits = DURABLE if exchange.durable else 0
+            data = frames.exchange_declare(number, exchange.name, exchange.type, bits, {})
+            channel.call(data, frames.EXCHANGE_DECLARE_OK)
+        bits = DURABLE if queue.durable else 0
+        channel.call(frames.queue_declare(number, queue.name, bits, arguments), frames.QUEUE_DECLARE_OK)
+        if exchange.name:
+            data = frames.queue_bind(number, queue.name, exchange.name, queue.routing_key, {})
+            channel.call(data, frames.QUEUE_BIND_OK)
+    except Refused as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        text = f"The queue {queue.name!r} or its exchange is there with other arguments; {error}"
+        raise Refused(f"{text} Declare it as it is (task_queues), or delete it.", error.code) from None
+
+
+def _entry(came: Delivered) -> Entry:
+    headers = came.properties.headers or {}
+    queue = str(headers.get(PLACE) or "")
+    return Entry(
+        str(headers.get(TAG) or ""),
+        queue,
+        "dead",
+        task_of(came),
+        put_together(msgspec.structs.replace(came, redelivered=False), "", queue),
+        int(headers.get(DIED) or 0) / 1000,
+        None,
+        int(headers.get(COUNT) or 0),
+        str(headers.get(REASON) or ""),
+    )

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import pytest
+
+from celery.amqp.consumer import RabbitConsumer
+from celery.backends.memory import MemoryStore
+from celery.backends.store import Store
+from celery.brokers.base import Broker
+from celery.brokers.rabbitmq import RabbitBroker
+from celery.contrib.testing.contract import BrokerContract
+from celery.utils.clock import FakeClock
+from celery.wire.message import Queue
+
+
+class Marked(RabbitBroker):
+    """As a worker has it whose results are in a store of ours: its consumers keep their marks there."""
+
+    def consumer(
+        self,
+        queues: Sequence[str],
+        *,
+        name: str,
+        store: Store | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> RabbitConsumer:
+        place = self.url.rpartition("/")[2]
+        return super().consumer(queues, name=name, store=store or MemoryStore(f"memory://{place}"), weights=weights)
+
+
+class TestRabbitBroker(BrokerContract):
+    @pytest.fixture
+    def connect(self, clock: FakeClock, rabbitmq_url: str) -> Callable[..., Broker]:
+        return lambda **options: Marked(rabbitmq_url, options={"exact_claims": True, **options}, clock=clock)
+
+
+class Quorum(Marked):
+    """Queues of the kind quorum send before and after they have answered, and again what came back."""
+
+    can = msgspec.structs.replace(RabbitBroker.can, ordered=False)
+
+
+class TestRabbitBrokerWithQuorumQueues(BrokerContract):
+    @pytest.fixture
+    def connect(self, clock: FakeClock, rabbitmq_url: str) -> Callable[..., Broker]:
+        def connect(**options: object) -> Broker:
+            broker = Quorum(rabbitmq_url, options={"exact_claims": True, **options}, clock=clock)
+            broker.declare([Queue(name, arguments={"x-queue-type": "quorum"}) for name in ("q", "a", "b", "other")])
+            return broker
+
+        return connect

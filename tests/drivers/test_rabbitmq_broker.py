@@ -1,0 +1,157 @@
+"""What RabbitMQ's broker does beyond the contract: delays, priorities, messages of the machinery, what it refuses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from celery.brokers.base import Consumer
+from celery.brokers.rabbitmq import RabbitBroker
+from celery.exceptions import BrokerError
+from celery.wire.message import Delivery, Exchange, Outgoing, Queue, Settlement
+from rig.rabbitmq import RabbitMQ
+
+Connect = Callable[..., RabbitBroker]
+
+
+@pytest.fixture
+def connect(rabbitmq_url: str) -> Iterator[Connect]:
+    made: list[RabbitBroker] = []
+
+    def connect(**options: Any) -> RabbitBroker:
+        made.append(RabbitBroker(rabbitmq_url, options={"delay_queue_type": "classic", **options}))
+        return made[-1]
+
+    yield connect
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def broker(connect: Connect) -> RabbitBroker:
+    return connect()
+
+
+@pytest.fixture
+def consumer(broker: RabbitBroker) -> Iterator[Consumer]:
+    consumer = broker.consumer(["q"], name="first")
+    yield consumer
+    consumer.close()
+
+
+def collect(consumer: Consumer, count: int, seconds: float = 15.0) -> list[Delivery]:
+    found: list[Delivery] = []
+    deadline = time.monotonic() + seconds
+    while len(found) < count and time.monotonic() < deadline:
+        found += consumer.claim(count - len(found), timeout=0.5)
+    return found
+
+
+def bodies(deliveries: list[Delivery]) -> list[bytes]:
+    return [delivery.envelope for delivery in deliveries]
+
+
+def test_delayed_messages_come_when_they_are_due(broker: RabbitBroker, consumer: Consumer) -> None:
+    now = time.time()
+    broker.publish([Outgoing(b"later", "q", due=now + 2.5), Outgoing(b"soon", "q", due=now + 1), Outgoing(b"now", "q")])
+    assert bodies(collect(consumer, 1)) == [b"now"]
+    [soon] = collect(consumer, 1)
+    assert soon.envelope == b"soon"
+    assert 1 <= time.time() - now < 6
+    [later] = collect(consumer, 1)
+    assert later.envelope == b"later"
+    assert time.time() - now >= 2.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "pattern"), [("direct", "k", "k"), ("topic", "a.b", "a.*"), ("fanout", "", "")]
+)
+def test_delayed_messages_are_routed_by_their_exchange(
+    broker: RabbitBroker, consumer: Consumer, kind: Any, key: str, pattern: str
+) -> None:
+    broker.declare([Queue("q", Exchange("ex", kind), pattern)])
+    broker.publish([Outgoing(b"m", key, exchange="ex", due=time.time() + 1)])
+    assert consumer.claim(1) == []
+    assert bodies(collect(consumer, 1)) == [b"m"]
+
+
+def test_a_queue_gets_no_delayed_message_of_another_whose_name_ends_alike(
+    broker: RabbitBroker, consumer: Consumer
+) -> None:
+    broker.publish([Outgoing(b"other", "other.q", due=time.time() + 1), Outgoing(b"mine", "q", due=time.time() + 1)])
+    assert bodies(collect(consumer, 2, seconds=4)) == [b"mine"]
+
+
+def test_requeued_messages_wait_at_the_broker(broker: RabbitBroker, consumer: Consumer) -> None:
+    broker.publish([Outgoing(b"m", "q")])
+    [first] = collect(consumer, 1)
+    started = time.monotonic()
+    assert consumer.settle([Settlement(first, "requeue", delay=1.0)]) == [True]
+    assert bodies(collect(consumer, 1)) == [b"m"]
+    assert time.monotonic() - started >= 1
+
+
+def test_messages_of_the_machinery_come_first(broker: RabbitBroker, connect: Connect) -> None:
+    broker.publish([Outgoing(b"a", "q"), Outgoing(b"inner", "q", inner=True)])
+    exact = connect(exact_claims=True)
+    consumer = exact.consumer(["q"], name="exact")
+    assert bodies(consumer.claim(2)) == [b"inner", b"a"]
+    consumer.close()
+
+
+def test_priorities_of_a_queue_that_has_them(broker: RabbitBroker, connect: Connect) -> None:
+    broker.declare([Queue("p", max_priority=9)])
+    broker.publish([Outgoing(b"low", "p", priority=1), Outgoing(b"high", "p", priority=8)])
+    consumer = connect(exact_claims=True).consumer(["p"], name="exact")
+    assert bodies(consumer.claim(2)) == [b"high", b"low"]
+    consumer.close()
+
+
+def test_what_nobody_claims_goes_to_others(broker: RabbitBroker, connect: Connect) -> None:
+    """A worker whose slots are busy does not sit on what the server has pushed to it."""
+    hoarder = broker.consumer(["q"], name="hoarder")
+    hoarder.claim(4)
+    broker.publish([Outgoing(b"%d" % number, "q") for number in range(4)])
+    other = connect().consumer(["q"], name="other")
+    assert sorted(bodies(collect(other, 4))) == [b"0", b"1", b"2", b"3"]
+    hoarder.close()
+    other.close()
+
+
+def test_a_queue_that_is_there_with_other_arguments(broker: RabbitBroker) -> None:
+    broker.declare([Queue("q", arguments={"x-max-length": 5})])
+    with pytest.raises(BrokerError, match=r"queue 'q'.*other arguments.*Declare it as it is"):
+        broker.declare([Queue("q", arguments={"x-max-length": 6})])
+
+
+def test_a_queue_that_was_deleted_is_made_again(broker: RabbitBroker, rabbitmq_server: RabbitMQ) -> None:
+    broker.publish([Outgoing(b"a", "gone")])
+    rabbitmq_server.control("delete_queue", "-p", broker.url.rpartition("/")[2], "gone")
+    broker.publish([Outgoing(b"b", "gone")])
+    assert broker.stats(["gone"])[0].ready == 1
+
+
+def test_an_exchange_without_a_queue(broker: RabbitBroker) -> None:
+    broker.declare([Queue("q", Exchange("ex", "direct"), "k")])
+    with pytest.raises(BrokerError, match=r"No queue takes.*'ex'.*'other'"):
+        broker.publish([Outgoing(b"m", "other", exchange="ex")])
+
+
+def test_what_is_settled_without_a_connection_is_acknowledged_when_it_comes_again(
+    broker: RabbitBroker, consumer: Consumer, rabbitmq_server: RabbitMQ
+) -> None:
+    broker.publish([Outgoing(b"done", "q"), Outgoing(b"runs", "q")])
+    done, runs = collect(consumer, 2)
+    consumer.start([done, runs])
+    rabbitmq_server.control("close_all_connections", "-p", broker.url.rpartition("/")[2], "test")
+    deadline = time.monotonic() + 10
+    while consumer._channel is not None and time.monotonic() < deadline:  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    assert consumer.settle([Settlement(done)]) == [True]
+    assert collect(consumer, 1, seconds=2) == [], "neither is handed out again"
+    assert consumer.settle([Settlement(runs)]) == [True]
+    consumer.close()
+    assert broker.stats(["q"])[0].ready == 0

@@ -1,0 +1,206 @@
+"""A worker over RabbitMQ, its results in Redis or nowhere: the life of a task, early and late, the end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery import Celery
+from celery.contrib.testing.worker import TestWorkController, start_worker
+from celery.exceptions import BrokerError, WorkerLostError
+from engine.notes import noted
+from rig.rabbitmq import RabbitMQ
+
+NODE = "w1@here"
+Start = Callable[..., AbstractContextManager[TestWorkController]]
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Celery]]:
+    made: list[Celery] = []
+
+    def make(broker: str, backend: str | None = None, **settings: Any) -> Celery:
+        app = Celery("jobs", broker=broker, backend=backend, include=["engine.jobs"])
+        app.conf.update(worker_hijack_root_logger=False, **settings)
+        app.set_default()
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.close()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celery], rabbitmq_url: str, redis_url: str) -> Celery:
+    return make_app(rabbitmq_url, redis_url)
+
+
+@pytest.fixture
+def alone(make_app: Callable[..., Celery], rabbitmq_url: str) -> Celery:
+    """Without results."""
+    return make_app(rabbitmq_url)
+
+
+def work(app: Celery, pool: str = "threads", **options: Any) -> AbstractContextManager[TestWorkController]:
+    return start_worker(app, pool=pool, concurrency=2, hostname=NODE, perform_ping_check=False, **options)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+
+
+def counts(app: Celery, queue: str = "celery") -> tuple[int, int, int]:
+    [stats] = app.broker.stats([queue])
+    return stats.ready, stats.leased, stats.dead
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+def test_results_and_errors_come_back(app: Celery, pool: str, jobs: Any) -> None:
+    with work(app, pool):
+        assert jobs.add.delay(2, 3).get(timeout=20) == 5
+        with pytest.raises(ValueError, match="no luck"):
+            jobs.fail.delay("no luck").get(timeout=20)
+        with app.bulk():
+            results = [jobs.add.delay(number, 1) for number in range(300)]
+        assert [result.get(timeout=30) for result in results] == list(range(1, 301))
+        wait_until(lambda: counts(app) == (0, 0, 0))
+    assert counts(app) == (0, 0, 0)
+
+
+def test_retries_and_etas_wait_at_the_broker(app: Celery, log: Path, jobs: Any) -> None:
+    with work(app) as worker:
+        assert jobs.flaky.delay(str(log), 2, 1).get(timeout=30) == 2
+        moments = [float(line) for line in log.read_text().splitlines()]
+        assert [later - earlier >= 1 for earlier, later in itertools.pairwise(moments)] == [True, True]
+        due = datetime.now(UTC) + timedelta(seconds=1.5)
+        result = jobs.add.apply_async((1, 2), eta=due)
+        assert worker.consumer is not None
+        assert counts(app) == (0, 0, 0)
+        assert result.get(timeout=30) == 3
+        assert datetime.now(UTC) >= due
+
+
+def test_a_rejected_late_task_comes_again(app: Celery, log: Path, jobs: Any) -> None:
+    with work(app):
+        assert jobs.refuse_once.delay(str(log)).get(timeout=20) is True
+    assert noted(log)["tried"] == 2
+
+
+def test_a_message_that_is_no_task_is_dead_and_can_be_replayed(app: Celery, jobs: Any) -> None:
+    with work(app):
+        app.send_task("nobody.knows.it", (1,), ignore_result=True)
+        wait_until(lambda: counts(app) == (0, 0, 1))
+        [entry] = app.broker.entries("dead", ["celery"])
+        assert "unknown task 'nobody.knows.it'" in entry.reason
+        assert app.broker.remove([entry.tag]) == 1
+        assert counts(app) == (0, 0, 0)
+
+
+def test_without_results_early_messages_are_acknowledged_at_their_start(alone: Celery, log: Path, jobs: Any) -> None:
+    with work(alone):
+        jobs.mark_only.delay(str(log), "ran")
+        jobs.mark.apply_async((str(log), "slow", 2.0), ignore_result=True)
+        wait_until(lambda: noted(log)["slow"])
+        kept = alone.broker.link.connection()  # type: ignore[attr-defined]
+        assert kept.state == "open"
+        wait_until(lambda: counts(alone) == (0, 0, 0))
+    assert noted(log) == {"ran": 1, "slow": 1}
+
+
+def test_a_warm_shutdown_gives_back_what_has_not_begun(app: Celery, log: Path, jobs: Any) -> None:
+    with work(app, "solo"):
+        with app.bulk():
+            for number in range(4):
+                jobs.mark.delay(str(log), str(number), 0.5)
+        wait_until(lambda: noted(log))
+    ran = sum(noted(log).values())
+    assert ran < 4
+    wait_until(lambda: counts(app) == (4 - ran, 0, 0))
+
+
+@pytest.fixture
+def spawn(app: Celery, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """`spawn()`: a worker in a process group of its own, which the test may kill."""
+    running: list[subprocess.Popen[bytes]] = []
+    code = (
+        "import sys; from celery import Celery\n"
+        "broker, backend = sys.argv[1:3]\n"
+        "app = Celery('jobs', broker=broker, backend=backend, include=['engine.jobs'])\n"
+        "app.set_default(); app.worker_main(['worker', '-c', '1', '-P', 'solo', '-l', 'WARNING'])\n"
+    )
+
+    def spawn() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", code, app.conf.broker_url, app.conf.result_backend]
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "C_FORCE_ROOT": "1"}
+        with (tmp_path / "worker.log").open("ab") as output:
+            running.append(subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True))
+        return running[-1]
+
+    yield spawn
+    for process in running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def test_a_killed_worker_loses_nothing(
+    app: Celery, spawn: Callable[[], subprocess.Popen[bytes]], log: Path, jobs: Any
+) -> None:
+    """What it ran late comes again; what it ran early is said to be lost; what it only held runs as if nothing was."""
+    victim = spawn()
+    late = jobs.late.delay(str(log), "late", 3.0)
+    wait_until(lambda: noted(log)["late"], 40)
+    held = jobs.add.delay(1, 2)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait(10)
+    with work(app):
+        assert late.get(timeout=30) == "late"
+        assert held.get(timeout=30) == 3
+    assert noted(log)["late"] == 2
+
+    victim = spawn()
+    early = jobs.mark.delay(str(log), "early", 30.0)
+    wait_until(lambda: noted(log)["early"], 40)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait(10)
+    with work(app), pytest.raises(WorkerLostError):
+        early.get(timeout=30)
+    assert noted(log)["early"] == 1
+    wait_until(lambda: counts(app) == (0, 0, 0))
+
+
+def test_a_connection_that_is_cut_ends_no_task(app: Celery, rabbitmq_server: RabbitMQ, log: Path, jobs: Any) -> None:
+    """The worker still runs what comes again to it: once is enough."""
+    with work(app, "threads"):
+        running = jobs.late.delay(str(log), "running", 2.0)
+        wait_until(lambda: noted(log)["running"])
+        rabbitmq_server.control("close_all_connections", "-p", app.conf.broker_url.rpartition("/")[2], "test")
+        assert running.get(timeout=30) == "running"
+        assert jobs.add.delay(1, 2).get(timeout=30) == 3
+        wait_until(lambda: counts(app) == (0, 0, 0))
+    assert noted(log)["running"] == 1
+
+
+def test_remote_control_says_that_it_is_not_there_yet(app: Celery) -> None:
+    with pytest.raises(BrokerError, match="remote control"):
+        app.control.ping(timeout=0.1)
