@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,18 @@ DEFAULT_ATTRS = {"__file__", "__path__", "__doc__", "__all__"}
 class Proxy:
     """Forwards everything to the object that *local* returns, which is asked for at each use."""
 
-    __slots__ = ("__args", "__dict__", "__kwargs", "__local", "__weakref__")
+    __slots__ = (
+        "COMPAT_MODULES",
+        "DEPRECATED_ATTRS",
+        "__args",
+        "__dict__",
+        "__kwargs",
+        "__local",
+        "__weakref__",
+        "create_module",
+        "get_compat_module",
+        "recreate_module",
+    )
 
     def __init__(
         self,
@@ -272,6 +284,73 @@ class LazyModule(ModuleType):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return importlib.import_module, (self.__name__,)
+
+
+DEPRECATED_ATTRS = frozenset({"execute", "log", "messaging", "registry", "subtask"})
+"""Names of the package `celery` that old programs use."""
+COMPAT_MODULES: dict[str, dict[str, dict[str, str]]] = {
+    "celery": {
+        "execute": {"send_task": "send_task"},
+        "log": {
+            "get_default_logger": "log.get_default_logger",
+            "setup_logging_subsystem": "log.setup_logging_subsystem",
+            "redirect_stdouts_to_logger": "log.redirect_stdouts_to_logger",
+        },
+        "messaging": {"TaskConsumer": "amqp.TaskConsumer", "establish_connection": "connection"},
+        "registry": {"tasks": "tasks"},
+    }
+}
+"""Package -> its old modules -> their names -> where the current app has that."""
+
+
+def create_module(
+    name: str,
+    attrs: Mapping[str, Any],
+    cls_attrs: Mapping[str, Any] | None = None,
+    pkg: ModuleType | None = None,
+    base: type[ModuleType] = LazyModule,
+    prepare_attr: Any = None,
+) -> ModuleType:
+    """A new module, of a class of its own made from *base*, that can be imported from now on; below *pkg* if given."""
+    path = f"{pkg.__name__}.{name}" if pkg is not None else name
+    short = path.rpartition(".")[2]
+    module: ModuleType = type(short, (base,), {"__module__": path.rpartition(".")[0] or path, **(cls_attrs or {})})(
+        path
+    )
+    module.__dict__.update({key: prepare_attr(value) if prepare_attr else value for key, value in attrs.items()})
+    sys.modules[path] = module
+    return module
+
+
+def recreate_module(
+    name: str,
+    compat_modules: tuple[str, ...] = (),
+    by_module: Mapping[str, Any] | None = None,
+    direct: Mapping[str, str] | None = None,
+    base: type[ModuleType] = LazyModule,
+    **attrs: Any,
+) -> tuple[ModuleType, ModuleType]:
+    """Put a lazy module in the place of the imported module *name*: (the old one, the new one).
+
+    *by_module* says which names are of which module, *direct* which names are modules.
+    """
+    old = sys.modules[name]
+    origins, modules = get_origins(by_module or {}), direct or {}
+    lazy = {
+        "_compat_modules": compat_modules, "_all_by_module": by_module or {}, "_direct": modules,
+        "_object_origins": origins, "__all__": tuple(sorted({*compat_modules, *origins, *modules, *attrs})),
+    }  # fmt: skip
+    new: Any = create_module(name, attrs, cls_attrs=lazy, base=base)
+    for module in compat_modules:
+        setattr(new, module, get_compat_module(new, module))
+    return old, new
+
+
+def get_compat_module(pkg: ModuleType, name: str) -> ModuleType:
+    """An old module of *pkg*, made anew: its names lead to the current app."""
+    paths = COMPAT_MODULES[pkg.__name__][name]
+    leads = {attr: Proxy(getappattr, (path.split("."),)) for attr, path in paths.items()}
+    return create_module(name, {**leads, "__all__": list(paths)}, pkg=pkg)
 
 
 def get_origins(defs: Mapping[str, Any]) -> dict[str, str]:

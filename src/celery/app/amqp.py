@@ -410,6 +410,11 @@ class AMQP:
     publisher_pool = producer_pool
 
 
+def utf8dict(d: Any, encoding: str = "utf-8") -> dict[str, Any]:
+    """*d* with text for the keys that are bytes."""
+    return {key.decode(encoding) if isinstance(key, bytes) else key: value for key, value in dict(d).items()}
+
+
 def _checked(args: Any, kwargs: Any) -> tuple[Any, Any]:
     if args is None:
         args = ()

@@ -30,11 +30,15 @@ from celery.app.connections import Connections
 from celery.app.parts import Parts
 from celery.app.periodic import Periodic
 from celery.app.publish import Publisher
+from celery.app.pydantic import pydantic_wrapper as pydantic_wrapper
+from celery.app.registration import W_DUPTASK as W_DUPTASK
 from celery.app.registration import (
     Registration,
+    describe_callable,
     frame_is_ours,
     type_checker,
 )
+from celery.app.registration import caller_stacklevel as caller_stacklevel
 from celery.app.sending import UNSET, send_task
 from celery.app.utils import AppPickler, bugreport
 from celery.exceptions import ImproperlyConfigured
@@ -553,6 +557,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 frame_is_celery = frame_is_ours
+task_callable_qualname = describe_callable
 App = Celery
 
 __all__ = ["App", "Celery", "PendingConfiguration"]

@@ -11,11 +11,15 @@ from celery.wire.protocol import LIMIT, UNIQUE
 if TYPE_CHECKING:
     from datetime import datetime
 
+X_DEATH_HEADERS = frozenset({
+    "x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason", "x-last-death-exchange",
+    "x-last-death-queue", "x-last-death-reason",
+})  # fmt: skip
+"""What RabbitMQ writes on a message that it has moved to a dead letter exchange."""
 NOT_CUSTOM = frozenset({
     "lang", "task", "argsrepr", "kwargsrepr", "compression", "id", "args", "kwargs", "embed", "outbox", "records",
     "arrivals", "effects", "celeriac_once", LIMIT, UNIQUE, "replays", "writer", "priority", "task_id", "redelivered",
-    "x-death", "x-delivery-count", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason",
-    "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason",
+    "x-delivery-count", *X_DEATH_HEADERS,
 })  # fmt: skip
 """Names of a request that are not headers of the user, besides the attributes of `Context`."""
 

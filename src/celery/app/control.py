@@ -15,6 +15,7 @@ from celery.app.lamport import LamportClock
 from celery.app.mailbox import Mailbox, Reply
 from celery.app.withdrawing import withdraw
 from celery.exceptions import DuplicateNodenameWarning
+from celery.utils.log import get_logger
 from celery.utils.text import pluralize
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ TERM_SIGNAME = "SIGTERM"
 REVOKES_MAX = int(os.environ.get("CELERY_WORKER_REVOKES_MAX", "50000"))
 REVOKE_EXPIRES = float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", "10800"))
 """Seconds a revocation lasts."""
+logger = get_logger(__name__)
 W_DUPNODE = "Several workers answer to the {0} {1}: give each a name of its own with -n."
 
 

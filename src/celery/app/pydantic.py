@@ -72,6 +72,18 @@ def wrap_with_pydantic(
     return _around(fun, validate, dump_result), dump_arguments
 
 
+def pydantic_wrapper(
+    app: Celery,
+    task_fun: Callable[..., Any],
+    task_name: str,
+    strict: bool = True,
+    context: dict[str, Any] | None = None,
+    dump_kwargs: dict[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """*task_fun* taking plain data where it wants models, and returning it: what `pydantic=True` makes of it."""
+    return wrap_with_pydantic(app, task_fun, task_name, strict=strict, context=context, dump_kwargs=dump_kwargs)[0]
+
+
 def _not_none(hint: Any) -> Any:
     """`X` of `X | None`, anything else as it is."""
     if typing.get_origin(hint) in {typing.Union, types.UnionType}:

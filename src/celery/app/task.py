@@ -11,6 +11,7 @@ from celery._state import _task_stack, get_current_app
 from celery.app.annotations import resolve_all as resolve_all_annotations
 from celery.app.annotations import wrapping
 from celery.app.batches import Courier, courier_of
+from celery.app.context import X_DEATH_HEADERS as X_DEATH_HEADERS
 from celery.app.context import Context, get_actual_ignore_result
 from celery.app.eager import apply_eagerly, through_serializer
 from celery.app.limits import KEYS, asks_first

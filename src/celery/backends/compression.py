@@ -7,6 +7,9 @@ from celery.wire.compression import compress, decompress
 
 COMPRESSED_PAYLOAD_MAGIC = b"\x00celery-compressed\x00"
 
+E_UNKNOWN_COMPRESSION = "result_compression is {0!r}, which is no codec known here; use one of {1}."
+KNOWN = "'gzip', 'bzip2' or 'lzma'"
+
 
 def prepare_compression(compression: str | None) -> str | None:
     """The codec to use, checked; None for none. Raises `ImproperlyConfigured` for an unknown one."""
@@ -15,9 +18,7 @@ def prepare_compression(compression: str | None) -> str | None:
     try:
         compress(b"", compression)
     except (DecodeError, LookupError, ValueError) as exc:
-        raise ImproperlyConfigured(
-            f"result_compression is {compression!r}, which is no codec known here; use 'gzip', 'bzip2' or 'lzma'."
-        ) from exc
+        raise ImproperlyConfigured(E_UNKNOWN_COMPRESSION.format(compression, KNOWN)) from exc
     return compression
 
 

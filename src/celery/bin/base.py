@@ -111,6 +111,20 @@ def handle_preload_options(f: F) -> F:
     return update_wrapper(caller, f)  # type: ignore[return-value]
 
 
+consume_preload_options = handle_preload_options
+
+
+def highlight(s: str, *args: Any, **kwargs: Any) -> str:
+    """The text as it is: what is printed here has colours only of `CLIContext.style`."""
+    return s
+
+
+def handle_remote_command_error(command: str, exc: Exception) -> None:
+    """Raise what the command line says when a command could not be sent to workers, or its answers not be read."""
+    said = explain(exc)
+    raise CommandError(f"{command}: {said.format_message()}", getattr(said, "exit_code", EX_FAILURE)) from exc
+
+
 class CeleryOption(click.Option):
     """An option that is listed under a heading of its own, `help_group`.
 

@@ -17,8 +17,10 @@ from celery.concurrency.classic import BasePool as BasePool
 from celery.concurrency.classic import apply_target as apply_target
 from celery.exceptions import PoolError
 from celery.utils.descriptors import Poll, poll
+from celery.utils.log import get_logger
 from celery.wire.message import Job, Outcome
 
+logger = get_logger("celery.pool")
 Runner = Callable[[Job], Outcome]
 """Runs one job to its end. Never raises but for SystemExit and what ends the process.
 

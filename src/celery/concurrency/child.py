@@ -32,6 +32,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.wire.message import Job, Outcome
 
 RESET_SIGNALS = ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGALRM")
+WORKER_SIGRESET = frozenset({*RESET_SIGNALS, "SIGTERM"})
+"""Signals whose handlers a child does not take over from the worker."""
 
 
 class ParentGone(Exception):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 from celery import signals
+from celery.concurrency.classic import apply_target as run_target
 from celery.concurrency.crowd import Run
 from celery.concurrency.green import GreenPool
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.descriptors import Poll, SelectPoll
+from celery.utils.timer2 import Timer as Timer
 from celery.wire.message import Outcome
 
 with warnings.catch_warnings():
@@ -22,6 +25,19 @@ with warnings.catch_warnings():
     from eventlet.green import select
 
 logger = logging.getLogger("celery.pool")
+
+
+def apply_target(
+    target: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    callback: Callable[[Any], Any] | None = None,
+    accept_callback: Callable[[int, float], Any] | None = None,
+    getpid: Callable[[], int] | None = None,
+    **_: Any,
+) -> None:
+    """As `celery.concurrency.base.apply_target`; the place that runs it is this greenlet."""
+    run_target(target, args, kwargs, callback, accept_callback, getpid=getpid or get_ident)
 
 
 class EventletPool(GreenPool):

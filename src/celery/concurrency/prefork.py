@@ -24,6 +24,7 @@ from multiprocessing.process import current_process
 from typing import Any, cast
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running, close_runner
+from celery.concurrency.child import WORKER_SIGRESET as WORKER_SIGRESET
 from celery.concurrency.child import Channel, ParentGone, end_as_asked, end_with_parent, leave, prepare_signals, serve
 from celery.concurrency.frames import Notice, notice_frame
 from celery.concurrency.nursery import Nursery, main_module

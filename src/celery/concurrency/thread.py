@@ -8,6 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from typing import Any
 
 from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running, close_runner
 from celery.concurrency.bell import Bell
@@ -18,6 +20,18 @@ from celery.exceptions import PoolError
 from celery.wire.message import Job, Outcome
 
 NOT_KILLED = "The worker stopped before the task ended; a thread cannot be killed, so it may still have run to its end."
+
+
+class ApplyResult:
+    """What was given to a `concurrent.futures` executor, to be waited for. For pools of users; ours tell the loop."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        self.f = future
+        self.get = future.result
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until it has ended, for at most *timeout* seconds."""
+        wait([self.f], timeout)
 
 
 class ThreadPool(Pool):

@@ -22,7 +22,13 @@ from celery.schedules.fields import (
 )
 from celery.schedules.once import called, clocked
 from celery.schedules.recurrence import is_rule, rrule
-from celery.schedules.solar import SOLAR_INVALID_EVENT, SOLAR_INVALID_LATITUDE, SOLAR_INVALID_LONGITUDE, solar
+from celery.schedules.solar import (
+    SOLAR_EPHEM_NOT_INSTALLED,
+    SOLAR_INVALID_EVENT,
+    SOLAR_INVALID_LATITUDE,
+    SOLAR_INVALID_LONGITUDE,
+    solar,
+)
 
 for _public in (
     BaseSchedule,
@@ -66,6 +72,7 @@ __all__ = [
     "CRON_PATTERN_INVALID",
     "CRON_REPR",
     "NEVER",
+    "SOLAR_EPHEM_NOT_INSTALLED",
     "SOLAR_INVALID_EVENT",
     "SOLAR_INVALID_LATITUDE",
     "SOLAR_INVALID_LONGITUDE",

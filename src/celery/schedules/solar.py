@@ -10,6 +10,7 @@ from celery.schedules.sun import EVENTS, next_event
 from celery.schedules.wallclock import to_moment
 
 SOLAR_INVALID_EVENT = "There is no solar event {event!r}: write one of {all_events}."
+SOLAR_EPHEM_NOT_INSTALLED = "The sun is computed here: solar schedules need no other package."
 SOLAR_INVALID_LATITUDE = "A latitude is a number of degrees from -90 to 90, not {lat!r}."
 SOLAR_INVALID_LONGITUDE = "A longitude is a number of degrees from -180 to 180, not {lon!r}."
 

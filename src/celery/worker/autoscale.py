@@ -12,10 +12,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from celery.bootsteps import StartStopStep
 from celery.concurrency.base import Pool
 from celery.exceptions import BrokerError
 from celery.utils.log import get_logger
 from celery.utils.threads import bgThread
+from celery.worker.components import Pool as PoolMark
 
 if TYPE_CHECKING:
     from celery.worker.consumer import Consumer
@@ -60,6 +62,14 @@ class Calm:
             return size
         most, self._since, self._most = self._most, now, wanted
         return most
+
+
+class WorkerComponent(StartStopStep):
+    """`worker.autoscaler`, by the name that steps require it by (`--autoscale`)."""
+
+    label = "Autoscaler"
+    conditional = True
+    requires = (PoolMark,)
 
 
 class Autoscaler(bgThread):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from celery.bootsteps import StartStopStep, Step
 
+GREEN_POOLS = frozenset({"eventlet", "gevent"})
+"""Pools whose greenlets share the thread of the loop."""
+
 
 class Timer(Step):
     """`worker.timer`: calls at a later time."""
@@ -38,4 +41,12 @@ class Consumer(StartStopStep):
     last = True
 
 
-__all__ = ["Beat", "Consumer", "Hub", "Pool", "StateDB", "Timer"]
+__all__ = [
+    "GREEN_POOLS",
+    "Beat",
+    "Consumer",
+    "Hub",
+    "Pool",
+    "StateDB",
+    "Timer",
+]

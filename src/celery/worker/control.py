@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from celery.utils.log import get_logger
 from celery.worker.eventcontrol import disable_events, election, enable_events, heartbeat
 from celery.worker.inspection import (
+    DEFAULT_TASK_INFO_ITEMS,
     active,
     active_queues,
     clock,
@@ -35,7 +37,10 @@ from celery.worker.poolcontrol import autoscale, pool_grow, pool_restart, pool_s
 from celery.worker.revoking import revoke, revoke_by_stamped_headers, terminate
 from celery.worker.steering import add_consumer, cancel_consumer, shutdown, time_limit
 
+logger = get_logger(__name__)
+
 __all__ = (
+    "DEFAULT_TASK_INFO_ITEMS",
     "ControlState",
     "Panel",
     "active",
@@ -53,6 +58,7 @@ __all__ = (
     "heartbeat",
     "hello",
     "inspect_command",
+    "logger",
     "memdump",
     "memsample",
     "nok",

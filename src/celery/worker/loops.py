@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.utils.log import get_logger
+
+logger = get_logger(__name__)
+
 
 def synloop(obj: Any, *args: Any, **kwargs: Any) -> None:
     """Run the loop of the consumer *obj* until it has stopped."""
@@ -12,4 +16,8 @@ def synloop(obj: Any, *args: Any, **kwargs: Any) -> None:
 
 asynloop = synloop
 
-__all__ = ["asynloop", "synloop"]
+__all__ = [
+    "asynloop",
+    "logger",
+    "synloop",
+]

@@ -8,6 +8,7 @@ which runs as all do is told what becomes of it, and leaves the rest to the loop
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -32,7 +33,7 @@ from celery.utils.functional import maybe_list, noop
 from celery.utils.log import get_logger
 from celery.utils.nodenames import gethostname
 from celery.utils.saferepr import saferepr
-from celery.utils.time import maybe_iso8601, maybe_make_aware
+from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 from celery.wire.serialization import accept_types, loads
 from celery.worker import state
 
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
     from celery.app.base import Celery
 
 logger = get_logger(__name__)
+
+IS_PYPY = sys.implementation.name == "pypy"
+tz_or_local = timezone.tz_or_local
+send_revoked = signals.task_revoked.send
+send_retry = signals.task_retry.send
+task_accepted, task_ready = state.task_accepted, state.task_ready
+revoked_tasks, revoked_stamps = state.revoked, state.revoked_stamps
 
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 Payload = tuple[Any, Any, Mapping[str, Any]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,29 @@ active_requests = RequestView()
 """Handed to the pool and not ended."""
 scheduled_requests = RequestView()
 """Held for their time: always empty, the broker keeps them."""
+
+
+class RequestsById(Mapping[str, "Request"]):
+    """Those of a view, by the id of their task."""
+
+    def __init__(self, view: RequestView) -> None:
+        self._view = view
+
+    def __getitem__(self, task_id: str) -> Request:
+        for request in self._view:
+            if request.id == task_id:
+                return request
+        raise KeyError(task_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return (request.id for request in self._view)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+
+requests = RequestsById(reserved_requests)
+"""Claimed and not ended, by id."""
 
 total_count: Counter[str] = Counter()
 """How many tasks of each name this worker has started."""

@@ -1,5 +1,5 @@
 """`Connection`, under the path that Celery has it at."""
 
-from celery.worker.consumer.marks import Connection
+from celery.worker.consumer.marks import Connection, info, logger
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "info", "logger"]

@@ -1,8 +1,7 @@
 """The worker's loop: claim, admit, start, collect, settle, on one thread.
 
-It waits on the broker's and the pool's descriptors and on a pipe of its own; nothing calls back into it.  What it does
-with a message is decided by the pure functions of `celery.worker.decisions`; how much it holds by
-`celery.worker.prefetch`; how results and settlements are committed by `celery.worker.ledger`.
+It waits on the descriptors of broker and pool and on a pipe of its own; nothing calls back into it.  Pure functions in
+`decisions` say what is done with a message, `prefetch` how much is held; `ledger` commits results and settlements.
 
 Losing the broker is a state, not an error: running tasks run on, their outcomes wait here, and every 0.1 to 2 seconds
 the loop tries to settle them again.  Nothing that was claimed is forgotten.
@@ -39,6 +38,7 @@ from celery.worker.calls import Calls
 from celery.worker.claimed import Claimed as Request
 from celery.worker.claims import Claims
 from celery.worker.consumer.surface import Surface
+from celery.worker.consumer.words import *  # noqa: F403 - the public names
 from celery.worker.decisions import RUN, Dead, Delay, Drop, Facts, Lost, Stage, admit, ends_for_good, settle
 from celery.worker.endings import Endings, some
 from celery.worker.errands import Errands
@@ -530,7 +530,7 @@ class Consumer(Surface):
         if not self._broken:
             self._broken = True
             self._retry_after = RETRY_FIRST
-            logger.error("Lost the broker or the result store, trying to reach it again: %s", error)
+            logger.error(CONNECTION_ERROR, error)  # noqa: F405 - of `words`
         self._retry_at = self.clock.monotonic() + self._retry_after
         self._retry_after = min(self._retry_after * 2, RETRY_MOST)
 

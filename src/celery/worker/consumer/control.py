@@ -1,5 +1,5 @@
 """`Control`, under the path that Celery has it at."""
 
-from celery.worker.consumer.marks import Control
+from celery.worker.consumer.marks import Control, logger
 
-__all__ = ["Control"]
+__all__ = ["Control", "logger"]

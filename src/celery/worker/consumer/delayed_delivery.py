@@ -1,5 +1,5 @@
 """`DelayedDelivery`, under the path that Celery has it at."""
 
-from celery.worker.consumer.marks import DelayedDelivery
+from celery.worker.consumer.marks import DelayedDelivery, logger
 
-__all__ = ["DelayedDelivery"]
+__all__ = ["DelayedDelivery", "logger"]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from celery.bootsteps import StartStopStep
+from celery.utils.log import get_logger
+
+logger = get_logger("celery.worker.consumer")
+debug, info = logger.debug, logger.info
 
 
 class Connection(StartStopStep):
@@ -78,4 +82,7 @@ __all__ = [
     "Heart",
     "Mingle",
     "Tasks",
+    "debug",
+    "info",
+    "logger",
 ]
