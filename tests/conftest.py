@@ -24,8 +24,11 @@ from rig.redis import RedisServer
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 GRACE = 5.0
 """Seconds that a process or thread which a test has asked to end may still take."""
-KEPT = ("multiprocessing.forkserver", "multiprocessing.resource_tracker", "multiprocessing.spawn import")
-"""Python's own helpers, which live as long as the process that first needed them."""
+KEPT = (
+    *("multiprocessing.forkserver", "multiprocessing.resource_tracker", "multiprocessing.spawn import"),
+    "/bin/inet_gethost",
+)
+"""Helpers of Python, and of the shared node of RabbitMQ, which live as long as the process that first needed them."""
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from celery.backends.memory import MemoryStore
 from celery.backends.store import Store
 from celery.brokers.base import Broker
 from celery.brokers.rabbitmq import RabbitBroker
-from celery.contrib.testing.contract import BrokerContract
+from celery.contrib.testing.contract import BrokerContract, BusContract
 from celery.utils.clock import FakeClock
 from celery.wire.message import Queue
 
@@ -51,3 +51,9 @@ class TestRabbitBrokerWithQuorumQueues(BrokerContract):
             return broker
 
         return connect
+
+
+class TestRabbitBus(BusContract):
+    @pytest.fixture
+    def connect(self, rabbitmq_url: str) -> Callable[..., Broker]:
+        return lambda **options: RabbitBroker(rabbitmq_url, options=options)

@@ -18,7 +18,7 @@ import pytest
 
 from celery import Celery
 from celery.contrib.testing.worker import TestWorkController, start_worker
-from celery.exceptions import BrokerError, WorkerLostError
+from celery.exceptions import TaskRevokedError, WorkerLostError
 from engine.notes import noted
 from rig.rabbitmq import RabbitMQ
 
@@ -201,6 +201,12 @@ def test_a_connection_that_is_cut_ends_no_task(app: Celery, rabbitmq_server: Rab
     assert noted(log)["running"] == 1
 
 
-def test_remote_control_says_that_it_is_not_there_yet(app: Celery) -> None:
-    with pytest.raises(BrokerError, match="remote control"):
-        app.control.ping(timeout=0.1)
+def test_remote_control(app: Celery, log: Path, jobs: Any) -> None:
+    with work(app):
+        inspect = app.control.inspect(timeout=10, limit=1)
+        assert inspect.ping() == {NODE: {"ok": "pong"}}
+        assert [queue["name"] for queue in inspect.active_queues()[NODE]] == ["celery"]
+        result = jobs.add.apply_async((1, 2), countdown=2)
+        app.control.revoke(result.id, reply=True, timeout=10, limit=1)
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=20)

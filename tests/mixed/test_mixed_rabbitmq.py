@@ -40,6 +40,14 @@ def test_who_sends_and_who_runs_does_not_matter(
     assert facts["correlation_id"] == "full"
 
 
+@pytest.mark.parametrize("asker", ["ours", "theirs"])
+def test_who_asks_a_worker_does_not_matter(make_mixed: Callable[..., Mixed], rabbitmq_url: str, asker: str) -> None:
+    mixed = make_mixed(broker_url=rabbitmq_url)
+    client, asked = (mixed.ours, mixed.theirs) if asker == "ours" else (mixed.theirs, mixed.ours)
+    asked.worker()
+    assert "pong" in client.celery("inspect", "--timeout", "10", "ping")
+
+
 DELAYED = "celery_delayed"
 
 

@@ -35,6 +35,7 @@ class Link:
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
         self._control: Channel | None = None
+        self._casting: tuple[Channel, set[str]] | None = None
 
     def introduce(self, who: str) -> None:
         """Connections from now on are listed under this name."""
@@ -92,6 +93,19 @@ class Link:
 
         return self.retried(once)
 
+    def cast(self, work: Callable[[Channel, set[str]], None]) -> None:
+        """Send on the channel for what is not confirmed; *work* gets it, and the exchanges that were declared on it."""
+
+        def once() -> None:
+            connection = self.connection()
+            with self._lock:
+                found = self._casting
+                if found is None or not found[0].usable:
+                    found = self._casting = connection.channel(), set()
+                work(*found)
+
+        self.retried(once)
+
     def close(self) -> None:
         """Idempotent; it may be used again."""
         with self._lock:
@@ -113,7 +127,7 @@ class Link:
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
-        self._publisher = self._control = None
+        self._publisher = self._control = self._casting = None
         if connection is not None:
             with suppress(BrokerError):
                 connection.close()

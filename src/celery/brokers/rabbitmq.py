@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from celery.amqp import delays, frames
+from celery.amqp.bus import RabbitBus
 from celery.amqp.connection import Channel, Refused
 from celery.amqp.consumer import RabbitConsumer
 from celery.amqp.frames import Delivered, encode_properties
@@ -54,7 +55,6 @@ class RabbitBroker(Broker):
         durable=True,
         shared=True,
         lease=False,
-        fanout=False,
         priorities=False,
         max_bytes=134_217_728,
         marks=False,
@@ -341,7 +341,7 @@ class RabbitBroker(Broker):
         return []
 
     def bus(self) -> Bus:
-        raise self._cannot("carry remote control and events yet")
+        return RabbitBus(self.link)
 
 
 def _declare(channel: Channel, queue: Queue) -> None:
