@@ -36,6 +36,7 @@ FLOORS: list[tuple[str, list[str]]] = [
                "backends.disabled", "backends.arrivals", "backends.chords", "backends.results", "backends.base",
                "app.coerce", "app.defaults", "app.names", "app.source", "loaders*", "app.settings",
                "app.routes", "app.annotations", "app.registry", "app.queues", "app.utils", "app.backends",
+               "backends.redisbackend",
                "canvas.*", "canvas", "app.autoretry", "app.amqp", "app.typing", "app.retry",
                "app.task", "app.coroutines", "app.trace", "app.runner", "events*", "app.mailbox",
                "app.control", "app.builtins", "app.log", "app.*", "app", "execute", "log", "messaging", "registry"]),

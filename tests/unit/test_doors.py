@@ -47,7 +47,7 @@ MODULES_LEFT_OUT = {
         ),
         "comes with Django",
     ),
-    "celery.backends.asynchronous": "not there yet", "celery.contrib.testing.manager": "not there yet",
+    "celery.backends.asynchronous": "not there yet",
     **{
         f"celery.backends.{name}": "this result backend is not there yet: its URL says so"
         for name in (
@@ -73,7 +73,6 @@ NAMES_LEFT_OUT: dict[tuple[str, str], tuple[str, ...]] = {
         "CHORD_PART_RETURN_LUA", "CHORD_CLEANUP_LUA", "CHORD_CLAIM_EXTEND_LUA",
     ),
     ("celery.backends.redis", "classes around redis-py, which is not used here"): (
-        "RedisBackend", "SentinelBackend", "logger",
         "ResultConsumer", "SentinelManagedSSLConnection",
     ),
     ("celery.bin.celery", SENTENCE): (

@@ -161,7 +161,7 @@ def by_url(backend: str | None = None, loader: Any = None) -> tuple[Any, str | N
     url = None
     if backend and "://" in backend:
         url = backend
-        scheme = drivers.scheme(url)
+        scheme = url.partition("://")[0]  # may be `module:Class+redis`
         if "+" in scheme and scheme not in drivers.STORES:
             scheme, _, url = url.partition("+")
         backend = scheme

@@ -6,6 +6,7 @@ Clients and workers of original Celery read, write and wait for the same keys. `
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -17,8 +18,10 @@ from celery.redis.inbox import Inbox, Listener
 from celery.redis.link import Link
 from celery.redis.scripts import Scripts, script
 from celery.utils.clock import SYSTEM, Clock
+from celery.utils.log import get_logger
 from celery.wire.message import Arrival, Record
 
+logger = get_logger(__name__)
 AT_ONCE = 1000
 """Keys in one command or script: a server that carries out a larger one lets everybody else wait for it."""
 ANSWER_KEPT = 60_000
@@ -153,3 +156,10 @@ def _milliseconds(ttl: float | None) -> int:
 
 def _flags(answer: bytes) -> list[bool]:
     return [flag == 0x31 for flag in answer]
+
+
+def __getattr__(name: str) -> Any:
+    """The classes for programs that derive from them: they stand above the store, which is all that an app needs."""
+    if name in {"RedisBackend", "SentinelBackend"}:
+        return getattr(import_module("celery.backends.redisbackend"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
