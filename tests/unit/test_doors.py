@@ -47,7 +47,6 @@ MODULES_LEFT_OUT = {
         ),
         "comes with Django",
     ),
-    "celery.backends.asynchronous": "not there yet",
     **{
         f"celery.backends.{name}": "this result backend is not there yet: its URL says so"
         for name in (
@@ -75,6 +74,7 @@ NAMES_LEFT_OUT: dict[tuple[str, str], tuple[str, ...]] = {
     ("celery.backends.redis", "classes around redis-py, which is not used here"): (
         "ResultConsumer", "SentinelManagedSSLConnection",
     ),
+    ("celery.backends.asynchronous", SENTENCE): ("E_RETRY_LIMIT_EXCEEDED",),
     ("celery.bin.celery", SENTENCE): (
         "UNABLE_TO_LOAD_APP_MODULE_NOT_FOUND", "UNABLE_TO_LOAD_APP_ERROR_OCCURRED", "UNABLE_TO_LOAD_APP_APP_MISSING",
         "WRONG_APP_OPTION_USAGE_MESSAGE",
