@@ -18,8 +18,8 @@ from celery.utils import uuid
 from celery.wire.message import Arrival, Delivery, Job, Outcome, Outgoing, Settlement
 from celery.wire.protocol import Message, decode_envelope, encode_envelope, peek, split_body
 from celery.worker.aftermath import Aftermath
+from celery.worker.claimed import Claimed as Request
 from celery.worker.decisions import REVOKED, Dead, Ending, Facts, Lost
-from celery.worker.request import Request
 
 BIG = "x" * (2 * EMBED)
 

@@ -22,13 +22,3 @@ def test_a_task_that_nobody_registered_is_named(app: Celery, capfd: pytest.Captu
     said = capfd.readouterr().err
     assert "Received unregistered task of type 'tasks.missing': tasks.missing[lost] goes to the dead set." in said
     assert "Traceback" not in said
-
-
-def test_rate_limits_that_are_not_held_are_said(app: Celery, capfd: pytest.CaptureFixture[str]) -> None:
-    @app.task(rate_limit="1/s", name="tasks.slow")
-    def slow() -> None: ...
-
-    with start_worker(app, perform_ping_check=False, loglevel="WARNING"):
-        pass
-
-    assert "Rate limits come with a later release and are not held: tasks.slow" in capfd.readouterr().err
