@@ -17,6 +17,7 @@ from celery import Celery, current_task, signals
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+from celery.utils.loops import LoopThread, run_at
 
 POOL = os.environ["GREEN_POOL"]
 
@@ -95,6 +96,18 @@ def test_a_task_may_have_an_event_loop_of_its_own(app: Celery) -> None:
     with work(app):
         results = [beside.delay(), own.delay(), beside.delay()]
         assert [result.get(timeout=20) for result in results] == ["beside", "slept", "beside"]
+
+
+def test_the_loop_of_coroutines_may_begin_while_a_task_runs_its_own() -> None:
+    home = LoopThread("beside")
+
+    async def begin() -> str:
+        home.start()
+        return await asyncio.sleep(0.2, "slept")
+
+    assert asyncio.run(begin()) == "slept"
+    assert run_at(home, asyncio.sleep(0.01, "beside"), soft=TimeoutError) == "beside"
+    assert home.stop(5)
 
 
 @pytest.mark.parametrize("kind", ["function", "coroutine"])

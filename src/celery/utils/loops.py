@@ -75,11 +75,12 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self.name = name
         self._ended = Chime()
+        self._selector: _GreenSelector | None = None
 
     def start(self) -> None:
         """Run the loop until `stop`."""
         if is_green():
-            selector = _GreenSelector()
+            self._selector = selector = _GreenSelector()
             self.loop = selector.loop = asyncio.SelectorEventLoop(selector)
         else:
             self.loop = asyncio.new_event_loop()
@@ -102,17 +103,28 @@ class LoopThread:
         loop = self.loop
         try:
             asyncio.set_event_loop(loop)
-            loop.run_forever()
+            self._drive(loop.run_forever)
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()
             if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+                self._drive(lambda: loop.run_until_complete(asyncio.wait(tasks, timeout=1.0)))
+            self._drive(lambda: loop.run_until_complete(loop.shutdown_asyncgens()))
         finally:
             asyncio.set_event_loop(None)
             loop.close()
             self._ended.ring()
+
+    def _drive(self, step: Callable[[], object]) -> None:
+        """Run the loop, which would refuse if it found that of another greenlet running."""
+        if self._selector is None:
+            step()
+            return
+        self._selector.hide()
+        try:
+            step()
+        finally:
+            self._selector.show()
 
 
 def run_at(loop: LoopThread, coroutine: Coroutine[Any, Any, T], *, soft: type[BaseException]) -> T:
@@ -165,6 +177,16 @@ class _GreenSelector(selectors.BaseSelector):
         self._others: asyncio.AbstractEventLoop | None = None
         self._keys: dict[int, selectors.SelectorKey] = {}
         self._poll = poll()
+
+    def hide(self) -> None:
+        """Just before the loop of this one runs: that of another greenlet steps aside."""
+        self._others = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+
+    def show(self) -> None:
+        """Just after it has run."""
+        asyncio._set_running_loop(self._others)
+        self._others = None
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
