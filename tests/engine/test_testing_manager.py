@@ -19,6 +19,11 @@ def pool() -> str:
 
 
 @pytest.fixture
+def kind() -> str:
+    return "memory"
+
+
+@pytest.fixture
 def manager(app: Celery) -> Manager:
     return Manager(app, stdout=io.StringIO(), block_timeout=20)
 

@@ -9,11 +9,12 @@ import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import celery
-from celery import Celery, local
+from celery import Celery, bootsteps, local
 from celery.concurrency.thread import ApplyResult
 from celery.contrib.testing import mocks
 from celery.worker import state
@@ -212,3 +213,24 @@ def test_messages_for_tests() -> None:
     assert mocks.TaskMessage1("t", id="i").payload["task"] == "t"
     with mocks.ContextMock() as mock:
         assert mock.anything() is not None
+
+
+def test_a_greenlet_that_takes_too_long_is_ended_and_told_of() -> None:
+    if importlib.util.find_spec("gevent") is None:
+        pytest.skip("capability: gevent is not installed")
+    pool = importlib.import_module("celery.concurrency.gevent")
+    sleep = importlib.import_module("gevent").sleep
+    told: list[Any] = []
+    pool.apply_timeout(sleep, (30,), timeout=0.01, timeout_callback=lambda *said: told.append(said))
+    assert told == [(False, 0.01)]
+    pool.apply_timeout(int, ("7",), callback=told.append, timeout=5)
+    assert told[1:] == [7]
+
+
+def test_steps_can_require_the_autoscaler() -> None:
+    class Mine(bootsteps.StartStopStep):
+        requires = ("celery.worker.autoscale:WorkerComponent", "celery.worker.components:Timer")
+
+    blueprint = bootsteps.Blueprint([Mine], name="Worker")
+    order = [type(step) for step in blueprint.apply(types.SimpleNamespace(steps=[])).order]
+    assert order[-1] is Mine

@@ -11,7 +11,6 @@ import pytest
 
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
-from celery.worker.control import Panel
 from rig.original import Party, ending
 from wire.control_cases import BUSY, IDLE, LAST, NODE, Case, make_busy
 
@@ -20,7 +19,7 @@ GOLDEN = {path.stem: json.loads(path.read_text()) for path in (HERE / "golden" /
 
 NAMES = {"total", "query_task"}
 """Maps whose keys are names: any of them stands for all."""
-CASES = [case for case in [*IDLE, *BUSY, *LAST] if not getattr(Panel.data.get(case.command), "later", False)]
+CASES = [*IDLE, *BUSY, *LAST]
 OTHERWISE = {
     "objgraph": "the package is not installed beside us, but was beside the original",
     "shutdown": "the original leaves without an answer, and its command line says that nobody replied",

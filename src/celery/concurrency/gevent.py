@@ -25,10 +25,11 @@ def apply_target(
     callback: Callable[[Any], Any] | None = None,
     accept_callback: Callable[[int, float], Any] | None = None,
     getpid: Callable[[], int] | None = None,
+    propagate: tuple[type[BaseException], ...] = (),
     **_: Any,
 ) -> None:
     """As `celery.concurrency.base.apply_target`; the place that runs it is this greenlet."""
-    run_target(target, args, kwargs, callback, accept_callback, getpid=getpid or get_ident)
+    run_target(target, args, kwargs, callback, accept_callback, getpid=getpid or get_ident, propagate=propagate)
 
 
 def apply_timeout(
@@ -48,7 +49,7 @@ def apply_timeout(
     limit = Timeout(timeout)
     try:
         with limit:
-            return apply_target(target, args, kwargs, callback, accept_callback, getpid, **rest)
+            return apply_target(target, args, kwargs, callback, accept_callback, getpid, propagate=(Timeout,), **rest)
     except Timeout as reached:
         if reached is not limit:
             raise
