@@ -115,12 +115,12 @@ def _descendants() -> Iterator[int]:
     except ChildProcessError:  # no child at all: the common case, and a cheap question
         return
     children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):  # not "[0-9]*/stat": it fails where one ends while it looks
         try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:  # it ended while it was looked at
             continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
+        children.setdefault(parent, []).append(int(process.name))
     waiting = [os.getpid()]
     while waiting:
         found = children.get(waiting.pop(), [])

@@ -168,12 +168,12 @@ class RabbitMQ:
         """Processes of this node's environment that have left its session: the name server."""
         wanted = f"ERL_EPMD_PORT={self._epmd}".encode()
         found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
+        for path in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                environment = path.read_bytes().split(b"\0")
+                environment = (path / "environ").read_bytes().split(b"\0")
                 own = f"RABBITMQ_NODENAME={self.node}".encode() in environment
-                if wanted in environment and (own or not self._mates) and int(path.parts[2]) != os.getpid():
-                    found.append(int(path.parts[2]))
+                if wanted in environment and (own or not self._mates) and int(path.name) != os.getpid():
+                    found.append(int(path.name))
         return found
 
 
