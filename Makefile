@@ -23,11 +23,11 @@ check: $(VENV)/dev  ## the static gates only: format, lint, types
 	$(BIN)/mypy
 
 chaos: $(VENV)/dev  ## every fault in full: 10,000 tasks and more each, under the real leases; the better part of an hour
-	$(BIN)/pytest tests/crash tests/beat -m chaos
+	$(BIN)/pytest -o faulthandler_timeout=0 tests/crash tests/beat -m chaos
 
 soak: $(VENV)/dev  ## 500,000 tasks through Redis (or TASKS=...), then 200,000 on four pools: no process grows, nothing is left
-	SOAK_TASKS=$(or $(TASKS),500000) $(BIN)/pytest -s tests/crash/test_soak.py
-	SOAK_TASKS=$(or $(TASKS),200000) $(BIN)/pytest -s tests/crash/test_soak_pools.py
+	SOAK_TASKS=$(or $(TASKS),500000) $(BIN)/pytest -o faulthandler_timeout=0 -s tests/crash/test_soak.py
+	SOAK_TASKS=$(or $(TASKS),200000) $(BIN)/pytest -o faulthandler_timeout=0 -s tests/crash/test_soak_pools.py
 
 bench: $(VENV)/dev  ## measure enqueue, drain, latency and memory
 	$(BIN)/python benchmarks/bench.py

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery.concurrency.base import Runner
 from celery.concurrency.outcomes import after_limit
@@ -70,14 +70,33 @@ class _Mark:
         """The job has ended: what was raised in vain is taken back. The job's thread, in which it may still arrive."""
         with self._lock:
             self.armed = False
-            if self.struck:
-                _raise_in(self._thread, None)
+        if self.struck:
+            _clear(self._thread)
 
 
-def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
-    """Have the interpreter raise *kind* in *thread*; None takes back what has not been raised yet."""
-    wanted: Any = None if kind is None else ctypes.py_object(kind)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), wanted)
+class _Cleared(BaseException):
+    """Takes the place of an exception that is no longer wanted."""
+
+
+def _clear(thread: int) -> None:
+    """Take back what has not been raised yet in *thread*, which is the calling one.
+
+    The interpreter knows a call for that (raise nothing), but before 3.13 it then looks for the exception before every
+    function for ever: slowly, and without end under a profiler, a debugger or coverage. What is raised ends the search.
+    """
+    try:
+        while _raise_in(thread, _Cleared):  # it arrives at the latest when the loop turns
+            pass
+    except _Cleared:
+        pass
+
+
+def _raise_in(thread: int, kind: type[BaseException]) -> bool:
+    """Have the interpreter raise *kind* in *thread*, in the place of what it should raise there and has not yet.
+
+    False if the interpreter has no such thread, as when gevent's patches number them.
+    """
+    return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind)))
 
 
 class _Watchdog:
