@@ -1,4 +1,4 @@
-"""Fleets on Redis servers of their own, which the fault tests may kill."""
+"""Fleets, on servers that the fault tests may kill."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from crash.fleet import Fleet, killing
+from crash.rabbit import Commits
 from rig.proxy import Proxy
 from rig.redis import RedisServer
 
@@ -40,3 +41,11 @@ def make_fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
             return stack.enter_context(killing(Fleet(folder, **options)))
 
         yield make
+
+
+@pytest.fixture
+def commits(redis_url: str) -> Iterator[Commits]:
+    """What the shared Redis server stores of results, from now on."""
+    heard = Commits(redis_url)
+    yield heard
+    heard.close()

@@ -168,7 +168,8 @@ def parent_of(process: int) -> int:
 def kill_at(point: str, countdown: int) -> None:
     """Make the worker's process kill itself just before the *countdown*-th batch that it starts, or settles.
 
-    `sent` is the moment after follow-ups were published and before the settlement, where the two are two steps.
+    `stored` and `sent` are the moments before and after follow-ups are published, where that and the settlement are two
+    steps.
     """
     broker = broker_class(str(app.conf.broker_url or "sqlite://"))
 
@@ -195,11 +196,14 @@ def kill_at(point: str, countdown: int) -> None:
         return consumer
 
     def deadly_publish(self: Any, messages: Any) -> None:
+        if point == "stored":
+            count()
         publish(self, messages)
-        count()
+        if point == "sent":
+            count()
 
     make, publish = broker.consumer, broker.publish
-    if point == "sent":
+    if point in {"sent", "stored"}:
         setattr(broker, "publish", deadly_publish)  # noqa: B010 - as above
     else:
         setattr(broker, "consumer", deadly_consumer)  # noqa: B010 - as above

@@ -1,0 +1,82 @@
+"""What fault tests on RabbitMQ need beside the fleet: the kinds of queues, what was committed, and what is left."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from crash.fleet import Fleet, check_promises
+from rig.proxy import Proxy
+
+META = b"celery-task-meta-"
+
+
+def kinds(short: str) -> pytest.MarkDecorator:
+    """Parametrises a test with `kind`, of queues: *short* always, the other one only with `make chaos`."""
+    other = {"classic": "quorum", "quorum": "classic"}[short]
+    return pytest.mark.parametrize("kind", [short, pytest.param(other, marks=pytest.mark.chaos)])
+
+
+def through(proxy: Proxy, url: str) -> str:
+    """The same vhost as *url*, by way of *proxy*."""
+    return f"amqp://guest:guest@127.0.0.1:{proxy.port}/{url.rpartition('/')[2]}"
+
+
+class Commits:
+    """Every value that a Redis server has stored as the result of a task, as it announces them. Ends with `close`."""
+
+    def __init__(self, url: str) -> None:
+        self._client = redis.Redis.from_url(url)
+        self._heard = self._client.pubsub()
+        self._heard.psubscribe(META.decode() + "*")
+        self.values: defaultdict[str, set[bytes]] = defaultdict(set)
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="commits")
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while not self._ends.is_set():
+            message: dict[str, Any] | None = self._heard.get_message(timeout=0.1)
+            if message is not None and message["type"] == "pmessage":
+                self.values[message["channel"].removeprefix(META).decode()].add(message["data"])
+
+    def close(self) -> None:
+        self._ends.set()
+        self._thread.join(10)
+        self._heard.close()
+        self._client.close()
+
+    def check(self, ids: Sequence[str]) -> None:
+        """One result each: what was stored was never replaced by that of another execution.
+
+        But for a failure of a task that was taken for lost: what it comes to in the end is stronger.
+        """
+        for id in ids:
+            values = self.values[id]
+            weak = {value for value in values if b"WorkerLostError" in value}
+            assert len(values - weak) <= 1, f"{id} has several results: {values}"
+            assert len(weak) <= 1, f"{id} was lost twice: {weak}"
+            assert values, f"the result of {id} was never stored"
+
+
+def check_kept(
+    fleet: Fleet, ids: Sequence[str], commits: Commits, *, lost_early: bool = True, once: bool = False
+) -> None:
+    """`check_promises`, one result each, and nothing left in the queue or with a worker once they have gone.
+
+    With *once*, nothing ran twice.
+    """
+    check_promises(fleet, ids, lost_early=lost_early)
+    commits.check(ids)
+    if once:
+        assert fleet.executions() == len(ids)
+    living = [worker for worker in fleet.workers if worker.poll() is None]
+    for worker in living:
+        worker.terminate()
+    assert [worker.wait(60) for worker in living] == [0] * len(living)
+    assert fleet.idle(), f"left when every worker had gone: {fleet.counts()}"

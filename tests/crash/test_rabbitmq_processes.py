@@ -1,0 +1,145 @@
+"""Workers on RabbitMQ, their results in Redis, that are killed or stand still: nothing is lost, nothing is committed
+twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from crash.fleet import Fleet, children_of, go_on, slaughter, stop
+from crash.forms import Form, forms, rarely
+from crash.rabbit import Commits, check_kept, kinds
+from crash.test_redis_processes import alive, is_slot
+
+pytestmark = pytest.mark.crash
+MakeFleet = Callable[..., Fleet]
+
+
+@pytest.fixture
+def make(make_fleet: MakeFleet, rabbitmq_url: str, redis_url: str) -> MakeFleet:
+    """`make(kind, lease)`: a fleet in a vhost of the shared node, whose queues are of that kind."""
+
+    def make(kind: str, lease: float, **settings: object) -> Fleet:
+        return make_fleet(broker=rabbitmq_url, backend=redis_url, lease=lease, task_default_queue_type=kind, **settings)
+
+    return make
+
+
+@kinds("classic")
+@forms(Form(300, 2.0, 3), Form(10_000, 30.0, 60))
+def test_children_are_killed_again_and_again(make: MakeFleet, commits: Commits, kind: str, form: Form) -> None:
+    """Matrix row 1."""
+    fleet = make(kind, form.lease)
+    worker = fleet.start(ready=True)
+    ids = fleet.publish(form.tasks // 2, seconds=0.001)
+    for round in range(1, form.rounds + 1):
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
+        victims = [child for child in children_of(worker.pid) if is_slot(child)]
+        with suppress(ProcessLookupError):
+            os.kill(victims[round % len(victims)], signal.SIGKILL)
+    fleet.settle(ids, 120)
+    assert worker.poll() is None
+    check_kept(fleet, ids, commits)
+
+
+@kinds("quorum")
+@forms(Form(300, 2.0, 1), Form(10_000, 10.0, 6))
+def test_parents_are_killed_and_their_children_go(make: MakeFleet, commits: Commits, kind: str, form: Form) -> None:
+    """Matrix row 2: orphans end within 5 s, and whatever they finish is committed by nobody."""
+    fleet = make(kind, form.lease)
+    ids = fleet.publish(form.tasks // 2, seconds=0.002)
+    for round in range(1, form.rounds + 1):
+        doomed = fleet.start(ready=True)
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
+        orphans = children_of(doomed.pid)
+        doomed.kill()
+        doomed.wait(10)
+        killed = time.monotonic()
+        fleet.wait(lambda orphans=orphans: not any(alive(pid) for pid in orphans), 30)
+        assert time.monotonic() - killed <= form.again
+    fleet.start()
+    fleet.settle(ids, 120)
+    check_kept(fleet, ids, commits)
+
+
+@kinds("quorum")
+@pytest.mark.parametrize("point", ["start", "settle"])
+@forms(Form(300, 1.5, 1), Form(10_000, 10.0, 10))
+def test_workers_are_killed_before_they_mark_or_settle(
+    make: MakeFleet, commits: Commits, point: str, kind: str, form: Form
+) -> None:
+    """Matrix rows 3 and 4: after the claim and before the mark; after the side effect, the results and the follow-ups,
+    and before the acknowledgement."""
+    fleet = make(kind, form.lease)
+    ids = fleet.publish(form.tasks // 2)
+    for round in range(form.rounds):
+        doomed = fleet.start(kill=f"{point}:{2 + round}")
+        assert doomed.wait(60) == -signal.SIGKILL
+        slaughter(doomed)
+    assert fleet.begun() < form.tasks, "the tasks had run before a worker was killed: the test proves nothing"
+    fleet.start()
+    fleet.settle(ids, 120)
+    check_kept(fleet, ids, commits)
+
+
+@kinds("classic")
+@pytest.mark.parametrize("point", ["stored", rarely("sent")])
+@forms(Form(300, 1.5, 1), Form(10_000, 10.0, 10))
+def test_workers_are_killed_between_the_result_and_its_follow_ups(
+    make: MakeFleet, commits: Commits, point: str, kind: str, form: Form
+) -> None:
+    """Matrix row 5: the results are in Redis, and the callbacks come all the same, each under one task id."""
+    fleet = make(kind, form.lease)
+    ids = fleet.publish(form.tasks // 2)
+    for round in range(form.rounds):
+        doomed = fleet.start(kill=f"{point}:{2 + round}")
+        assert doomed.wait(60) == -signal.SIGKILL
+        slaughter(doomed)
+    assert fleet.begun() < form.tasks, "the tasks had run before a worker was killed: the test proves nothing"
+    fleet.start()
+    fleet.settle(ids, 120)
+    check_kept(fleet, ids, commits)
+
+
+@kinds("quorum")
+@forms(Form(400, 2.0, 1), Form(20_000, 10.0, 3))
+def test_everything_is_killed_again_and_again(make: MakeFleet, commits: Commits, kind: str, form: Form) -> None:
+    """Rows 1 to 4 at once: whole workers, at any moment."""
+    fleet = make(kind, form.lease)
+    ids = fleet.publish(form.tasks // 2, seconds=0.001)
+    for round in range(1, form.rounds + 1):
+        pair = [fleet.start(), fleet.start()]
+        fleet.wait(lambda goal=round * form.tasks // 8: fleet.begun() >= goal, 120)
+        for worker in pair:
+            slaughter(worker)
+    assert fleet.begun() < form.tasks, "the workers finished before they were killed: the test proves nothing"
+    fleet.start()
+    fleet.start()
+    fleet.settle(ids, 300)
+    check_kept(fleet, ids, commits)
+
+
+@kinds("classic")
+@forms(Form(200, 2.0, 1), Form(10_000, 30.0, 1), minutes=20)
+def test_a_worker_that_stood_still_is_refused_when_it_comes_back(
+    make: MakeFleet, commits: Commits, kind: str, form: Form
+) -> None:
+    """Matrix row 7: the server takes back what it held after two heartbeats, and another does it; what it then wants
+    to commit is refused and counted."""
+    fleet = make(kind, form.lease, broker_heartbeat=2)
+    zombie = fleet.start(ready=True, concurrency=1)
+    ids = fleet.publish(form.tasks // 2, seconds=0.02)
+    fleet.wait(lambda: fleet.begun() >= 5)
+    stop(zombie)
+    fleet.start(concurrency=2)
+    fleet.settle(ids, 300)
+    go_on(zombie)
+    fleet.wait(lambda: "were refused" in fleet.said or "was lost" in fleet.said)
+    assert fleet.client("print(late.delay(0).get(timeout=30))").strip() == "0"
+    assert zombie.poll() is None
+    check_kept(fleet, ids, commits)
