@@ -146,6 +146,7 @@ for index = 1, queues do
         end
     end
 end
+write_slots()
 
 local function share(waiting)
     -- Give each line its part of what is left: what is behind first. Strictly: who comes first takes what it can.

@@ -1,17 +1,18 @@
 -- Settle and start deliveries of one consumer, with what comes of them, in one step.
 -- ARGV: now, id, number of this batch, a plan (msgpack), then the values and envelopes that the plan counts on, in order.
--- The plan: {done, records, ends, starts, begun, joined, needs}
---   done     {{queue, {number...}}...}: ended, their messages go (numbers are text, which Redis need not write anew)
+-- The plan: {done, records, ends, starts, begun, joined}
+--   done     {{queue, {number...}, {{keys, count}...}}...}: ended, their messages go (numbers are text, which Redis need
+--            not write anew). All, or none, of a group with keys is marked as started: so many of it with these slots
 --   records  {{key, state, writer, ttl in ms (text), place in done}...}, a value each: their results
---   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals, frees}...}
+--   ends     {{queue, number, verb, delay in ms, reason, records, messages, arrivals, frees, keys}...}
 --            frees {{unique key, task}...}
 --            records {{key, state, writer, ttl}...}, messages {{queue, step, due in ms or 0, task}...},
 --            arrivals {{group, index, size, 1 if it makes the join wait for more, places in joined...}...}: a value or
 --            envelope each
---   starts   {{queue, {number...}, whether some may not be held}...}: to be marked as started
+--   starts   {{queue, {number...}, whether some may be started already or not held, permits}...}: to be marked as
+--            started; permits (permits.lua): without which they must not be, if any
 --   begun    {{key, state, writer, ttl}...}, a value each: records that say so
 --   joined   messages, an envelope each: what completed joins send
---   needs    {{queue, {{number, permits}...}}...}: permits (permits.lua) without which it must not be started
 -- Returns three texts, a letter for each: '1' applied or '0' lost, of done and of ends ('' for done: all applied), and of
 -- starts 'o' ok, 'l' lost, 'r' revoked, 'p' parked; how many others this made ready, as text; then a text for each
 -- result that could not be stored.
@@ -29,16 +30,30 @@ redis.call('HDEL', me, 'answer')
 local function held_key(queue) return P .. 'celeriac.held.' .. id .. '.' .. queue end
 
 local some_granted = redis.call('EXISTS', GRANTED_TO) == 1
+local asked = {}
+for _, group in ipairs(plan[1]) do
+    for _, part in ipairs(group[3] or {}) do
+        for _, key in ipairs(part[1]) do asked[#asked + 1] = key end
+    end
+end
+for _, group in ipairs(plan[4]) do
+    for _, permit in ipairs(group[4] or {}) do
+        if permit[2] > 0 then asked[#asked + 1] = permit[1] end
+    end
+end
+read_slots(asked)
 
 local results, joins = {}, {}
-local applied, lost, place = {}, 0, 0
+local applied, lost, place, freed = {}, 0, 0, {}
 for _, group in ipairs(plan[1]) do
-    local held, numbers = held_key(group[1]), group[2]
+    local held, numbers, ran = held_key(group[1]), group[2], 0
     for from = 1, #numbers, 1000 do
         local some = numbers
         if #numbers > 1000 then some = {unpack(numbers, from, math.min(from + 999, #numbers))} end
         -- What is marked as started is held: nearly always it is all of them.
-        if redis.call('SREM', started, unpack(some)) == #some then
+        local gone = redis.call('SREM', started, unpack(some))
+        ran = ran + gone
+        if gone == #some then
             redis.call('HDEL', held, unpack(some))
             place = place + #some
         else
@@ -54,9 +69,15 @@ for _, group in ipairs(plan[1]) do
                 end
             end
         end
-        free(id, some, now)
+    end
+    for _, part in ipairs(ran > 0 and group[3] or {}) do
+        for _, key in ipairs(part[1]) do
+            take_mine(key, -math.min(part[2], ran))
+            freed[key] = true
+        end
     end
 end
+wake_all(freed, now)
 for _, record in ipairs(plan[2]) do
     blob = blob + 1
     if not applied[record[5]] then record.blob, results[#results + 1] = blob, record end
@@ -73,8 +94,10 @@ for i, ending in ipairs(plan[3]) do
     if slip then
         local step, deliveries, interrupted, _, envelope = read_slip(slip)
         redis.call('HDEL', held_key(queue), number)
-        if redis.call('SREM', started, number) == 1 then deliveries, interrupted = deliveries + 1, 0 end
-        free(id, {number}, now)
+        if redis.call('SREM', started, number) == 1 then
+            deliveries, interrupted = deliveries + 1, 0
+            free(ending[10], 1, now)
+        end
         if some_granted then free_granted(envelope, now) end
         for _, freed in ipairs(ending[9]) do free_unique(queue, freed[1], freed[2], now) end
         if verb == 'requeue' and ending[4] > 0 then
@@ -112,120 +135,72 @@ for _, follow_up in ipairs(follow_ups) do send(follow_up[1], follow_up[2]) end
 local verdicts = {}
 local revoked = P .. 'celeriac.revoked'
 local revocations = #plan[4] > 0 and redis.call('ZCARD', revoked) > 0
-local needs, given = {}, {}
-for _, group in ipairs(plan[7]) do
-    local of_queue = {}
-    for _, need in ipairs(group[2]) do of_queue[need[1]] = need[2] end
-    needs[group[1]] = of_queue
-end
-local mine = P .. 'celeriac.permits.' .. id
 
-local function write_given()
-    -- What was given becomes known: of each key its holders, of each holder its keys.
-    local by_number, fields = {}, {}
-    for key, numbers in pairs(given) do
-        for from = 1, #numbers, 1000 do
-            local holders = {}
-            for i = from, math.min(from + 999, #numbers) do
-                holders[#holders + 1], holders[#holders + 2] = id .. '-' .. numbers[i], 1
-                by_number[numbers[i]] = (by_number[numbers[i]] and by_number[numbers[i]] .. '\n' or '') .. key
-            end
-            redis.call('HSET', slots_key(key), unpack(holders))
-        end
-    end
-    for number, keys in pairs(by_number) do
-        fields[#fields + 1], fields[#fields + 2] = number, keys
-        if #fields >= 1000 then
-            redis.call('HSET', mine, unpack(fields))
-            fields = {}
-        end
-    end
-    if #fields > 0 then redis.call('HSET', mine, unpack(fields)) end
-    given = {}
-end
-
-local has_some = #plan[7] > 0 and redis.call('EXISTS', mine) == 1
-local counts = {}  -- of each key how many have a place, but for those in `given`
-
-local function is_free(key, slots)
-    counts[key] = counts[key] or redis.call('HLEN', slots_key(key))
-    return counts[key] + (given[key] and #given[key] or 0) < slots
+local function park_held(queue, number, permit)
+    -- The letter for one that lacks a permit.
+    local slip = redis.call('HGET', held_key(queue), number)
+    if not slip then return 'l' end
+    local step, deliveries, interrupted, _, envelope = read_slip(slip)
+    redis.call('HDEL', held_key(queue), number)
+    park(queue, step, deliveries, interrupted, now, envelope, permit)
+    some_granted = redis.call('EXISTS', GRANTED_TO) == 1
+    return 'p'
 end
 
 local function ask(queue, number, permits)
-    -- Whether it has all permits it needs now; it is parked if it does not get them.
-    if has_some and redis.call('HEXISTS', mine, number) == 1 then return true end
-    local digest, granted
+    -- The letter for one that needs permits, for which one may be kept.
+    local granted, digest
     if some_granted then
         local slip = redis.call('HGET', held_key(queue), number)
-        if not slip then return false end
+        if not slip then return 'l' end
         local _, _, _, _, envelope = read_slip(slip)
         digest = redis.sha1hex(envelope)
         granted = redis.call('HGET', GRANTED_TO, digest)
     end
-    for _, permit in ipairs(permits) do
-        local key, slots = permit[1], permit[2]
-        local fine = granted == key or (slots > 0 and is_free(key, slots))
-        if slots == 0 then fine = may(permit, queue, granted == key, now, 0) end
-        if not fine then
-            local slip = redis.call('HGET', held_key(queue), number)
-            if not slip then return false end
-            local step, deliveries, interrupted, _, envelope = read_slip(slip)
-            redis.call('HDEL', held_key(queue), number)
-            write_given()  -- it may be asked who has what
-            park(queue, step, deliveries, interrupted, now, envelope, permit)
-            counts, some_granted = {}, redis.call('EXISTS', GRANTED_TO) == 1
-            return false
-        end
-    end
+    local permit = lacking(permits, queue, granted, now)
+    if permit then return park_held(queue, number, permit) end
     if granted then
         ungrant(digest)
-        counts[granted], some_granted = nil, redis.call('EXISTS', GRANTED_TO) == 1
+        some_granted = redis.call('EXISTS', GRANTED_TO) == 1
     end
-    for _, permit in ipairs(permits) do
-        local key = permit[1]
-        if permit[2] > 0 then
-            given[key] = given[key] or {}
-            table.insert(given[key], number)
-        else
-            pass_gate(permit, queue, now)
-        end
+    give(permits, queue, 1, now)
+    return 'o'
+end
+
+local function look_at(queue, number, doubtful, permits)
+    -- The letter for one of which it is not known that it is held, fresh and wanted.
+    local slip = (revocations or doubtful) and redis.call('HGET', held_key(queue), number)
+    if (revocations or doubtful) and not slip then return 'l' end
+    if revocations then
+        local _, _, _, _, envelope = read_slip(slip)
+        local till = redis.call('ZSCORE', revoked, task_of(envelope))
+        if till and tonumber(till) > now then return 'r' end
     end
-    return true
+    if not permits or doubtful and redis.call('SISMEMBER', started, number) == 1 then return 'o' end
+    return ask(queue, number, permits)
 end
 
 local listed = #plan[4] > 0 and redis.call('ZSCORE', P .. 'celeriac.consumers', id)
+local known, marks = {}, {}
 for _, group in ipairs(plan[4]) do
-    local held, marks, of_queue = held_key(group[1]), group[2], needs[group[1]]
-    if not listed or redis.call('EXISTS', held) == 0 then
-        -- It was swept, or somebody has emptied the server.
-        verdicts[#verdicts + 1], marks = string.rep('l', #marks), {}
-    elseif revocations or of_queue or group[3] then
-        marks = {}
-        for _, number in ipairs(group[2]) do
-            local verdict = 'o'
-            local slip = (revocations or group[3]) and redis.call('HGET', held, number)
-            if group[3] and not slip or revocations and not slip then
-                verdict = 'l'
-            elseif revocations then
-                local _, _, _, _, envelope = read_slip(slip)
-                local till = redis.call('ZSCORE', revoked, task_of(envelope))
-                if till and tonumber(till) > now then verdict = 'r' end
-            end
-            if verdict == 'o' and of_queue and of_queue[number] and not ask(group[1], number, of_queue[number]) then
-                verdict = 'p'
-            end
-            if verdict == 'o' then marks[#marks + 1] = number end
-            verdicts[#verdicts + 1] = verdict
-        end
-    else
-        verdicts[#verdicts + 1] = string.rep('o', #marks)
+    local queue, numbers, doubtful, permits = group[1], group[2], group[3], group[4]
+    -- If there are none it was swept, or somebody has emptied the server.
+    if known[queue] == nil then known[queue] = listed and redis.call('EXISTS', held_key(queue)) == 1 end
+    local sure = 0  -- so many in front may start
+    if known[queue] and not (revocations or doubtful or permits and some_granted) then
+        sure = permits and enough_for(permits, queue, #numbers, now) or #numbers
+        give(permits or {}, queue, sure, now)
+        verdicts[#verdicts + 1] = string.rep('o', sure)
+        for i = 1, sure do marks[#marks + 1] = numbers[i] end
     end
-    for from = 1, #marks, 1000 do
-        redis.call('SADD', started, unpack(marks, from, math.min(from + 999, #marks)))
+    for i = sure + 1, #numbers do
+        local verdict = known[queue] and look_at(queue, numbers[i], doubtful, permits) or 'l'
+        if verdict == 'o' then marks[#marks + 1] = numbers[i] end
+        verdicts[#verdicts + 1] = verdict
     end
 end
-write_given()
+in_portions(marks, function(...) redis.call('SADD', started, ...) end)
+write_slots(id)
 for _, record in ipairs(plan[5]) do
     blob = blob + 1
     record.blob, results[#results + 1] = blob, record

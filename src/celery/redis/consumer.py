@@ -44,7 +44,9 @@ _VERDICTS: dict[str, Verdict] = {"o": "ok", "l": "lost", "r": "revoked", "p": "p
 _WRAPPED = b'{"wrapped":'
 
 _encode = msgspec.msgpack.Encoder().encode
-Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]
+Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]
+Group = tuple[Any, ...]
+"""A queue, the numbers of some of its messages, and what holds for all of them."""
 
 
 class RedisConsumer(Consumer):
@@ -91,6 +93,8 @@ class RedisConsumer(Consumer):
         """Numbers of what this registration has claimed and not settled or given back. Others can only take it all."""
         self._doubtful: set[int] = set()
         """Those of them that may have been given back: the server is asked whether they are held."""
+        self._permits: dict[int, Sequence[Permit]] = {}
+        """Those with which numbers were started, as far as is known."""
         self._claims: deque[tuple[int, int]] = deque()
         self._register()
 
@@ -223,19 +227,21 @@ class RedisConsumer(Consumer):
         blobs: list[bytes] = []
         joined = _Joined(self._outbox)
         done, kept, ends, reached = self._plan_ends(settlements, blobs, joined)
-        starts = self._numbers(deliveries)
+        starts = self._plan_starts(deliveries, needs)
         begun = [_fields(record, blobs) for record in records]
         self._batch += 1
         blobs += joined.entries
-        needed = self._plan_needs(deliveries, needs) if needs else []
-        doubt = bool(self._doubtful) and not self._doubtful.isdisjoint([delivery.fence for delivery in deliveries])
-        marks = [(queue, numbers, doubt) for queue, numbers in starts.items()]
-        plan = (done[0], kept, ends[0], marks, begun, joined.messages, needed)
-        answer = self._ask_commit(plan, blobs)
+        plan = (done[0], kept, ends[0], starts, begun, joined.messages)
+        fences = [settlement.delivery.fence for settlement in settlements]
+        try:
+            answer = self._ask_commit(plan, blobs)
+        except BrokerError:
+            self._doubtful.update(fences, [delivery.fence for delivery in deliveries])
+            raise
         applied_done, applied_ends, letters, woken = (text.decode() for text in answer[:4])
         for trouble in answer[4:]:
             logger.error("A result could not be stored: %s", trouble.decode(errors="replace"))
-        self._held.difference_update([settlement.delivery.fence for settlement in settlements])
+        self._held.difference_update(fences)
         applied = [False] * len(settlements)
         for place, letter in zip(done[1], applied_done or "1" * len(done[1]), strict=True):
             applied[place] = letter == "1"
@@ -243,11 +249,24 @@ class RedisConsumer(Consumer):
             applied[place] = letter == "1"
         if woken != "0" or "p" in letters or not reached.isdisjoint(self.queues):
             self._ring()  # also because there may be a time from which on the next of the parked ones may start
-        verdicts = self._verdicts(deliveries, letters)
-        if "p" in letters or "l" in letters:
-            gone = zip(deliveries, verdicts, strict=True)
-            self._held.difference_update([delivery.fence for delivery, told in gone if told in {"lost", "parked"}])
+        verdicts = _verdicts(starts, deliveries, letters)
+        gone = []
+        if letters.count("o") < len(deliveries):
+            gone = [d.fence for d, told in zip(deliveries, verdicts, strict=True) if told in {"lost", "parked"}]
+            self._held.difference_update(gone)
+        if self._permits or self._doubtful:
+            self._learn_what_started(deliveries, verdicts, [*fences, *gone])
         return applied, verdicts
+
+    def _learn_what_started(
+        self, deliveries: Sequence[Delivery], verdicts: Sequence[Verdict], ended: Iterable[int]
+    ) -> None:
+        revoked = set[int]()
+        if "revoked" in verdicts:
+            revoked = {d.fence for d, told in zip(deliveries, verdicts, strict=True) if told == "revoked"}
+        # Of those it stays unknown whether they had been started before.
+        self._forget_permits([*ended, *(revoked - self._doubtful)])
+        self._doubtful.difference_update(ended, {delivery.fence for delivery in deliveries} - revoked)
 
     def _plan_ends(
         self, settlements: Sequence[Settlement], blobs: list[bytes], joined: _Joined
@@ -279,8 +298,13 @@ class RedisConsumer(Consumer):
         done: list[Any] = []
         whose: list[int] = []
         kept: list[Any] = []
-        for queue, (numbers, places) in by_queue.items():
-            done.append((queue, numbers))
+        groups: Iterable[tuple[Group, list[int]]] = [
+            ((queue, numbers), places) for queue, (numbers, places) in by_queue.items()
+        ]
+        if self._permits:
+            groups = [part for group, places in groups for part in self._by_slots(group, places)]
+        for group, places in groups:
+            done.append(group)
             for at, place in enumerate(places, len(whose) + 1):
                 kept += [(*_fields(record, blobs), at) for record in settlements[place].records]
             whose += places
@@ -307,27 +331,75 @@ class RedisConsumer(Consumer):
         delay = int(settlement.delay * 1000)
         return (
             delivery.queue, str(delivery.fence), settlement.verb, delay, settlement.reason, records, messages, arrivals,
-            settlement.frees,
+            settlement.frees, self._slots(delivery.fence),
         )  # fmt: skip
 
     def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
-        letters = self._ask("park", (), self._id, _encode(self._plan_needs(deliveries, needs))).decode()
-        verdicts = self._verdicts(deliveries, letters)
+        groups = self._plan_starts(deliveries, needs, remember=False)
+        letters = self._ask("park", (), self._id, _encode(groups)).decode()
+        verdicts = _verdicts(groups, deliveries, letters)
         gone = zip(deliveries, verdicts, strict=True)
         self._held.difference_update([delivery.fence for delivery, told in gone if told != "ok"])
         if "p" in letters:
             self._ring()
         return verdicts
 
-    def _plan_needs(self, deliveries: Sequence[Delivery], needs: Needs) -> list[tuple[str, list[Any]]]:
-        """By queue the numbers of those that need permits, and which."""
-        found: dict[str, list[Any]] = {}
+    # -- permits ---------------------------------------------------------------------------------------------------
+
+    def _plan_starts(self, deliveries: Sequence[Delivery], needs: Needs, *, remember: bool = True) -> list[Group]:
+        """What is to be marked as started; the permits that it needs are remembered until it has ended."""
+        doubt = bool(self._doubtful) and not self._doubtful.isdisjoint([delivery.fence for delivery in deliveries])
+        if not needs:
+            return [(queue, numbers, doubt) for queue, numbers in self._numbers(deliveries).items()]
+        groups: dict[tuple[str, int], Group] = {}
         for delivery in deliveries:
-            permits = needs.get(delivery.tag)
-            if permits and self._holds(delivery):
-                wanted = str(delivery.fence), [_permit(permit) for permit in permits]
-                found.setdefault(delivery.queue, []).append(wanted)
-        return list(found.items())
+            if self._holds(delivery):
+                permits = needs.get(delivery.tag) or ()
+                if doubt:  # it may have been started with these
+                    permits = self._permits.get(delivery.fence, permits)
+                group = groups.get((delivery.queue, id(permits)))
+                if group is None:
+                    wanted = [_permit(permit) for permit in permits] or None
+                    group = groups[delivery.queue, id(permits)] = delivery.queue, list[str](), doubt, wanted
+                group[1].append(str(delivery.fence))
+                if permits and remember:
+                    self._permits[delivery.fence] = permits
+        return list(groups.values())
+
+    def _slots(self, number: int) -> tuple[str, ...]:
+        """The keys of the slots that it was started with."""
+        permits = self._permits.get(number) if self._permits else None
+        return tuple([permit.key for permit in permits if permit.slots]) if permits else ()
+
+    def _by_slots(self, group: Group, places: Sequence[int]) -> Iterable[tuple[Group, list[int]]]:
+        """Divide what is done of a queue into what holds slots and what does not."""
+        parts: dict[int, tuple[tuple[str, ...], list[str], list[int]]] = {}
+        for number, place in zip(group[1], places, strict=True):
+            permits = self._permits.get(int(number), ())
+            part = parts.get(id(permits))
+            if part is None:
+                part = parts[id(permits)] = self._slots(int(number)), [], []
+            part[1].append(number)
+            part[2].append(place)
+        queue, sure = group[0], self._doubtful.isdisjoint(map(int, group[1]))
+        together: tuple[list[Any], list[str], list[int]] = [], [], []
+        for keys, numbers, its_places in parts.values():
+            if not keys:
+                yield (queue, numbers), its_places
+            elif sure:
+                together[0].append((keys, len(numbers)))
+                together[1].extend(numbers)
+                together[2].extend(its_places)
+            else:
+                yield (queue, numbers, [(keys, len(numbers))]), its_places
+        if together[1]:
+            yield (queue, together[1], together[0]), together[2]
+
+    def _forget_permits(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._permits.pop(number, None)
+
+    # -- what is held ----------------------------------------------------------------------------------------------
 
     def _numbers(self, deliveries: Sequence[Delivery]) -> dict[str, list[str]]:
         """The numbers of those that this registration claimed and still holds, by queue."""
@@ -344,25 +416,19 @@ class RedisConsumer(Consumer):
     def _holds(self, delivery: Delivery) -> bool:
         return delivery.fence in self._held and delivery.tag == (self._id << 32) + delivery.fence
 
-    def _verdicts(self, deliveries: Sequence[Delivery], letters: str) -> list[Verdict]:
-        """*letters* are for what `_numbers` found, in its order."""
-        if len(letters) == len(deliveries) and letters.count("o") == len(letters):
-            return ["ok"] * len(letters)
-        told = iter(letters)
-        by_queue = {queue: iter([next(told) for _ in numbers]) for queue, numbers in self._numbers(deliveries).items()}
-        return [
-            _VERDICTS[next(by_queue[delivery.queue])] if self._holds(delivery) else "lost" for delivery in deliveries
-        ]
-
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        groups = list(self._numbers(deliveries).items())
+        groups: Iterable[Group] = list(self._numbers(deliveries).items())
         if not groups:
             return
+        if self._permits:
+            slots = {number: keys for _, numbers in groups for number in numbers if (keys := self._slots(int(number)))}
+            groups = [(queue, numbers, slots) for queue, numbers in groups]
         fences = [delivery.fence for delivery in deliveries]
         self._doubtful.update(fences)  # until it is answered they may be held or not
         back = self._ask("release", (), self._id, _encode(groups))
         self._held.difference_update(fences)
         self._doubtful.difference_update(fences)
+        self._forget_permits(fences)
         if back:
             self._ring()
 
@@ -395,6 +461,7 @@ class RedisConsumer(Consumer):
                 self._id = number
                 self._held.clear()
                 self._doubtful.clear()
+                self._permits.clear()
                 self._claims.clear()
                 return
 
@@ -510,6 +577,14 @@ class _Joined:
             self.entries += entries
             reached |= {target[0] for target in addressed}
         return places
+
+
+def _verdicts(groups: Sequence[Group], deliveries: Sequence[Delivery], letters: str) -> list[Verdict]:
+    """*letters* are for the numbers of the groups, in their order."""
+    if len(letters) == len(deliveries) == letters.count("o"):
+        return ["ok"] * len(letters)
+    told = dict(zip([number for group in groups for number in group[1]], letters, strict=False))
+    return [_VERDICTS[told.get(str(delivery.fence), "l")] for delivery in deliveries]
 
 
 def _permit(permit: Permit) -> tuple[str, int, float, int]:

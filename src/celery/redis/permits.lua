@@ -1,20 +1,80 @@
 -- Permits, what is parked for want of one, and whom a free one goes to. Needs slips.lua. A permit, as the worker names
 -- it: {key, slots, interval in ms, burst}; `wire/message.py` says what it means.
---   celeriac.slots.<key>       hash: who has one ("<consumer>-<number>", or "g" and the SHA-1 of the envelope of a ready
---                              message that was woken) to 1. Of rates only those that were woken are there
---   celeriac.permits.<id>      hash: numbers of what a consumer has started to the keys of its slots, one a line
+--   celeriac.taken.<key>       string: how many slots are taken, by what is started or was woken (a rate: only by the latter)
+--   celeriac.permits.<id>      hash: keys to how many of their slots a consumer has. What it has marked as started has
+--                              those that it was started with, which the consumer remembers
 --   celeriac.granted           hash: SHA-1 of a woken envelope to the key; celeriac.grants: sorted set, until when
 --   celeriac.parked.<queue>    hash: names of parked messages to "<slots> <key>"; their slips are in celeriac.later.<queue>
 --   celeriac.line.<queue>\n<key>  sorted set: those names in their order
 --   celeriac.waiting.<key>     set: the queues in which messages wait for a slot
 --   celeriac.rate.<key>        string: ms before which none may start
 --   celeriac.gates.<queue>     sorted set: "<interval> <burst> <key>" of rates by when the next that waits is woken
+-- Slots are counted here, in `taken`, until `write_slots`: most batches free as many of a key as they take, and write nothing.
 local GRANTED = 30000
 local PAUSED, GRANTS, GRANTED_TO = P .. 'celeriac.paused', P .. 'celeriac.grants', P .. 'celeriac.granted'
 local woken = 0  -- messages that this script made ready because there was a permit for them
+local stored, taken, mine = {}, {}, {}  -- by key: slots as the server knows them, as they are; what the consumer took of it
 
-local function slots_key(key) return P .. 'celeriac.slots.' .. key end
+local function taken_key(key) return P .. 'celeriac.taken.' .. key end
+local function waiting_key(key) return P .. 'celeriac.waiting.' .. key end
 local function line_key(queue, key) return P .. 'celeriac.line.' .. queue .. '\n' .. key end
+
+local function in_portions(list, call)
+    for from = 1, #list, 1000 do call(unpack(list, from, math.min(from + 999, #list))) end
+end
+
+local function read_slots(keys)
+    -- Those of several keys at once, which are not counted here yet.
+    in_portions(keys, function(...)
+        local names = {}
+        for i, key in ipairs({...}) do names[i] = taken_key(key) end
+        for i, count in ipairs(redis.call('MGET', unpack(names))) do
+            local key = ({...})[i]
+            stored[key] = tonumber(count or 0)
+            taken[key] = stored[key]
+        end
+    end)
+end
+
+local function taken_of(key)
+    if not taken[key] then read_slots({key}) end
+    return taken[key]
+end
+
+local function take_slots(key, count) taken[key] = taken_of(key) + count end
+
+local function take_mine(key, count)
+    take_slots(key, count)
+    mine[key] = (mine[key] or 0) + count
+end
+
+local function write_slots(id)
+    -- Of consumer `id` too, where it took or freed some.
+    local counts, gone = {}, {}
+    for key, count in pairs(taken) do
+        if count ~= stored[key] and count > 0 then
+            counts[#counts + 1], counts[#counts + 2] = taken_key(key), count
+        elseif count ~= stored[key] then
+            gone[#gone + 1] = taken_key(key)
+        end
+        stored[key] = count
+    end
+    in_portions(gone, function(...) redis.call('DEL', ...) end)
+    in_portions(counts, function(...) redis.call('MSET', ...) end)
+    local keys, fields, none = {}, {}, {}
+    for key, change in pairs(mine) do if change ~= 0 then keys[#keys + 1] = key end end
+    mine, counts = id and P .. 'celeriac.permits.' .. id, mine
+    in_portions(keys, function(...)
+        for i, had in ipairs(redis.call('HMGET', mine, ...)) do
+            local key = ({...})[i]
+            local has = tonumber(had or 0) + counts[key]
+            if has > 0 then fields[#fields + 1], fields[#fields + 2] = key, has else none[#none + 1] = key end
+        end
+    end)
+    in_portions(none, function(...) redis.call('HDEL', mine, ...) end)
+    in_portions(fields, function(...) redis.call('HSET', mine, ...) end)
+    mine = {}
+end
 
 local function earliest(interval, burst, key, now)
     -- When one may start that has not waited, in ms.
@@ -34,7 +94,7 @@ local function set_gate(queue, interval, burst, key, due)
 end
 
 local function grant(key, digest, now)
-    redis.call('HSET', slots_key(key), 'g' .. digest, 1)
+    take_slots(key, 1)
     redis.call('HSET', GRANTED_TO, digest, key)
     redis.call('ZADD', GRANTS, now + GRANTED, digest)
 end
@@ -43,7 +103,7 @@ local function ungrant(digest)
     -- What was kept for a message is free; its key, or false.
     local key = redis.call('HGET', GRANTED_TO, digest)
     if key then
-        redis.call('HDEL', slots_key(key), 'g' .. digest)
+        take_slots(key, -1)
         redis.call('HDEL', GRANTED_TO, digest)
         redis.call('ZREM', GRANTS, digest)
     end
@@ -58,7 +118,7 @@ local function unpark(queue, key, name)
     redis.call('HDEL', P .. 'celeriac.parked.' .. queue, name)
     redis.call('ZREM', line_key(queue, key), name)
     if redis.call('EXISTS', line_key(queue, key)) == 0 then
-        redis.call('SREM', P .. 'celeriac.waiting.' .. key, queue)
+        redis.call('SREM', waiting_key(key), queue)
     end
     return slip
 end
@@ -76,7 +136,7 @@ end
 local function wake_one(key, now)
     -- Whether a free slot went to the one that has waited longest, in whatever queue that is not paused.
     local first, place, home
-    for _, queue in ipairs(redis.call('SMEMBERS', P .. 'celeriac.waiting.' .. key)) do
+    for _, queue in ipairs(redis.call('SMEMBERS', waiting_key(key))) do
         if redis.call('SISMEMBER', PAUSED, queue) == 0 then
             local head = redis.call('ZRANGE', line_key(queue, key), 0, 0, 'WITHSCORES')
             if head[1] and (not place or tonumber(head[2]) < place) then
@@ -86,13 +146,13 @@ local function wake_one(key, now)
     end
     if not first then return false end
     local slots = tonumber(string.match(redis.call('HGET', P .. 'celeriac.parked.' .. home, first) or '', '^%d+') or 0)
-    if redis.call('HLEN', slots_key(key)) >= slots then return false end
+    if taken_of(key) >= slots then return false end
     make_woken(home, key, first, now)
     return true
 end
 
 local function wake(key, now)
-    if redis.call('EXISTS', P .. 'celeriac.waiting.' .. key) == 0 then return end
+    if redis.call('EXISTS', waiting_key(key)) == 0 then return end
     while wake_one(key, now) do end
 end
 
@@ -106,24 +166,21 @@ local function lapse(now)
     return #late
 end
 
-local function free(id, numbers, now)
-    -- The slots of what a consumer has started go to others. At most 1,000 numbers.
-    local mine = P .. 'celeriac.permits.' .. id
-    if #numbers == 0 or redis.call('EXISTS', mine) == 0 then return end
-    local by_key, had = {}, {}
-    for i, keys in ipairs(redis.call('HMGET', mine, unpack(numbers))) do
-        if keys then
-            had[#had + 1] = numbers[i]
-            for key in string.gmatch(keys, '[^\n]+') do
-                by_key[key] = by_key[key] or {}
-                table.insert(by_key[key], id .. '-' .. numbers[i])
-            end
-        end
+local function wake_all(keys, now)
+    -- *keys*: a set of those of which slots have become free.
+    local lines = {}
+    for key in pairs(keys) do lines[#lines + 1] = waiting_key(key) end
+    local some = 0
+    in_portions(lines, function(...) some = some + redis.call('EXISTS', ...) end)
+    if some > 0 then
+        for key in pairs(keys) do wake(key, now) end
     end
-    if #had == 0 then return end
-    redis.call('HDEL', mine, unpack(had))
-    for key, holders in pairs(by_key) do redis.call('HDEL', slots_key(key), unpack(holders)) end
-    for key in pairs(by_key) do wake(key, now) end
+end
+
+local function free(keys, count, now)
+    -- Slots of what the consumer had started go to others, *count* of each key.
+    for _, key in ipairs(keys) do take_mine(key, -count) end
+    for _, key in ipairs(keys) do wake(key, now) end
 end
 
 local function free_granted(envelope, now)
@@ -134,21 +191,50 @@ end
 
 local function waits(queue, key) return redis.call('EXISTS', line_key(queue, key)) == 1 end
 
-local function may(permit, queue, is_granted, now, more)
-    -- Whether there is a permit. *more*: how many of the key this script has given and not written yet.
+local function may(permit, queue, is_granted, now)
+    -- Whether there is a permit.
     local key, slots, interval, burst = permit[1], permit[2], permit[3], permit[4]
-    if slots > 0 then return is_granted or redis.call('HLEN', slots_key(key)) + more < slots end
+    if slots > 0 then return is_granted or taken_of(key) < slots end
     if interval > 0 and (is_granted or not waits(queue, key)) then return available(interval, burst, key, now) > 0 end
     return false
 end
 
-local function pass_gate(permit, queue, now)
-    -- One has started: the next may after it.
+local function lacking(permits, queue, granted, now)
+    -- The first that there is not now, or nil. *granted*: the key of the one that is kept for this message.
+    for _, permit in ipairs(permits) do
+        if not may(permit, queue, granted == permit[1], now) then return permit end
+    end
+end
+
+local function enough_for(permits, queue, most, now)
+    -- How many may start, of *most* for whom none is kept.
+    for _, permit in ipairs(permits) do
+        local key, slots, interval, burst = permit[1], permit[2], permit[3], permit[4]
+        if slots > 0 then
+            most = math.min(most, slots - taken_of(key))
+        elseif interval > 0 and not waits(queue, key) then
+            most = math.min(most, available(interval, burst, key, now))
+        else
+            return 0
+        end
+    end
+    return math.max(0, most)
+end
+
+local function pass_gate(permit, queue, count, now)
+    -- So many have started: the next may after them.
     local key, interval, burst = permit[1], permit[3], permit[4]
-    local following = earliest(interval, burst, key, now) + interval
+    local following = earliest(interval, burst, key, now) + count * interval
     local kept = math.max(1, math.ceil(following - now)) + burst * math.ceil(interval)
     redis.call('SET', P .. 'celeriac.rate.' .. key, precisely(following), 'PX', kept)
     if waits(queue, key) then set_gate(queue, interval, burst, key, following) end
+end
+
+local function give(permits, queue, count, now)
+    if count == 0 then return end
+    for _, permit in ipairs(permits) do
+        if permit[2] > 0 then take_mine(permit[1], count) else pass_gate(permit, queue, count, now) end
+    end
 end
 
 local function park(queue, step, deliveries, interrupted, now, envelope, permit)
@@ -163,7 +249,7 @@ local function park(queue, step, deliveries, interrupted, now, envelope, permit)
     local order = place * 1e12 + redis.call('INCR', P .. 'celeriac.order') % 1e12
     redis.call('ZADD', line_key(queue, key), order, name)
     if slots > 0 then
-        redis.call('SADD', P .. 'celeriac.waiting.' .. key, queue)
+        redis.call('SADD', waiting_key(key), queue)
     elseif interval > 0 then
         set_gate(queue, interval, burst, key, earliest(interval, burst, key, now))
     end
@@ -209,7 +295,12 @@ local function leave(id, now)
         end
         count = count + #order
     end
-    local limited = redis.call('HKEYS', P .. 'celeriac.permits.' .. id)
-    for from = 1, #limited, 1000 do free(id, {unpack(limited, from, math.min(from + 999, #limited))}, now) end
+    local limited, freed = redis.call('HGETALL', P .. 'celeriac.permits.' .. id), {}
+    redis.call('DEL', P .. 'celeriac.permits.' .. id)
+    for i = 1, #limited, 2 do
+        take_slots(limited[i], -tonumber(limited[i + 1]))
+        freed[limited[i]] = true
+    end
+    wake_all(freed, now)
     return count
 end

@@ -8,4 +8,5 @@ for i = 2, #ARGV do
     end
 end
 for key in pairs(keys) do wake(key, now) end
+write_slots()
 return woken

@@ -4,10 +4,12 @@
 local now = read_now(ARGV[1])
 local late = redis.call('ZRANGEBYSCORE', P .. 'celeriac.consumers', '-inf', now, 'LIMIT', 0, 100)
 lapse(now)
+write_slots()
 if #late == 0 then return {0, woken} end
 local info = redis.pcall('INFO', 'server')
 local up = type(info) == 'string' and tonumber(string.match(info, 'uptime_in_seconds:(%d+)'))
 if up and up < tonumber(ARGV[2]) then return {0, woken} end
 local count = 0
 for _, id in ipairs(late) do count = count + leave(id, now) end
+write_slots()
 return {count, woken}
