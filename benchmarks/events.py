@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -44,17 +44,20 @@ def cpu_seconds(root: int) -> float:
     return total
 
 
-def drain(subject: Subject, tasks: int, *options: str) -> tuple[float, float]:
-    """(tasks a second, CPU microseconds a task) of one drain by a worker with these options."""
+def drain(subject: Subject, tasks: int, *options: str, also: Callable[[], float] = lambda: 0.0) -> tuple[float, float]:
+    """(tasks a second, CPU microseconds a task) of one drain by a worker with these options.
+
+    *also*: the CPU seconds of others that are counted with the worker's.
+    """
     subject.reset()
     subject.produce("bulk-results", tasks)
     bench.WORKER[bench.WORKER.index("-l") :] = ["-l", "ERROR", "--without-gossip", "--without-mingle", *options]
     with subject.worker() as process:
         while subject.sink.stat().st_size < tasks * 0.05:
             time.sleep(0.002)
-        began, already = cpu_seconds(process.pid), subject.sink.stat().st_size
+        began, already = cpu_seconds(process.pid) + also(), subject.sink.stat().st_size
         rate = subject.drain(tasks)
-        return rate, (cpu_seconds(process.pid) - began) / (tasks - already) * 1e6
+        return rate, (cpu_seconds(process.pid) + also() - began) / (tasks - already) * 1e6
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -13,6 +14,8 @@ app = Celery(
     backend=os.environ.get("BENCH_BACKEND") or None,
 )
 app.conf.update(broker_connection_retry_on_startup=True, task_acks_late=os.environ.get("BENCH_ACKS_LATE") == "1")
+if os.environ.get("BENCH_ATTRIBUTES"):
+    app.conf.task_annotations = {"*": json.loads(os.environ["BENCH_ATTRIBUTES"])}
 SINK = os.open(os.environ["BENCH_SINK"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 

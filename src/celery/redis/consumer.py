@@ -23,12 +23,13 @@ from celery.redis.channel import Channel
 from celery.redis.envelopes import unwrap
 from celery.redis.link import Lane, Link
 from celery.redis.outbox import Addressed, Outbox
+from celery.redis.permits import Group, Permits, read_verdicts
 from celery.redis.scripts import Script, Scripts
 from celery.redis.wire import pack
 from celery.utils.bell import Chime
 from celery.utils.descriptors import Gathering
 from celery.utils.turns import Turns
-from celery.wire.message import Delivery, Outgoing, Permit, Record, Settlement
+from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +41,10 @@ HOLD_OFF = 0.001
 """Seconds within which a consumer that came once in vain comes again; doubled with every further time, up to 256."""
 LOOK_BLINDLY = 0.1
 """The same where the server does not tell."""
-_VERDICTS: dict[str, Verdict] = {"o": "ok", "l": "lost", "r": "revoked", "p": "parked"}
 _WRAPPED = b'{"wrapped":'
 
 _encode = msgspec.msgpack.Encoder().encode
 Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]
-Group = tuple[Any, ...]
-"""A queue, the numbers of some of its messages, and what holds for all of them."""
 
 
 class RedisConsumer(Consumer):
@@ -93,8 +91,7 @@ class RedisConsumer(Consumer):
         """Numbers of what this registration has claimed and not settled or given back. Others can only take it all."""
         self._doubtful: set[int] = set()
         """Those of them that may have been given back: the server is asked whether they are held."""
-        self._permits: dict[int, Sequence[Permit]] = {}
-        """Those with which numbers were started, as far as is known."""
+        self._permits = Permits()
         self._claims: deque[tuple[int, int]] = deque()
         self._register()
 
@@ -249,12 +246,12 @@ class RedisConsumer(Consumer):
             applied[place] = letter == "1"
         if woken != "0" or "p" in letters or not reached.isdisjoint(self.queues):
             self._ring()  # also because there may be a time from which on the next of the parked ones may start
-        verdicts = _verdicts(starts, deliveries, letters)
+        verdicts = read_verdicts(starts, deliveries, letters)
         gone = []
         if letters.count("o") < len(deliveries):
             gone = [d.fence for d, told in zip(deliveries, verdicts, strict=True) if told in {"lost", "parked"}]
             self._held.difference_update(gone)
-        if self._permits or self._doubtful:
+        if self._permits.known or self._doubtful:
             self._learn_what_started(deliveries, verdicts, [*fences, *gone])
         return applied, verdicts
 
@@ -265,7 +262,7 @@ class RedisConsumer(Consumer):
         if "revoked" in verdicts:
             revoked = {d.fence for d, told in zip(deliveries, verdicts, strict=True) if told == "revoked"}
         # Of those it stays unknown whether they had been started before.
-        self._forget_permits([*ended, *(revoked - self._doubtful)])
+        self._permits.forget([*ended, *(revoked - self._doubtful)])
         self._doubtful.difference_update(ended, {delivery.fence for delivery in deliveries} - revoked)
 
     def _plan_ends(
@@ -301,8 +298,10 @@ class RedisConsumer(Consumer):
         groups: Iterable[tuple[Group, list[int]]] = [
             ((queue, numbers), places) for queue, (numbers, places) in by_queue.items()
         ]
-        if self._permits:
-            groups = [part for group, places in groups for part in self._by_slots(group, places)]
+        if self._permits.known:
+            groups = [
+                part for group, places in groups for part in self._permits.by_slots(group, places, self._doubtful)
+            ]
         for group, places in groups:
             done.append(group)
             for at, place in enumerate(places, len(whose) + 1):
@@ -331,75 +330,26 @@ class RedisConsumer(Consumer):
         delay = int(settlement.delay * 1000)
         return (
             delivery.queue, str(delivery.fence), settlement.verb, delay, settlement.reason, records, messages, arrivals,
-            settlement.frees, self._slots(delivery.fence),
+            settlement.frees, self._permits.slots(delivery.fence),
         )  # fmt: skip
 
     def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
         groups = self._plan_starts(deliveries, needs, remember=False)
         letters = self._ask("park", (), self._id, _encode(groups)).decode()
-        verdicts = _verdicts(groups, deliveries, letters)
+        verdicts = read_verdicts(groups, deliveries, letters)
         gone = zip(deliveries, verdicts, strict=True)
         self._held.difference_update([delivery.fence for delivery, told in gone if told != "ok"])
         if "p" in letters:
             self._ring()
         return verdicts
 
-    # -- permits ---------------------------------------------------------------------------------------------------
-
     def _plan_starts(self, deliveries: Sequence[Delivery], needs: Needs, *, remember: bool = True) -> list[Group]:
         """What is to be marked as started; the permits that it needs are remembered until it has ended."""
         doubt = bool(self._doubtful) and not self._doubtful.isdisjoint([delivery.fence for delivery in deliveries])
         if not needs:
             return [(queue, numbers, doubt) for queue, numbers in self._numbers(deliveries).items()]
-        groups: dict[tuple[str, int], Group] = {}
-        for delivery in deliveries:
-            if self._holds(delivery):
-                permits = needs.get(delivery.tag) or ()
-                if doubt:  # it may have been started with these
-                    permits = self._permits.get(delivery.fence, permits)
-                group = groups.get((delivery.queue, id(permits)))
-                if group is None:
-                    wanted = [_permit(permit) for permit in permits] or None
-                    group = groups[delivery.queue, id(permits)] = delivery.queue, list[str](), doubt, wanted
-                group[1].append(str(delivery.fence))
-                if permits and remember:
-                    self._permits[delivery.fence] = permits
-        return list(groups.values())
-
-    def _slots(self, number: int) -> tuple[str, ...]:
-        """The keys of the slots that it was started with."""
-        permits = self._permits.get(number) if self._permits else None
-        return tuple([permit.key for permit in permits if permit.slots]) if permits else ()
-
-    def _by_slots(self, group: Group, places: Sequence[int]) -> Iterable[tuple[Group, list[int]]]:
-        """Divide what is done of a queue into what holds slots and what does not."""
-        parts: dict[int, tuple[tuple[str, ...], list[str], list[int]]] = {}
-        for number, place in zip(group[1], places, strict=True):
-            permits = self._permits.get(int(number), ())
-            part = parts.get(id(permits))
-            if part is None:
-                part = parts[id(permits)] = self._slots(int(number)), [], []
-            part[1].append(number)
-            part[2].append(place)
-        queue, sure = group[0], self._doubtful.isdisjoint(map(int, group[1]))
-        together: tuple[list[Any], list[str], list[int]] = [], [], []
-        for keys, numbers, its_places in parts.values():
-            if not keys:
-                yield (queue, numbers), its_places
-            elif sure:
-                together[0].append((keys, len(numbers)))
-                together[1].extend(numbers)
-                together[2].extend(its_places)
-            else:
-                yield (queue, numbers, [(keys, len(numbers))]), its_places
-        if together[1]:
-            yield (queue, together[1], together[0]), together[2]
-
-    def _forget_permits(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            self._permits.pop(number, None)
-
-    # -- what is held ----------------------------------------------------------------------------------------------
+        mine = [delivery for delivery in deliveries if self._holds(delivery)]
+        return self._permits.plan(mine, needs, doubt=doubt, remember=remember)
 
     def _numbers(self, deliveries: Sequence[Delivery]) -> dict[str, list[str]]:
         """The numbers of those that this registration claimed and still holds, by queue."""
@@ -420,15 +370,20 @@ class RedisConsumer(Consumer):
         groups: Iterable[Group] = list(self._numbers(deliveries).items())
         if not groups:
             return
-        if self._permits:
-            slots = {number: keys for _, numbers in groups for number in numbers if (keys := self._slots(int(number)))}
+        if self._permits.known:
+            slots = {
+                number: keys
+                for _, numbers in groups
+                for number in numbers
+                if (keys := self._permits.slots(int(number)))
+            }
             groups = [(queue, numbers, slots) for queue, numbers in groups]
         fences = [delivery.fence for delivery in deliveries]
         self._doubtful.update(fences)  # until it is answered they may be held or not
         back = self._ask("release", (), self._id, _encode(groups))
         self._held.difference_update(fences)
         self._doubtful.difference_update(fences)
-        self._forget_permits(fences)
+        self._permits.forget(fences)
         if back:
             self._ring()
 
@@ -461,7 +416,7 @@ class RedisConsumer(Consumer):
                 self._id = number
                 self._held.clear()
                 self._doubtful.clear()
-                self._permits.clear()
+                self._permits.known.clear()
                 self._claims.clear()
                 return
 
@@ -577,19 +532,6 @@ class _Joined:
             self.entries += entries
             reached |= {target[0] for target in addressed}
         return places
-
-
-def _verdicts(groups: Sequence[Group], deliveries: Sequence[Delivery], letters: str) -> list[Verdict]:
-    """*letters* are for the numbers of the groups, in their order."""
-    if len(letters) == len(deliveries) == letters.count("o"):
-        return ["ok"] * len(letters)
-    told = dict(zip([number for group in groups for number in group[1]], letters, strict=False))
-    return [_VERDICTS[told.get(str(delivery.fence), "l")] for delivery in deliveries]
-
-
-def _permit(permit: Permit) -> tuple[str, int, float, int]:
-    """A permit as the script reads it."""
-    return permit.key, permit.slots, permit.interval * 1000, permit.burst
 
 
 def _fields(record: Record, blobs: list[bytes]) -> tuple[str, str, str, str]:

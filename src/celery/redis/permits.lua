@@ -26,12 +26,11 @@ end
 local function read_slots(keys)
     -- Those of several keys at once, which are not counted here yet.
     in_portions(keys, function(...)
-        local names = {}
-        for i, key in ipairs({...}) do names[i] = taken_key(key) end
+        local some, names = {...}, {}
+        for i, key in ipairs(some) do names[i] = taken_key(key) end
         for i, count in ipairs(redis.call('MGET', unpack(names))) do
-            local key = ({...})[i]
-            stored[key] = tonumber(count or 0)
-            taken[key] = stored[key]
+            count = tonumber(count or 0)
+            stored[some[i]], taken[some[i]] = count, count
         end
     end)
 end
@@ -62,17 +61,18 @@ local function write_slots(id)
     in_portions(gone, function(...) redis.call('DEL', ...) end)
     in_portions(counts, function(...) redis.call('MSET', ...) end)
     local keys, fields, none = {}, {}, {}
+    local own = P .. 'celeriac.permits.' .. (id or '')
     for key, change in pairs(mine) do if change ~= 0 then keys[#keys + 1] = key end end
-    mine, counts = id and P .. 'celeriac.permits.' .. id, mine
     in_portions(keys, function(...)
-        for i, had in ipairs(redis.call('HMGET', mine, ...)) do
-            local key = ({...})[i]
-            local has = tonumber(had or 0) + counts[key]
+        local some = {...}
+        for i, had in ipairs(redis.call('HMGET', own, ...)) do
+            local key = some[i]
+            local has = tonumber(had or 0) + mine[key]
             if has > 0 then fields[#fields + 1], fields[#fields + 2] = key, has else none[#none + 1] = key end
         end
     end)
-    in_portions(none, function(...) redis.call('HDEL', mine, ...) end)
-    in_portions(fields, function(...) redis.call('HSET', mine, ...) end)
+    in_portions(none, function(...) redis.call('HDEL', own, ...) end)
+    in_portions(fields, function(...) redis.call('HSET', own, ...) end)
     mine = {}
 end
 
@@ -123,18 +123,26 @@ local function unpark(queue, key, name)
     return slip
 end
 
-local function make_woken(queue, key, name, now)
+local function take_woken(queue, key, name, now)
+    -- Take a parked message out for which there is a permit, which is kept for it; what `push_woken` needs.
     local slip = unpark(queue, key, name)
-    if slip then
-        local step, deliveries, interrupted, _, envelope = read_slip(slip)
-        grant(key, redis.sha1hex(envelope), now)
-        make_ready('RPUSH', queue, step, deliveries, interrupted, now, envelope)
-        woken = woken + 1
-    end
+    if not slip then return end
+    local step, deliveries, interrupted, _, envelope = read_slip(slip)
+    grant(key, redis.sha1hex(envelope), now)
+    return {queue, step, deliveries, interrupted, envelope}
 end
 
-local function wake_one(key, now)
-    -- Whether a free slot went to the one that has waited longest, in whatever queue that is not paused.
+local function push_woken(ones, now)
+    -- To the front of their queues, the first of them foremost.
+    for i = #ones, 1, -1 do
+        local queue, step, deliveries, interrupted, envelope = unpack(ones[i])
+        make_ready('RPUSH', queue, step, deliveries, interrupted, now, envelope)
+    end
+    woken = woken + #ones
+end
+
+local function next_in_line(key)
+    -- The one that has waited longest for a slot, in whatever queue that is not paused: its queue, its name.
     local first, place, home
     for _, queue in ipairs(redis.call('SMEMBERS', waiting_key(key))) do
         if redis.call('SISMEMBER', PAUSED, queue) == 0 then
@@ -144,16 +152,21 @@ local function wake_one(key, now)
             end
         end
     end
-    if not first then return false end
-    local slots = tonumber(string.match(redis.call('HGET', P .. 'celeriac.parked.' .. home, first) or '', '^%d+') or 0)
-    if taken_of(key) >= slots then return false end
-    make_woken(home, key, first, now)
-    return true
+    return home, first
 end
 
 local function wake(key, now)
+    -- Give the free slots to those that have waited longest.
     if redis.call('EXISTS', waiting_key(key)) == 0 then return end
-    while wake_one(key, now) do end
+    local ones = {}
+    while true do
+        local queue, name = next_in_line(key)
+        local facts = queue and redis.call('HGET', P .. 'celeriac.parked.' .. queue, name) or ''
+        local slots = tonumber(string.match(facts, '^%d+') or 0)
+        if not queue or taken_of(key) >= slots then break end
+        ones[#ones + 1] = take_woken(queue, key, name, now)
+    end
+    push_woken(ones, now)
 end
 
 local function lapse(now)
@@ -263,7 +276,9 @@ local function open_gates(queue, now)
         interval, burst = tonumber(interval), tonumber(burst)
         local count = available(interval, burst, key, now)
         local heads = count > 0 and redis.call('ZRANGE', line_key(queue, key), 0, count - 1) or {}
-        for i = #heads, 1, -1 do make_woken(queue, key, heads[i], now) end
+        local ones = {}
+        for _, name in ipairs(heads) do ones[#ones + 1] = take_woken(queue, key, name, now) end
+        push_woken(ones, now)
         if not waits(queue, key) then
             redis.call('ZREM', gates, gate)
         else

@@ -25,9 +25,9 @@ class Pace(NamedTuple):
         """When the next one may happen. *next_at*: what the last `after` returned, 0 at the beginning."""
         return max(next_at, now - (self.burst - 1) * self.interval)
 
-    def after(self, next_at: float, now: float) -> float:
-        """What to remember when one happens now."""
-        return self.at(next_at, now) + self.interval
+    def after(self, next_at: float, now: float, count: int = 1) -> float:
+        """What to remember when so many happen now."""
+        return self.at(next_at, now) + count * self.interval
 
     def available(self, next_at: float, now: float) -> int:
         """How many may happen now."""

@@ -8,12 +8,12 @@ worker that may start one takes it when it claims.  So nothing that waits is hel
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.app.limits import derive
-from celery.brokers.base import NOTHING, Capabilities, Consumer, Needs
+from celery.brokers.base import NOTHING, Capabilities, Consumer, Needs, Verdict
 from celery.exceptions import DecodeError
 from celery.utils.clock import Clock
 from celery.utils.log import get_logger
@@ -30,7 +30,9 @@ LOOK_AGAIN = 10.0
 REMEMBERED = 0.25
 """Seconds for which it is remembered that there was no permit: what comes in that time is parked without asking."""
 MOST = 1000
-"""Messages that are claimed at once to clear away what has to wait."""
+"""Messages that are claimed at once to clear away what has to wait; different permits that are remembered."""
+
+Anything = TypeVar("Anything", bound=Claimed)
 
 
 class Limiter:
@@ -49,6 +51,8 @@ class Limiter:
         """Keys for which there was no permit, and until when that is remembered."""
         self._seen: set[str] = set()
         self._paced: list[str] = []
+        self._made: dict[tuple[str, str, int], tuple[Permit, ...]] = {}
+        """Permits by task, key and slots: the same ones are the same object, which stores put together by."""
         self._look_at = 0.0
         self._next_look = math.inf
         """When the next task with a rate of the whole fleet may start, as far as this worker knows."""
@@ -66,6 +70,7 @@ class Limiter:
     def forget(self, name: str) -> None:
         """The limits of this task have changed."""
         self._paced = self._facts.paced()
+        self._made.clear()
         self._next.pop(name, None)
         self._waiting.add(name)
 
@@ -152,13 +157,16 @@ class Limiter:
 
     def _refused(self, held: Iterable[Claimed], now: float) -> dict[int | str, Sequence[Permit]]:
         """What waits, by tag, for which permits."""
-        counts: dict[str, int] = {}
+        left: dict[str, int] = {}
         found: dict[int | str, Sequence[Permit]] = {}
         for request in held:
             if request.facts.pace is not None:
-                name = request.type
-                count = counts[name] = counts.get(name, 0) + 1
-                if count > self._available(name, now):
+                name = request.head.task
+                count = left.get(name)
+                if count is None:
+                    count = self._available(name, now)
+                left[name] = count - 1
+                if count < 1:
                     self._waiting.add(name)
                     found[request.delivery.tag] = (Permit(_key(name)),)
                     continue
@@ -195,7 +203,13 @@ class Limiter:
             said = self._derived(request), facts.concurrency
         if said is None or not said[0] or said[1] < 1:
             return facts.permits
-        return (Permit(*said), *facts.permits)
+        known = request.head.task, *said
+        permits = self._made.get(known)
+        if permits is None:
+            if len(self._made) >= MOST:
+                self._made.clear()
+            permits = self._made[known] = Permit(*said), *facts.permits
+        return permits
 
     def _derived(self, request: Claimed) -> str:
         """The key of a message whose sender did not say it: one of the original, or that does not know the task."""
@@ -218,13 +232,21 @@ class Limiter:
                     found[request.delivery.tag] = permits
         return found
 
-    def started(self, request: Claimed) -> None:
-        """It was handed to the pool."""
-        pace, now = request.facts.pace, self._clock.monotonic()
-        if pace is not None:
-            self._next[request.type] = pace.after(self._next.get(request.type, 0.0), now)
-        for permit in request.facts.permits:
-            self._next_look = min(self._next_look, now + permit.interval)
+    def started(self, batch: Sequence[Anything], verdicts: Sequence[Verdict]) -> list[Anything]:
+        """Those of a batch that are `ok` are handed to the pool now; the limited ones among them."""
+        found = [
+            request
+            for request, verdict in zip(batch, verdicts, strict=True)
+            if verdict == "ok" and (request.facts.limited or request.head.limit is not None)
+        ]
+        now = self._clock.monotonic()
+        for name, count in Counter([request.head.task for request in found]).items():
+            facts = self._facts.get(name)
+            if facts is not None and facts.pace is not None:
+                self._next[name] = facts.pace.after(self._next.get(name, 0.0), now, count)
+            for permit in facts.permits if facts is not None else ():
+                self._next_look = min(self._next_look, now + permit.interval)
+        return found
 
     def refused(self, request: Claimed) -> None:
         """The store had no permit, and has parked it."""
@@ -233,6 +255,11 @@ class Limiter:
             self._full[permits[0].key] = self._clock.monotonic() + REMEMBERED
         self.changed = True
         logger.debug("Task %s waits in the store for a permit", request)
+
+
+def is_limited(request: Claimed) -> bool:
+    """Whether a limit has a say in when it starts."""
+    return request.facts.limited or request.head.limit is not None
 
 
 _KEY = "worker "

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from operator import add
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ from celery.worker.endings import Endings, some
 from celery.worker.errands import Errands
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
-from celery.worker.limiter import Limiter
+from celery.worker.limiter import Limiter, is_limited
 from celery.worker.looptimer import LoopTimer
 from celery.worker.prefetch import PATIENCE, Prefetch
 from celery.worker.qos import QoS
@@ -383,15 +383,13 @@ class Consumer(Surface):
 
     def hold(self, requests: Sequence[Request]) -> None:
         """Keep these until the pool has room for them."""
-        tell = logger.isEnabledFor(logging.INFO) or signals.task_received.receivers or self.reports is not None
         self.held.extend(requests)
         for request in requests:
             if request.delivery.interrupted and request.suspect:
                 self._suspects = True
             if request.facts.limited or request.head.limit is not None:
                 self.limiter.admit(request)  # it is told of when it starts: until then it may come and go
-            elif tell:
-                self._tell_received(request)
+        self._tell_received(request for request in requests if not is_limited(request))
 
     def _advance(self) -> None:
         """Commit what has ended and start what the pool takes next; in one step, where there is both."""
@@ -436,11 +434,10 @@ class Consumer(Surface):
         now = self.clock.time()
         inside, counts, reports = self.inside, state.total_count, self.reports
         jobs = []
+        if self.limiter.busy:
+            self._tell_received(self.limiter.started(batch, verdicts))
         for request, verdict in zip(batch, verdicts, strict=True):
             if verdict == "ok":
-                if request.facts.limited or request.head.limit is not None:
-                    self.limiter.started(request)
-                    self._tell_received(request)
                 request.time_start = now
                 inside[request.tag] = request
                 counts[request.head.task] += 1
@@ -462,12 +459,15 @@ class Consumer(Surface):
                 self.strategies.started(batch)
             self.pool.submit(jobs)
 
-    def _tell_received(self, request: Request) -> None:
-        logger.info("Task %s received", request)
-        if signals.task_received.receivers:
-            signals.task_received.send(sender=self, request=self.strategies.request_of(request))
-        if self.reports is not None:
-            self.reports.received(request)
+    def _tell_received(self, requests: Iterable[Request]) -> None:
+        if not (logger.isEnabledFor(logging.INFO) or signals.task_received.receivers or self.reports is not None):
+            return
+        for request in requests:
+            logger.info("Task %s received", request)
+            if signals.task_received.receivers:
+                signals.task_received.send(sender=self, request=self.strategies.request_of(request))
+            if self.reports is not None:
+                self.reports.received(request)
 
     def _started_records(self, batch: Sequence[Request]) -> list[Record]:
         pid = os.getpid()

@@ -100,6 +100,42 @@ class LimitsContract:
         needs = {a.tag: [one("x")], b.tag: [one("y"), one("x")], c.tag: [one("y")]}
         assert consumer.start([a, b, c], (), needs) == ["ok", "parked", "ok"]
 
+    def test_what_is_started_once_more_has_its_slot(self, limited: Broker, consumer: Consumer) -> None:
+        limited.publish([message(name) for name in "abc"])
+        a, b, c = consumer.claim(3)
+        assert start(consumer, [a, b], one(slots=2)) == ["ok", "ok"]
+        assert start(consumer, [a, b], one(slots=2)) == ["ok", "ok"], "a pool has handed them back"
+        assert consumer.park([a], {a.tag: [one(slots=2)]}) == ["ok"]
+        done(consumer, a, b)
+        assert start(consumer, [c], one(slots=1)) == ["ok"], "each had one only"
+
+    def test_what_ends_without_having_been_started_frees_nothing(self, limited: Broker, consumer: Consumer) -> None:
+        limited.publish([message(name) for name in "abcd"])
+        a, b, c, d = consumer.claim(4)
+        assert start(consumer, [a, b], one(slots=2)) == ["ok", "ok"]
+        done(consumer, c)
+        assert start(consumer, [d], one(slots=2)) == ["parked"]
+        done(consumer, a, b)
+        assert bodies(consumer.claim(1)) == ["d"]
+
+    def test_all_of_a_batch_end_and_others_take_their_slots(self, limited: Broker, consumer: Consumer) -> None:
+        limited.publish([message(str(number)) for number in range(60)])
+        running = consumer.claim(20)
+        x, y = (one("x", 10),), (one("y", 20),)
+        needs = {delivery.tag: x if number % 2 else y for number, delivery in enumerate(running)}
+        assert consumer.start(running, (), needs) == ["ok"] * 20
+        following = consumer.claim(20)
+        needs = {delivery.tag: x if number < 15 else y for number, delivery in enumerate(following)}
+        applied, verdicts = consumer.settle_and_start([Settlement(d) for d in running], following, (), needs)
+        assert applied == [True] * 20
+        assert verdicts == ["ok"] * 10 + ["parked"] * 5 + ["ok"] * 5
+        done(consumer, *[d for d, told in zip(following, verdicts, strict=True) if told == "ok"])
+        woken = consumer.claim(5)
+        assert bodies(woken) == ["30", "31", "32", "33", "34"]
+        assert start(consumer, woken, *x) == ["ok"] * 5
+        rest = consumer.claim(20)
+        assert start(consumer, rest, *x) == ["ok"] * 5 + ["parked"] * 15
+
     @pytest.mark.parametrize("verb", ["requeue", "dead"])
     def test_a_slot_is_free_however_its_holder_ends(self, limited: Broker, consumer: Consumer, verb: str) -> None:
         limited.publish([message("a"), message("b")])
