@@ -61,6 +61,19 @@ def late(log: str, line: str, seconds: float = 0.0) -> str:
     return line
 
 
+def pass_gate(log: str, line: str, gate: str) -> str:
+    """Note *line*, and end when there is a file *gate*."""
+    note(log, line)
+    deadline = time.monotonic() + 90
+    while not Path(gate).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return line
+
+
+early_at_gate = shared_task(name="engine.jobs.early_at_gate")(pass_gate)
+late_at_gate = shared_task(name="engine.jobs.late_at_gate", acks_late=True)(pass_gate)
+
+
 @shared_task
 def die(log: str) -> None:
     note(log, "began")

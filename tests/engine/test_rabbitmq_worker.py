@@ -146,6 +146,7 @@ def spawn(app: Celery, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen
         "import sys; from celery import Celery\n"
         "broker, backend = sys.argv[1:3]\n"
         "app = Celery('jobs', broker=broker, backend=backend, include=['engine.jobs'])\n"
+        "app.conf.broker_transport_options = {'lease': 3}\n"
         "app.set_default(); app.worker_main(['worker', '-c', '1', '-P', 'solo', '-l', 'WARNING'])\n"
     )
 

@@ -6,7 +6,11 @@ until the next claim.
 
 When the connection ends the server gives everything to whoever asks, also to this consumer once it has connected again.
 A message that comes again to the one that still runs it is neither run twice nor given away: the claim that it has goes
-on.  One that has been settled meanwhile is acknowledged when it comes again.
+on.  One that has been settled meanwhile is acknowledged when it comes again.  Where another consumer gets it while the
+one that runs it lives, it is put off: a copy waits in the queues of delays, and looks again after a while.
+
+The same happens on purpose to what runs for long, since a server ends the channel of whoever keeps a message without
+acknowledging it for its `consumer_timeout`: the copy comes by every so often, and finds its owner alive or dead.
 """
 
 from __future__ import annotations
@@ -18,17 +22,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-import msgspec
-
 from celery.amqp import delays, frames
 from celery.amqp.connection import Channel, Connection
 from celery.amqp.frames import Delivered
+from celery.amqp.held import Held, came_home, dead_letter, next_turn, put_off
 from celery.amqp.link import Link
-from celery.amqp.marks import ENDED, Marks
-from celery.amqp.messages import COUNT, DEAD, DIED, INNER, PLACE, REASON, TAG, copy_of, name_of, put_together
+from celery.amqp.marks import ENDED, Mark, Marks
+from celery.amqp.messages import COUNT, INNER, comes_again, name_of, put_together
 from celery.amqp.publisher import Letter
-from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
-from celery.exceptions import BrokerError
+from celery.backends.store import Store
+from celery.brokers.base import LEASE, NOTHING, Consumer, Needs, Verdict
+from celery.exceptions import BackendError, BrokerError
 from celery.utils.bell import Chime
 from celery.utils.clock import Clock
 from celery.utils.uuids import uuid
@@ -43,21 +47,8 @@ MOST_TAGS = 200
 """Consumers, former ones among them, whose messages are taken."""
 FEW = 16
 """A credit up to which no message more than asked for is fetched."""
-
-
-class Held(msgspec.Struct):
-    """A claim. `tag`: the server's, on the present connection; 0 if the message is not ours to acknowledge now."""
-
-    came: Delivered
-    queue: str
-    source: str
-    name: str
-    fence: int
-    tag: int
-    deliveries: int
-    started: bool = False
-    gone: bool = False
-    """Acknowledged already, by `let_go`."""
+MOVED_AFTER = 600.0
+"""Seconds: a third of the server's consumer_timeout, unless that was set."""
 
 
 class RabbitConsumer(Consumer):
@@ -68,7 +59,7 @@ class RabbitConsumer(Consumer):
         link: Link,
         queues: Sequence[str],
         name: str,
-        marks: Marks,
+        store: Store | None,
         clock: Clock,
         *,
         send: Callable[[Sequence[Letter]], object],
@@ -76,12 +67,16 @@ class RabbitConsumer(Consumer):
         declare: Callable[[Sequence[str]], object],
         delay: Callable[[str, float], tuple[str, str]],
         exact: bool = False,
+        lease: float = LEASE,
+        moved_after: float = MOVED_AFTER,
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
         self._id = uuid()
         self._link = link
-        self._marks = marks
+        self._marks = Marks(store, self._id, lease, clock)
+        self._lease_time = lease
+        self._moved_after = moved_after
         self._clock = clock
         self._send, self._post, self._declare, self._delay = send, post, declare, delay
         self._exact = exact
@@ -90,6 +85,8 @@ class RabbitConsumer(Consumer):
         self._closed = False
         self._lock = threading.RLock()
         """Never held while an answer of the server is waited for: its thread takes it."""
+        self._moving = threading.Lock()
+        """Held while what has run for long is moved."""
         self._numbers = itertools.count(1)
         self._connection: Connection | None = None
         self._channel: Channel | None = None
@@ -209,12 +206,16 @@ class RabbitConsumer(Consumer):
         return found
 
     def _lease(self, found: Sequence[tuple[str, Delivered]]) -> list[Delivery]:
+        marks: dict[str, Mark] = {}
         try:
-            counts = self._marks.read([name_of(came) for _, came in found if came.redelivered])
+            if self._marks and any(comes_again(came) for _, came in found):
+                marks = self._marks.read([name_of(came) for _, came in found if comes_again(came)])
+                found = self._put_off(found, marks)
         except BaseException:
             with self._lock:
                 for source, came in reversed(found):
-                    self._buffers[source].appendleft(came)
+                    if came.tag in self._open:
+                        self._buffers[source].appendleft(came)
             raise
         claimed = []
         with self._lock:
@@ -222,20 +223,49 @@ class RabbitConsumer(Consumer):
                 if came.tag not in self._open:
                     continue  # its connection has ended meanwhile
                 name = name_of(came)
-                count = counts.get(name, 0)
-                if count == ENDED:
+                mark = marks.get(name)
+                if mark is not None and mark.ended:
                     self._ack([came.tag])
                 else:
-                    claimed.append(self._hold(source, came, name, count))
+                    claimed.append(self._hold(source, came, name, mark.count if mark is not None else 0))
         return claimed
+
+    def _put_off(
+        self, found: Sequence[tuple[str, Delivered]], marks: Mapping[str, Mark]
+    ) -> Sequence[tuple[str, Delivered]]:
+        """Those that may be claimed; the others are being run, by others or as another copy by us."""
+        with self._lock:
+            ours = {held.name for held in self._held.values()}
+        free: list[tuple[str, Delivered]] = []
+        busy: list[tuple[str, Delivered]] = []
+        for source, came in found:
+            name = name_of(came)
+            mark = marks.get(name)
+            alive = mark is not None and mark.alive and mark.owner != self._id
+            (busy if comes_again(came) and (alive or name in ours) else free).append((source, came))
+            ours.add(name)
+        if busy:
+            self._send([self._later(came, source) for source, came in busy])
+            with self._lock:
+                self._ack([came.tag for _, came in busy])
+        return free
+
+    def _later(self, came: Delivered, source: str, least: float = 1.0) -> Letter:
+        """A letter that asks again whether its owner lives, less often each time, but at least once in a lease."""
+        times, letter = put_off(came, source)
+        wait = max(least, min(2.0**times, self._lease_time))
+        letter.exchange, letter.routing_key = self._delay(letter.routing_key, wait)
+        return letter
 
     def _hold(self, source: str, came: Delivered, name: str, count: int) -> Delivery:
         fence = next(self._numbers)
         tag, queue = f"{self._id}-{fence}", source.removeprefix(INNER)
         headers = came.properties.headers or {}
+        doubled = comes_again(came)
+        came, source = came_home(came, source)
         before = int(headers.get(COUNT) or 0)
         started = count or before or int(headers.get("x-delivery-count") or 0 if not self._marks else 0)
-        self._held[tag] = Held(came, queue, source, name, fence, came.tag, started)
+        self._held[tag] = Held(came, queue, source, name, fence, came.tag, started, time.monotonic(), doubled)
         exchange, key = came.exchange, came.routing_key
         if exchange == delays.LAST:
             exchange, key = "", delays.arrived_from(key)
@@ -262,8 +292,24 @@ class RabbitConsumer(Consumer):
                     counts[held.name] = held.deliveries + 1
                     held.started = True
                     verdicts.append("ok")
+            channel = self._channel
         self._marks.write(counts)
-        return verdicts
+        if self._channel is channel or not self._marks:
+            return verdicts
+        return self._start_again(deliveries, verdicts)
+
+    def _start_again(self, deliveries: Sequence[Delivery], verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """The connection ended while these were marked: whoever got them before knows nothing of it."""
+        with self._lock:
+            gone = [held for delivery in deliveries if (held := self._of(delivery)) is not None and not held.tag]
+        marks = self._marks.read([held.name for held in gone])
+        self._marks.clear([name for name, mark in marks.items() if mark.owner == self._id])
+        lost = {held.fence for held in gone}
+        with self._lock:
+            for delivery in deliveries:
+                if delivery.fence in lost:
+                    self._forget(delivery)
+        return ["lost" if d.fence in lost else verdict for d, verdict in zip(deliveries, verdicts, strict=True)]
 
     def let_go(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
@@ -283,10 +329,14 @@ class RabbitConsumer(Consumer):
         _refuse_effects(any(s.records or s.arrivals for s in settlements))
         applied, ended, letters, places = [], [], [], []
         seen: set[str] = set()
+        taken = self._taken(settlements) if self._orphans else ()
         with self._lock:
             for settlement in settlements:
                 held = self._of(settlement.delivery)
                 fresh = held is not None and str(settlement.delivery.tag) not in seen
+                if fresh and held is not None and held.fence in taken:
+                    self._forget(settlement.delivery)
+                    fresh = False
                 applied.append(fresh)
                 if held is None or not fresh:
                     continue
@@ -296,16 +346,23 @@ class RabbitConsumer(Consumer):
         if messages:
             self._post(messages)
         for settlement, held in ended:
-            if settlement.verb != "done":
-                place, letter = self._moved(settlement, held)
-                places.append(place)
-                letters.append(letter)
+            if settlement.verb == "dead":
+                letters.append(dead_letter(settlement, held, self._clock.time()))
+                places.append(letters[-1].routing_key)
+            elif settlement.verb == "requeue":
+                letters.append(next_turn(held))
+                places.append(held.source)
+                if settlement.delay > 0:
+                    letters[-1].exchange, letters[-1].routing_key = self._delay(held.source, settlement.delay)
         if letters:
             self._declare(places)
             self._send(letters)
-        self._marks.clear([held.name for _, held in ended if held.started and held.tag])
+        known = {held.name for _, held in ended if held.lost or (held.doubled and not held.gone)}
+        self._marks.write(dict.fromkeys(known, ENDED))
+        self._marks.clear([held.name for _, held in ended if held.started and held.tag and held.name not in known])
         with self._lock:
             tags = []
+            lost = {held.name for _, held in ended if held.lost} - known
             for settlement, held in ended:
                 self._held.pop(str(settlement.delivery.tag), None)
                 self._orphans.pop(held.name, None)
@@ -314,30 +371,27 @@ class RabbitConsumer(Consumer):
                 elif not held.gone:
                     self._remember(held.name)
             self._ack(tags)
-            lost = [held for _, held in ended if not held.tag and not held.gone]
-        self._marks.write({held.name: ENDED for held in lost})
+        self._marks.write(dict.fromkeys(lost, ENDED))
         return applied
 
-    def _moved(self, settlement: Settlement, held: Held) -> tuple[str, Letter]:
-        """The queue and the letter that take the place of a message that is not done."""
-        if settlement.verb == "dead":
-            headers = {
-                REASON: settlement.reason,
-                PLACE: held.queue,
-                TAG: str(settlement.delivery.tag),
-                DIED: int(self._clock.time() * 1000),
-                COUNT: held.deliveries + held.started,
-            }
-            return DEAD + held.queue, copy_of(held.came, DEAD + held.queue, **headers)
-        count = held.deliveries + held.started
-        letter = copy_of(held.came, held.source, **({COUNT: count} if count else {}))
-        if settlement.delay > 0:
-            letter.exchange, letter.routing_key = self._delay(held.source, settlement.delay)
-        return held.source, letter
+    def _taken(self, settlements: Sequence[Settlement]) -> set[int]:
+        """Fences of what others have started since its connection ended: they took this consumer for dead."""
+        with self._lock:
+            unsure = [
+                held
+                for settlement in settlements
+                if (held := self._of(settlement.delivery)) is not None and held.started and held.lost
+            ]
+        marks = self._marks.read([held.name for held in unsure])
+        return {
+            held.fence
+            for held in unsure
+            if (mark := marks.get(held.name)) is not None and (mark.ended or mark.owner not in ("", self._id))
+        }
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         names, data = [], []
-        with self._lock:
+        with self._moving, self._lock:
             for delivery in deliveries:
                 held = self._of(delivery)
                 if held is None:
@@ -391,7 +445,33 @@ class RabbitConsumer(Consumer):
     # -- the rest --------------------------------------------------------------------------------------------------
 
     def renew(self) -> bool:
-        return not self._closed
+        if self._closed:
+            return False
+        self._marks.sign()
+        if self._marks:
+            self._move()
+        return True
+
+    def _move(self) -> None:
+        """What has run for long is acknowledged; a copy goes about, for whoever finds that this consumer is dead."""
+        since = time.monotonic() - self._moved_after
+        with self._moving:
+            with self._lock:
+                old = [held for held in self._held.values() if held.tag and held.started and held.since < since]
+                for held in old:
+                    held.doubled = True  # also should it end before its copy is sent
+            if not old:
+                return
+            self._declare(sorted({INNER + held.queue for held in old}))
+            self._send([self._later(held.came, held.source, self._lease_time) for held in old])
+            with self._lock:
+                moved = {held.fence for held in old}
+                still = [(tag, held) for tag, held in self._held.items() if held.tag and held.fence in moved]
+                self._ack([held.tag for _, held in still])
+                for tag, held in still:
+                    held.tag = 0
+                    if not held.gone:
+                        self._orphans[held.name] = tag
 
     def wake(self) -> None:
         self._woken = True
@@ -417,6 +497,8 @@ class RabbitConsumer(Consumer):
         if not self._closed:
             self._closed = True
             connection, self._connection = self._connection, None
+            with suppress(BackendError):  # then it ends by itself
+                self._marks.resign()
             if connection is not None:
                 connection.close()
             with self._lock:
@@ -433,7 +515,7 @@ class RabbitConsumer(Consumer):
                 self._give_back([came.tag])
                 return
             self._open[came.tag] = None
-            if came.redelivered and (self._finished or self._orphans):
+            if (self._finished or self._orphans) and comes_again(came):
                 name = name_of(came)
                 if name in self._finished:
                     del self._finished[name]
@@ -441,7 +523,7 @@ class RabbitConsumer(Consumer):
                     return
                 orphan = self._held.get(self._orphans.pop(name, ""))
                 if orphan is not None:
-                    orphan.came, orphan.tag = came, came.tag
+                    orphan.came, orphan.tag, orphan.since, orphan.doubled = came, came.tag, time.monotonic(), True
                     return
             self._buffers[source].append(came)
         self._chime.ring()

@@ -1,42 +1,121 @@
-"""What a broker of AMQP cannot keep, in the result store: which messages were started, and which have ended.
+"""What a broker of AMQP cannot keep, in the result store: which messages were started, by whom, and who lives.
 
 A message that comes again has been started before if there is a mark, so many times as the mark says; it has ended if
 the mark says so, and only its acknowledgement was lost.  Marks are read for messages that come again only.
+
+A mark names the consumer that started the message.  Each of those renews a sign of life, a key that ends by itself: as
+long as it is there the message is being run, whatever became of the connection that it came by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from celery.backends.store import Store
+from celery.brokers.base import LEASE
+from celery.utils.clock import SYSTEM, Clock
 from celery.wire.message import Record
 
-PREFIX = "celeriac-started-"
+PREFIX, ALIVE = "celeriac-started-", "celeriac-alive-"
 KEPT = 7 * 86_400.0
 """Seconds."""
+ENDED_KEPT = 86_400.0
+"""Seconds for which a copy of a message that has ended is known for one."""
 ENDED = -1
 
 
-class Marks:
-    """In *store*; with none, nothing is remembered. Raises what the store raises."""
+class Mark(msgspec.Struct, frozen=True):
+    """How often a message was started (`ENDED`: it has ended), by whom last, and whether that one lives."""
 
-    def __init__(self, store: Store | None) -> None:
+    count: int
+    owner: str = ""
+    alive: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.count == ENDED
+
+
+class Marks:
+    """Those of the consumer *owner*, in *store*; with none, nothing is remembered. Raises what the store raises.
+
+    *lease*: the seconds for which a sign of life holds. One thread writes and reads, any may `sign`.
+    """
+
+    def __init__(self, store: Store | None, owner: str = "", lease: float = LEASE, clock: Clock = SYSTEM) -> None:
+        self.owner = owner
         self._store = store
+        self._lease = lease
+        self._clock = clock
+        self._signed_at: float | None = None
+        self._doubts_until = 0.0
 
     def __bool__(self) -> bool:
         return self._store is not None
 
-    def read(self, names: Sequence[str]) -> dict[str, int]:
-        """How often each was started, `ENDED` for what has ended; those without a mark are missing."""
+    def read(self, names: Sequence[str]) -> dict[str, Mark]:
+        """Those that there are. Our own are alive."""
         if self._store is None or not names:
             return {}
-        values = self._store.get([PREFIX + name for name in names])
-        return {name: int(value) for name, value in zip(names, values, strict=True) if value is not None}
+        found: dict[str, Mark] = {}
+        for name, value in zip(names, self._store.get([PREFIX + name for name in names]), strict=True):
+            if value is not None:
+                count, _, owner = value.decode().partition(" ")
+                found[name] = Mark(int(count), owner, owner == self.owner)
+        others = sorted({mark.owner for mark in found.values() if mark.owner and not (mark.alive or mark.ended)})
+        if not others:
+            return found
+        signs = self._store.get([ALIVE + owner for owner in others])
+        living = {owner for owner, sign in zip(others, signs, strict=True) if sign is not None or self._doubtful()}
+        return {
+            name: msgspec.structs.replace(mark, alive=True) if mark.owner in living else mark
+            for name, mark in found.items()
+        }
+
+    def _doubtful(self) -> bool:
+        """Whether the store, or this process, stood still: then signs of the living may have ended as well."""
+        now = self._clock.monotonic()
+        return self._signed_at is not None and (now - self._signed_at > self._lease or now < self._doubts_until)
 
     def write(self, counts: Mapping[str, int]) -> None:
-        if self._store is not None and counts:
-            self._store.put([Record(PREFIX + name, b"%d" % n, "STARTED", "", KEPT) for name, n in counts.items()])
+        """Say that these were started so many times, now by us, or that they have ended."""
+        if self._store is None or not counts:
+            return
+        records = [
+            Record(PREFIX + name, b"%d" % ENDED, "STARTED", "", ENDED_KEPT)
+            if count == ENDED
+            else Record(PREFIX + name, f"{count} {self.owner}".encode(), "STARTED", "", KEPT)
+            for name, count in counts.items()
+        ]
+        now = self._clock.monotonic()
+        if self._signed_at is None or now - self._signed_at > self._lease / 2:
+            self._sign([self._sign_of_life(), *records], now)
+        else:
+            self._store.put(records)
+
+    def sign(self) -> None:
+        """Renew the sign of life."""
+        if self._store is not None:
+            self._sign([self._sign_of_life()], self._clock.monotonic())
+
+    def _sign_of_life(self) -> Record:
+        return Record(ALIVE + self.owner, b"1", "STARTED", "", self._lease)
+
+    def _sign(self, records: Sequence[Record], now: float) -> None:
+        assert self._store is not None
+        self._store.put(records)
+        if self._signed_at is not None and now - self._signed_at > self._lease:
+            self._doubts_until = now + self._lease / 2
+        self._signed_at = now
 
     def clear(self, names: Sequence[str]) -> None:
         if self._store is not None and names:
             self._store.delete([PREFIX + name for name in names])
+
+    def resign(self) -> None:
+        """This consumer runs nothing any more: what it had started and not ended was interrupted."""
+        if self._store is not None and self._signed_at is not None:
+            self._signed_at = None
+            self._store.delete([ALIVE + self.owner])

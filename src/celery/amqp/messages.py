@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -20,8 +21,10 @@ INNER, DEAD = "celeriac.inner.", "celeriac.dead."
 REASON, PLACE, TAG, DIED, COUNT = (
     "celeriac_reason", "celeriac_queue", "celeriac_tag", "celeriac_died", "celeriac_deliveries",
 )  # fmt: skip
-OURS = frozenset({REASON, PLACE, TAG, DIED, COUNT})
-"""Headers of messages in the dead set; nobody else sees them."""
+AGAIN, TURN = "celeriac_again", "celeriac_turn"
+"""On a message that may be there more than once: how many times it was put off; and how often it was sent back."""
+OURS = frozenset({REASON, PLACE, TAG, DIED, COUNT, AGAIN, TURN})
+"""Headers that tasks do not see."""
 _SERVERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
 PERSISTENT = 2
 
@@ -116,12 +119,35 @@ def clean(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_of(came: Delivered) -> str:
-    """What this message is called, also when it comes again: the id of its task and which try it is."""
+    """What this message is called, also when it comes again: its task, which try it is, and what it says.
+
+    What it says, because one message can take the place of another under the same id (`Task.replace`).
+    """
     headers = came.properties.headers or {}
     task = headers.get("id") or came.properties.correlation_id
-    if not task:
-        return f"#{sha1(came.body)}"
-    return f"{task}:{headers.get('retries') or 0}:{headers.get('replays') or 0}"
+    if task:
+        kind = headers.get("task")
+        what = crc32(came.body, crc32(kind.encode()) if isinstance(kind, str) else 0)
+        name = f"{task}:{headers.get('retries') or 0}:{headers.get('replays') or 0}:{what:x}"
+    else:
+        name = f"#{sha1(came.body)}"
+    return f"{name}:{headers[TURN]}" if TURN in headers else name
+
+
+def comes_again(came: Delivered) -> bool:
+    """Whether it may have been delivered, or sent, before."""
+    return came.redelivered or AGAIN in (came.properties.headers or ())
+
+
+def sent_back(came: Delivered) -> dict[str, Any]:
+    """Headers of a message that takes the place of *came*, and is another."""
+    return {TURN: int((came.properties.headers or {}).get(TURN) or 0) + 1}
+
+
+def home_of(came: Delivered, source: str) -> str:
+    """The queue that it belongs to, which is not *source* if it was put off."""
+    headers = came.properties.headers or {}
+    return str(headers.get(PLACE) or source) if AGAIN in headers else source
 
 
 def task_of(came: Delivered) -> str:
@@ -133,7 +159,9 @@ def task_of(came: Delivered) -> str:
 def copy_of(came: Delivered, queue: str, **headers: Any) -> Letter:
     """The same message, for *queue*, with these headers besides its own. It is kept for as long as it takes."""
     given = came.properties
+    before = given.headers or {}
+    turn = {TURN: before[TURN]} if TURN in before else {}
     properties = msgspec.structs.replace(
-        given, headers={**clean(given.headers or {}), **headers}, expiration=None, delivery_mode=PERSISTENT
+        given, headers={**clean(before), **turn, **headers}, expiration=None, delivery_mode=PERSISTENT
     )
     return Letter("", queue, encode_properties(properties), came.body)

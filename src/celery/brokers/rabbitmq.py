@@ -19,7 +19,6 @@ from celery.amqp.connection import Channel, Refused
 from celery.amqp.consumer import RabbitConsumer
 from celery.amqp.frames import Delivered, encode_properties
 from celery.amqp.link import Link
-from celery.amqp.marks import Marks
 from celery.amqp.messages import (
     COUNT,
     DEAD,
@@ -30,6 +29,7 @@ from celery.amqp.messages import (
     TAG,
     copy_of,
     put_together,
+    sent_back,
     take_apart,
     task_of,
 )
@@ -42,6 +42,8 @@ from celery.wire.message import Outgoing, Queue
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
 DURABLE = 2
+CONSUMER_TIMEOUT = 1800.0
+"""Seconds, RabbitMQ's default. No client can ask for it: the option of that name says if it was set otherwise."""
 
 
 class RabbitBroker(Broker):
@@ -232,13 +234,15 @@ class RabbitBroker(Broker):
             self.link,
             queues,
             name,
-            Marks(store),
+            store,
             self.clock,
             send=self._send,
             post=self.publish,
             declare=self._redeclare,
             delay=lambda queue, seconds: self._delay_to("", queue, seconds),
             exact=bool(self.options.get("exact_claims")),
+            lease=self.lease,
+            moved_after=float(self.options.get("consumer_timeout") or CONSUMER_TIMEOUT) / 3,
         )
         self._consumers.add(made)
         return made
@@ -296,7 +300,7 @@ class RabbitBroker(Broker):
         def send_back(came: Delivered) -> None:
             place = str((came.properties.headers or {}).get(PLACE))
             self._ensure([place])
-            self._send([copy_of(came, place)])
+            self._send([copy_of(came, place, **sent_back(came))])
 
         return self._end_dead(tags, send_back)
 

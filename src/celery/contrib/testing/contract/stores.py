@@ -92,6 +92,18 @@ class StoreContract:
         assert store.put([Record("short", b"4", "STARTED")]) == [True], "what has expired is no terminal state any more"
         assert store.get(["short"]) == [b"4"]
 
+    def test_what_is_written_again_lasts_anew(self, store: Store, pass_time: Callable[[float], object]) -> None:
+        """As signs of life do, which are renewed."""
+        if not store.can.expire:
+            pytest.skip("capability: this store keeps values until they are deleted")
+        for _ in range(3):
+            store.put([Record("put", b"1", "STARTED", ttl=3.0)])
+            store.set("set", b"1", ttl=3.0)
+            pass_time(2.0)
+            assert store.get(["put", "set"]) == [b"1", b"1"]
+        pass_time(2.0)
+        assert store.get(["put", "set"]) == [None, None]
+
     def test_expire_deletes_what_is_over(self, store: Store, pass_time: Callable[[float], object]) -> None:
         if not store.can.expire:
             pytest.skip("capability: this store keeps values until they are deleted")
