@@ -189,8 +189,7 @@ class SQLiteBroker(Broker):
                     connection.execute(SQL["remove_delayed"], (queue, due, tag))
                     connection.execute(SQL["remove_dead"], (tag,))
                     unpark(connection, task_id, tag)
-            if connection.execute(LIMITS["any_permit"]).fetchone() is not None:
-                Limits(connection, self.clock.time(), reached).free([row[0] for row in gone])
+            Limits(connection, self.clock.time(), reached).free([row[0] for row in gone])
         if reached:
             self._belfry.ring("messages", reached)
         return len(gone)

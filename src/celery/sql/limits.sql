@@ -1,13 +1,29 @@
 -- name: any_permit
 SELECT 1 FROM permits LIMIT 1
 
+-- name: any_parked
+SELECT 1 FROM parked LIMIT 1
+
 -- name: taken
-SELECT count(*) FROM permits WHERE key = ?
+SELECT key, sum(count) FROM (
+    SELECT key, count FROM slots WHERE key IN (SELECT value FROM json_each(:keys))
+    UNION ALL SELECT key, 1 FROM permits WHERE key IN (SELECT value FROM json_each(:keys))
+) GROUP BY key
+
+-- name: change
+INSERT INTO slots (key, consumer, count) VALUES (?, ?, ?)
+ON CONFLICT (key, consumer) DO UPDATE SET count = count + excluded.count
+
+-- name: none_left
+DELETE FROM slots WHERE key = ? AND consumer = ? AND count <= 0
+
+-- name: slots_of
+DELETE FROM slots WHERE consumer = ? RETURNING key
 
 -- name: granted
 SELECT key, id FROM permits WHERE id IN (SELECT value FROM json_each(?))
 
--- name: hold
+-- name: grant
 INSERT OR REPLACE INTO permits (key, id, until) VALUES (?, ?, ?)
 
 -- name: forget
@@ -15,12 +31,6 @@ DELETE FROM permits WHERE key = ? AND id = ?
 
 -- name: free
 DELETE FROM permits WHERE id IN (SELECT value FROM json_each(?)) RETURNING key
-
--- name: free_taken
-DELETE FROM permits WHERE until IS NULL AND id IN (SELECT value FROM json_each(?)) RETURNING key
-
--- name: held_between
-SELECT id FROM leased WHERE fence BETWEEN ? AND ?
 
 -- name: lapsed
 DELETE FROM permits WHERE until <= ? RETURNING key

@@ -77,10 +77,16 @@ CREATE TABLE parked (
     PRIMARY KEY (key, queue, rank, position, id)
 ) WITHOUT ROWID;
 CREATE INDEX parked_tasks ON parked (task_id);
-CREATE TABLE permits (
+CREATE TABLE slots (                                -- what consumers have of those that they have started
+    key      TEXT NOT NULL,
+    consumer INTEGER NOT NULL,
+    count    INTEGER NOT NULL,
+    PRIMARY KEY (key, consumer)
+) WITHOUT ROWID;
+CREATE TABLE permits (                              -- what is kept for those that were woken
     key   TEXT NOT NULL,
     id    INTEGER NOT NULL,
-    until REAL,                                     -- NULL: started; else woken, and kept for it until then
+    until REAL,
     PRIMARY KEY (key, id)
 ) WITHOUT ROWID;
 CREATE INDEX permits_ids ON permits (id);

@@ -62,3 +62,14 @@ CREATE TABLE book_states (book TEXT NOT NULL, name TEXT NOT NULL, state BLOB NOT
 CREATE TABLE book_paused (book TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (book, name)) WITHOUT ROWID;
 CREATE TABLE book_history (id INTEGER PRIMARY KEY, book TEXT NOT NULL, name TEXT NOT NULL, note BLOB NOT NULL);
 CREATE INDEX book_history_names ON book_history (book, name, id)
+
+-- name: from_4
+CREATE TABLE slots (
+    key      TEXT NOT NULL,
+    consumer INTEGER NOT NULL,
+    count    INTEGER NOT NULL,
+    PRIMARY KEY (key, consumer)
+) WITHOUT ROWID;
+INSERT INTO slots
+SELECT p.key, l.fence >> 32, count(*) FROM permits AS p JOIN leased AS l ON l.id = p.id WHERE p.until IS NULL GROUP BY 1, 2;
+DELETE FROM permits WHERE until IS NULL

@@ -19,7 +19,7 @@ from celery.utils.bell import Belfry, Chime
 from celery.utils.clock import Clock
 from celery.utils.sqlite import Database
 from celery.utils.turns import Turns
-from celery.wire.message import Delivery, Record, Settlement
+from celery.wire.message import Delivery, Permit, Record, Settlement
 
 LOOK_AGAIN = 1.0
 """Seconds after which a waiting claim looks by itself, should a bell have failed."""
@@ -56,6 +56,8 @@ class SQLiteConsumer(Consumer):
         self._more = False
         self._turns = turns
         self._claims = 0
+        self._permits: dict[int | str, Sequence[Permit]] = {}
+        """Those with which messages were started that have not ended, by tag."""
         with database.write(durable=False) as connection:
             connection.executemany(SQL["declare"], [(queue,) for queue in self.queues])
             self._number = self._register(connection)
@@ -99,15 +101,23 @@ class SQLiteConsumer(Consumer):
         if store is None and (effects or records):
             raise ValueError("This consumer has no store in the same place: store results and send messages first.")
         with self._database.write() as connection:
-            applied = self._end_all(connection, settlements, reached) if settlements else []
+            limits = Limits(connection, self._clock.time(), reached, self._number)
+            applied = self._end_all(connection, settlements, reached, limits) if settlements else []
             for settlement, held in zip(settlements, applied, strict=True):
                 if settlement.frees and held:
                     connection.executemany(LIMITS["free_unique"], settlement.frees)
             if effects and store is not None:
                 self._write_effects(connection, store, settlements, applied, reached)
-            verdicts = self._start_all(connection, deliveries, needs, reached) if deliveries else []
+            verdicts = self._start_all(connection, deliveries, needs, limits) if deliveries else []
             if records and store is not None:
                 store.write(connection, records, ())
+            if needs or self._permits:
+                limits.write()
+        if self._permits:
+            self._forget_permits([settlement.delivery for settlement in settlements])
+        for delivery, verdict in zip(deliveries, verdicts, strict=True) if needs else ():
+            if verdict == "ok" and delivery.tag in needs:
+                self._permits.setdefault(delivery.tag, needs[delivery.tag])
         if reached:
             self._belfry.ring("messages", reached)
         if store is not None and (effects or records):
@@ -120,7 +130,7 @@ class SQLiteConsumer(Consumer):
         with self._database.write(durable=False) as connection:
             held = self._still_held(connection, deliveries)
             limits = Limits(connection, self._clock.time(), reached)
-            mine = [delivery for delivery in deliveries if (delivery.tag, delivery.fence) in held]
+            mine = [d for d in deliveries if (d.tag, d.fence) in held and d.tag not in self._permits]
             parked = limits.ask(mine, needs, give=False)
         if reached:
             self._belfry.ring("messages", reached)
@@ -148,7 +158,7 @@ class SQLiteConsumer(Consumer):
             reached |= self._outbox.send(connection, messages)
 
     def _start_all(
-        self, connection: sqlite3.Connection, deliveries: Sequence[Delivery], needs: Needs, reached: set[str]
+        self, connection: sqlite3.Connection, deliveries: Sequence[Delivery], needs: Needs, limits: Limits
     ) -> list[Verdict]:
         """Mark as started what is still held, not revoked, and has the permits that it needs."""
         revoked: set[int] = set()
@@ -156,7 +166,7 @@ class SQLiteConsumer(Consumer):
             wanted = numbers([delivery.tag for delivery in deliveries])
             rows = connection.execute(SQL["revoked_among"], (wanted, self._clock.time())).fetchall()
             revoked = {tag for (tag,) in rows}
-        parked = self._ask_permits(connection, deliveries, needs, revoked, reached) if needs else set()
+        parked = self._ask_permits(connection, deliveries, needs, revoked, limits) if needs else set()
         refused = revoked | parked
         runnable = [delivery for delivery in deliveries if delivery.tag not in refused] if refused else deliveries
         started = sum([connection.execute(SQL["start"], run).rowcount for run in _runs(runnable)])
@@ -180,13 +190,17 @@ class SQLiteConsumer(Consumer):
         deliveries: Sequence[Delivery],
         needs: Needs,
         revoked: set[int],
-        reached: set[str],
+        limits: Limits,
     ) -> set[int]:
-        """The tags of those that are parked."""
-        limited = [delivery for delivery in deliveries if delivery.tag in needs and delivery.tag not in revoked]
+        """The tags of those that are parked. What had been started before has its permits."""
+        known = self._permits
+        limited = [d for d in deliveries if d.tag in needs and d.tag not in revoked and d.tag not in known]
         held = self._still_held(connection, limited)
-        limits = Limits(connection, self._clock.time(), reached)
         return limits.ask([delivery for delivery in limited if (delivery.tag, delivery.fence) in held], needs)
+
+    def _forget_permits(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._permits.pop(delivery.tag, None)
 
     @staticmethod
     def _still_held(connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
@@ -200,8 +214,11 @@ class SQLiteConsumer(Consumer):
             back = [delivery.tag for delivery in deliveries if end_lease(connection, delivery)]
             for tag in back:
                 connection.execute(SQL["back_in_place"], (tag,))
-            if back and connection.execute(LIMITS["any_permit"]).fetchone() is not None:
-                Limits(connection, self._clock.time(), reached).free(back, keep_granted=True)
+            if self._permits:
+                limits = Limits(connection, self._clock.time(), reached, self._number)
+                limits.end([self._permits.get(tag, ()) for tag in back])
+                limits.write()
+        self._forget_permits(deliveries)
         if reached:
             self._belfry.ring("messages", reached)
 
@@ -276,6 +293,7 @@ class SQLiteConsumer(Consumer):
         with self._database.write(durable=False) as connection:
             if connection.execute(SQL["registered"], (self._number,)).fetchone() is None:
                 self._number = self._register(connection)
+                self._permits.clear()
             file_new(connection)
             self._claims += 1
             fence = self._number << 32 | self._claims
@@ -309,15 +327,18 @@ class SQLiteConsumer(Consumer):
         return found
 
     def _end_all(
-        self, connection: sqlite3.Connection, settlements: Sequence[Settlement], reached: set[str]
+        self, connection: sqlite3.Connection, settlements: Sequence[Settlement], reached: set[str], limits: Limits
     ) -> list[bool]:
         """End the leases and what was leased; False where the lease was lost."""
         connection.execute(SQL["note_last"])
         applied = self._end_leases(connection, settlements, reached)
-        if connection.execute(LIMITS["any_permit"]).fetchone() is not None:
+        some_kept = connection.execute(LIMITS["any_permit"]).fetchone() is not None
+        if self._permits or some_kept:
             ended = zip(settlements, applied, strict=True)
             ids = [settlement.delivery.tag for settlement, held in ended if held]
-            Limits(connection, self._clock.time(), reached).free(ids)
+            if some_kept:
+                limits.free(ids)
+            limits.end([self._permits.get(tag, ()) for tag in ids])
         return applied
 
     def _end_leases(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 
-from celery.sqlite.limits import SQL as LIMITS
 from celery.sqlite.limits import Limits
 from celery.sqlite.moves import SQL
 from celery.wire.message import Delivery
@@ -14,14 +13,11 @@ def leave(connection: sqlite3.Connection, number: int, now: float, reached: set[
     """Return what consumer *number* holds, and forget the consumer."""
     fences = (number << 32, (number << 32) + 0xFFFFFFFF)
     reached.update(queue for (queue,) in connection.execute(SQL["queues_of"], fences).fetchall())
-    limited = connection.execute(LIMITS["any_permit"]).fetchone() is not None
-    held = connection.execute(LIMITS["held_between"], fences).fetchall() if limited else []
     connection.execute(SQL["interrupt"], (now, *fences))
     connection.execute(SQL["give_back"], fences)
     returned = connection.execute(SQL["drop_leases"], fences).rowcount
     connection.execute(SQL["unregister"], (number,))
-    if held:
-        Limits(connection, now, reached).free([tag for (tag,) in held], keep_granted=True)
+    Limits(connection, now, reached, number).leave()
     return returned
 
 

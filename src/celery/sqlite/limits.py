@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from celery.brokers.base import GRANTED, Needs
 from celery.utils.pace import Pace
@@ -18,14 +18,20 @@ Head = tuple[int, int, int, int]
 
 
 class Limits:
-    """What one transaction does with permits. `reached` is given the queues that have something ready by it."""
+    """What one transaction does with permits. `reached` is given the queues that have something ready by it.
 
-    def __init__(self, connection: sqlite3.Connection, now: float, reached: set[str]) -> None:
+    Slots of started messages are counted for each consumer; it remembers by itself which message has which.  What
+    *consumer* takes and frees is written by `write`, once for a key: most batches free as many as they take.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, now: float, reached: set[str], consumer: int = 0) -> None:
         self._execute = connection.execute
         self._connection = connection
         self._now = now
         self._reached = reached
-        self._taken: dict[str, int] = {}
+        self._consumer = consumer
+        self._stored: dict[str, int] = {}
+        self._changes: dict[str, int] = {}
         self._rates: dict[str, float] = {}
         self._paused: set[str] | None = None
 
@@ -36,26 +42,50 @@ class Limits:
 
         Without *give* those that could have it get nothing.
         """
-        ids = json.dumps([delivery.tag for delivery in deliveries])
-        granted = set(self._execute(SQL["granted"], (ids,)).fetchall())
-        held: list[tuple[str, int, None]] = []
-        parked: list[tuple[Delivery, Permit]] = []
+        granted = self._granted(deliveries)
+        groups: dict[tuple[str, int], list[Delivery]] = {}
         for delivery in deliveries:
-            permits, tag = needs[delivery.tag], int(delivery.tag)
-            missing = next((p for p in permits if not self._may(p, delivery.queue, (p.key, tag) in granted)), None)
-            if missing is not None:
-                parked.append((delivery, missing))
-            for permit in permits if give and missing is None else ():
-                if permit.slots:
-                    held.append((permit.key, tag, None))
-                    if (permit.key, tag) not in granted:
-                        self._taken[permit.key] += 1
-                else:
-                    self._pass_gate(permit, delivery.queue, tag)
-        self._connection.executemany(SQL["hold"], held)
+            groups.setdefault((delivery.queue, id(needs[delivery.tag])), []).append(delivery)
+        self._read({permit.key for (first, *_) in groups.values() for permit in needs[first.tag] if permit.slots})
+        parked: list[tuple[Delivery, Permit]] = []
+        for (queue, _), group in groups.items():
+            permits = needs[group[0].tag]
+            sure = 0 if granted or not give else self._enough_for(permits, queue, len(group))
+            self._give(permits, queue, sure)
+            for delivery in group[sure:]:
+                kept = {permit.key for permit in permits if (permit.key, delivery.tag) in granted}
+                missing = next((permit for permit in permits if not self._may(permit, queue, permit.key in kept)), None)
+                if missing is not None:
+                    parked.append((delivery, missing))
+                elif give:
+                    self._ungrant(kept, int(delivery.tag))
+                    self._give(permits, queue, 1)
         for delivery, permit in parked:
             self.park(delivery, permit)
         return {int(delivery.tag) for delivery, _ in parked}
+
+    def _granted(self, deliveries: Sequence[Delivery]) -> set[tuple[str, int | str]]:
+        """(key, tag) of what is kept for those of them that were woken."""
+        if self._execute(SQL["any_permit"]).fetchone() is None:
+            return set()
+        ids = json.dumps([delivery.tag for delivery in deliveries])
+        return set(self._execute(SQL["granted"], (ids,)).fetchall())
+
+    def _ungrant(self, keys: Iterable[str], tag: int) -> None:
+        for key in keys:
+            self._execute(SQL["forget"], (key, tag))
+            self._stored.pop(key, None)
+
+    def _enough_for(self, permits: Sequence[Permit], queue: str, most: int) -> int:
+        """How many may start, of *most* for whom none is kept."""
+        for permit in permits:
+            if permit.slots:
+                most = min(most, permit.slots - self._count(permit.key))
+            elif permit.interval and not self._waits(permit.key, queue):
+                most = min(most, _pace(permit).available(self._next(permit.key), self._now))
+            else:
+                return 0
+        return max(0, most)
 
     def _may(self, permit: Permit, queue: str, granted: bool) -> bool:
         if permit.slots:
@@ -64,20 +94,55 @@ class Limits:
             return _pace(permit).available(self._next(permit.key), self._now) > 0
         return False
 
-    def _pass_gate(self, permit: Permit, queue: str, tag: int) -> None:
-        """One has started: the next may after it."""
-        self._execute(SQL["forget"], (permit.key, tag))
-        following = self._rates[permit.key] = _pace(permit).after(self._next(permit.key), self._now)
+    def _give(self, permits: Sequence[Permit], queue: str, count: int) -> None:
+        for permit in permits if count else ():
+            if permit.slots:
+                self._changes[permit.key] = self._changes.get(permit.key, 0) + count
+            else:
+                self._pass_gate(permit, queue, count)
+
+    def _pass_gate(self, permit: Permit, queue: str, count: int) -> None:
+        """So many have started: the next may after them."""
+        following = self._rates[permit.key] = _pace(permit).after(self._next(permit.key), self._now, count)
         self._execute(SQL["set_next_start"], (permit.key, following))
         if self._waits(permit.key, queue):
             self._execute(SQL["gate"], (queue, permit.key, following, permit.interval, permit.burst))
 
+    # -- counting ----------------------------------------------------------------------------------------------------
+
+    def end(self, ended: Iterable[Sequence[Permit]]) -> None:
+        """What was started with these permits has ended: its slots go to others."""
+        counts: dict[str, int] = {}
+        for permits in ended:
+            for permit in permits:
+                if permit.slots:
+                    counts[permit.key] = counts.get(permit.key, 0) + 1
+        for key, count in counts.items():
+            self._changes[key] = self._changes.get(key, 0) - count
+        self.wake_all(counts)
+
+    def leave(self) -> None:
+        """The consumer is gone, and all its slots go to others."""
+        self.wake_all([key for (key,) in self._execute(SQL["slots_of"], (self._consumer,)).fetchall()])
+
+    def write(self) -> None:
+        """What the consumer has taken and freed."""
+        changes = [(key, self._consumer, count) for key, count in self._changes.items() if count]
+        self._connection.executemany(SQL["change"], changes)
+        self._connection.executemany(SQL["none_left"], [change[:2] for change in changes if change[2] < 0])
+        self._changes.clear()
+        self._stored.clear()
+
+    def _read(self, keys: Collection[str]) -> None:
+        found = dict(self._execute(SQL["taken"], {"keys": json.dumps(list(keys))}).fetchall()) if keys else {}
+        for key in keys:
+            self._stored[key] = found.get(key, 0)
+
     def _count(self, key: str) -> int:
-        count = self._taken.get(key)
-        if count is None:
-            (count,) = self._execute(SQL["taken"], (key,)).fetchone()
-            self._taken[key] = count
-        return int(count)
+        """How many slots of the key are taken."""
+        if key not in self._stored:
+            self._read([key])
+        return self._stored[key] + self._changes.get(key, 0)
 
     def _next(self, key: str) -> float:
         following = self._rates.get(key)
@@ -121,16 +186,19 @@ class Limits:
 
     # -- waking ------------------------------------------------------------------------------------------------------
 
-    def free(self, ids: Iterable[int | str], *, keep_granted: bool = False) -> None:
-        """The permits of these messages go to others. *keep_granted*: not those that they were woken for."""
-        freed = self._execute(SQL["free_taken" if keep_granted else "free"], (json.dumps(list(ids)),)).fetchall()
-        self.wake_all({key for (key,) in freed})
+    def free(self, ids: Iterable[int | str]) -> None:
+        """What is kept for these messages goes to others."""
+        if self._execute(SQL["any_permit"]).fetchone() is not None:
+            freed = self._execute(SQL["free"], (json.dumps(list(ids)),)).fetchall()
+            self.wake_all({key for (key,) in freed})
 
     def wake_all(self, keys: Iterable[str]) -> None:
         """Give the free slots of *keys* to those that have waited longest, in whatever queue."""
+        some = None
         for key in keys:
-            self._taken.pop(key, None)
-            while self._wake_one(key):
+            self._stored.pop(key, None)
+            some = self._execute(SQL["any_parked"]).fetchone() is not None if some is None else some
+            while some and self._wake_one(key):
                 pass
 
     def _wake_one(self, key: str) -> bool:
@@ -165,9 +233,8 @@ class Limits:
 
     def _make_ready(self, key: str, queue: str, head: Head) -> None:
         rank, position, tag, _ = head
-        self._execute(SQL["hold"], (key, tag, self._now + GRANTED))
-        if key in self._taken:
-            self._taken[key] += 1
+        self._execute(SQL["grant"], (key, tag, self._now + GRANTED))
+        self._stored.pop(key, None)
         self._execute("INSERT INTO ready (queue, rank, position, id) VALUES (?, ?, ?, ?)", (queue, rank, position, tag))
         self._reached.add(queue)
 

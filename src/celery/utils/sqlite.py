@@ -25,7 +25,7 @@ from celery.utils.descriptors import is_green
 
 APPLICATION = 0x43454C52
 """Marks the files of this package (`PRAGMA application_id`)."""
-VERSION = 4
+VERSION = 5
 """Of the schema; a file with a higher one belongs to a newer release."""
 TIMEOUT = 5.0
 """Seconds to wait for other processes, unless the option `timeout` says otherwise."""
