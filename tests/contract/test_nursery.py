@@ -147,7 +147,6 @@ def test_a_template_ends_when_its_children_stand(make: Make) -> None:
 
 @needs_adoption
 def test_a_template_that_made_a_replacement_stays_for_a_while(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefork, "LINGER", 0.5)
     pool = make()
     exit_in(pool)
     assert ask(pool, "1 + 1") == 2
@@ -155,6 +154,9 @@ def test_a_template_that_made_a_replacement_stays_for_a_while(make: Make, monkey
     exit_in(pool)
     assert ask(pool, "1 + 1") == 2
     assert pool.nursery.pid == first
+    monkeypatch.setattr(prefork, "LINGER", 0.1)
+    exit_in(pool)
+    assert ask(pool, "1 + 1") == 2
     pools.wait_until(pool, lambda: not pool.nursery.runs)
     assert not alive(first)
     assert ask(pool, "1 + 1") == 2

@@ -158,6 +158,17 @@ class Fleet:
         for process in self.workers:
             process.wait(30)
 
+    def slots(self, worker: Process) -> list[int]:
+        """The processes that run tasks for *worker*; waits until there is one."""
+        found: list[int] = []
+
+        def look() -> bool:
+            found[:] = [child for child in children_of(worker.pid) if _is_slot(child)]
+            return bool(found)
+
+        self.wait(look)
+        return found
+
     def wait(self, condition: Callable[[], Any], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
@@ -253,3 +264,11 @@ def children_of(pid: int) -> list[int]:
         found += below
         pending += below
     return found
+
+
+def _is_slot(pid: int) -> bool:
+    """Whether a child of the worker is a process that runs tasks, and no template of such."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "celery-pool\n"
+    except OSError:
+        return False

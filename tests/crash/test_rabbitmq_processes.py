@@ -14,7 +14,7 @@ import pytest
 from crash.fleet import Fleet, children_of, go_on, slaughter, stop
 from crash.forms import Form, forms, rarely
 from crash.rabbit import Commits, check_kept, kinds
-from crash.test_redis_processes import alive, is_slot
+from crash.test_redis_processes import alive
 
 pytestmark = pytest.mark.crash
 MakeFleet = Callable[..., Fleet]
@@ -39,7 +39,7 @@ def test_children_are_killed_again_and_again(make: MakeFleet, commits: Commits, 
     ids = fleet.publish(form.tasks // 2, seconds=0.001)
     for round in range(1, form.rounds + 1):
         fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
-        victims = [child for child in children_of(worker.pid) if is_slot(child)]
+        victims = fleet.slots(worker)
         with suppress(ProcessLookupError):
             os.kill(victims[round % len(victims)], signal.SIGKILL)
     fleet.settle(ids, 120)

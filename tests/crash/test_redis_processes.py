@@ -28,20 +28,12 @@ def test_children_are_killed_again_and_again(make_fleet: MakeFleet, redis_url: s
     ids = fleet.publish(form.tasks // 2, seconds=0.001)
     for round in range(1, form.rounds + 1):
         fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
-        victims = [child for child in children_of(worker.pid) if is_slot(child)]
+        victims = fleet.slots(worker)
         with suppress(ProcessLookupError):
             os.kill(victims[round % len(victims)], signal.SIGKILL)
     fleet.settle(ids, 120)
     check_promises(fleet, ids)
     assert worker.poll() is None
-
-
-def is_slot(pid: int) -> bool:
-    """Whether a child of the worker is a process that runs tasks, and no template of such."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text() == "celery-pool\n"
-    except OSError:
-        return False
 
 
 @forms(Form(1_000, 2.0, 2), Form(10_000, 10.0, 6))

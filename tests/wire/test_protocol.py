@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from kombu.utils.json import loads as kombu_loads
 
@@ -92,6 +92,7 @@ def test_any_header_travels(headers: dict[str, Any], args: list[Any]) -> None:
 
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
 def test_noise_is_refused(raw: bytes) -> None:
+    assume(b'"body"' not in raw)  # else it may be an envelope
     for read in (peek, decode_envelope):
         with pytest.raises(DecodeError):
             read(raw)

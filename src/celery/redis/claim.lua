@@ -1,13 +1,15 @@
 -- Move messages from the ready lists to a consumer, in one step.
 -- KEYS: the ready list of every step of every queue, step by step, then the delayed set of every queue, then their gates.
--- ARGV: now, id, limit, first number, how far each queue has come and its weight (msgpack: {{passed, weight}...}; '' for
+-- ARGV: now, id, limit (and how many of the first are to be marked as started: those that are fresh), first number, how far each queue has come and its weight (msgpack: {{passed, weight}...}; '' for
 -- one queue or strictly in order), what is wanted of what is parked (msgpack: {{key, count}...}; '' for nothing), large claims
 -- before this one of which something is still held ("number since number since..."), the queues.
 -- MOST_BYTES: with that much in hand it stops, and says that there is more by "due now".
 -- Returns {ms until the next delayed message is due or -1, [queue, count]..., [place, deliveries, interrupted,
 -- revoked]... for those that are not fresh, the envelopes, queues whose key holds something else, queues in which nothing
 -- is left, now, 1 if this was a large claim}; {} for a consumer that was swept.
-local now, id, limit, first = read_now(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local now, id, first = read_now(ARGV[1]), ARGV[2], tonumber(ARGV[4])
+local limit, begin = string.match(ARGV[3], '^(%d+) (%d+)$')
+limit, begin = tonumber(limit), tonumber(begin)
 local turns = ARGV[5] ~= '' and cmsgpack.unpack(ARGV[5])
 local wanted = ARGV[6] ~= '' and cmsgpack.unpack(ARGV[6]) or {}
 local queues = #ARGV - 7
@@ -29,6 +31,16 @@ local function note(place, deliveries, interrupted, envelope)
     end
 end
 
+local function mark_first()
+    -- As started, those of the first ones that nothing is to be said of.
+    local marks, noted = {}, {}
+    for at = 1, #notes, 4 do noted[notes[at]] = true end
+    for place = 1, math.min(begin, #envelopes) do
+        if not noted[place] then marks[#marks + 1] = first + place - 1 end
+    end
+    if #marks > 0 then redis.call('SADD', P .. 'celeriac.started.' .. id, unpack(marks)) end
+end
+
 -- The same first number again: the answer was lost on the way. What was given then is given again.
 local before = redis.call('HMGET', me, 'first', 'count', 'runs')
 if before[1] == ARGV[4] then
@@ -43,6 +55,7 @@ if before[1] == ARGV[4] then
             number = number + 1
         end
     end
+    mark_first()
     return {-1, runs, notes, envelopes, troubles, {}, now, 1}
 end
 -- A smaller one than before: the request was given up long ago, and comes late. Nobody would read what it took.
@@ -199,6 +212,7 @@ for place, step in ipairs(STEPS) do
 end
 
 if #envelopes > 0 then
+    mark_first()
     local claims = ARGV[7]
     if large then claims = claims .. ' ' .. ARGV[4] .. ' ' .. now end
     redis.call('HSET', me, 'first', ARGV[4], 'runs', table.concat(runs, ' '), 'claims', claims)

@@ -22,14 +22,14 @@ from celery.redis.address import Address
 from celery.redis.channel import Channel
 from celery.redis.envelopes import unwrap
 from celery.redis.link import Lane, Link
-from celery.redis.outbox import Addressed, Outbox
+from celery.redis.outbox import Addressed, Joined, Outbox
 from celery.redis.permits import Group, Permits, read_verdicts
 from celery.redis.scripts import Script, Scripts
 from celery.redis.wire import pack
 from celery.utils.bell import Chime
 from celery.utils.descriptors import Gathering
 from celery.utils.turns import Turns
-from celery.wire.message import Delivery, Outgoing, Record, Settlement
+from celery.wire.message import Delivery, Record, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,12 @@ HOLD_OFF = 0.001
 """Seconds within which a consumer that came once in vain comes again; doubled with every further time, up to 256."""
 LOOK_BLINDLY = 0.1
 """The same where the server does not tell."""
+MOST_BEGUN = 16
+"""Messages that are marked as started when they are claimed. Where there are more, a step for all costs little."""
 _WRAPPED = b'{"wrapped":'
 
 _encode = msgspec.msgpack.Encoder().encode
+Watched = tuple[int, int] | None
 Plan = tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]
 
 
@@ -93,6 +96,12 @@ class RedisConsumer(Consumer):
         """Those of them that may have been given back: the server is asked whether they are held."""
         self._permits = Permits()
         self._claims: deque[tuple[int, int]] = deque()
+        self._begin = self._wish = 0
+        """How many to mark as started with the next claim; how many to claim together with the next settlement."""
+        self._granted: tuple[Watched, int, Any] | None = None
+        """What was claimed with it, for the next `claim`: how many may be marked as started, and the answer."""
+        self._begun: set[int] = set()
+        """Numbers of what is marked as started, and `start` was not asked about yet."""
         self._register()
 
     # -- claiming --------------------------------------------------------------------------------------------------
@@ -103,7 +112,7 @@ class RedisConsumer(Consumer):
         end = time.monotonic() + timeout
         while True:
             told = self._forget_bells()
-            claimed = [] if told and self._holds_off() else self._claim(limit, wanted)
+            claimed = [] if told and self._granted is None and self._holds_off() else self._claim(limit, wanted)
             if len(claimed) >= limit:
                 self._ring()
             self._learn(told, found=bool(claimed))
@@ -114,12 +123,26 @@ class RedisConsumer(Consumer):
             due = self.due_in()
             self._ready.wait(min(left, LOOK_AGAIN, left if due is None else due))
 
-    def _claim(self, limit: int, wanted: Mapping[str, int]) -> list[Delivery]:
+    def foresee(self, start: int, claim: int = 0) -> None:
+        self._begin, self._wish = min(start, MOST_BEGUN), claim
+
+    def _plan_claim(self, limit: int, wanted: Mapping[str, int]) -> tuple[int, tuple[Any, ...]]:
+        """How many may be marked as started, and what the script is told, after the time."""
+        begin, self._begin, self._wish = self._begin, 0, 0
         wants: bytes | str = _encode(list(wanted.items())) if wanted else ""
+        turn, kept = self._whose_turn(), self._outstanding()
+        return begin, (self._id, f"{limit} {begin}", self._next, turn, wants, kept, *self.queues)
+
+    def _claim(self, limit: int, wanted: Mapping[str, int]) -> list[Delivery]:
+        if self._begun:
+            self._unmark()
         for _ in range(3):
-            watched = self._track()
-            args = self._id, limit, self._next, self._whose_turn(), wants, self._outstanding(), *self.queues
-            answer = self._ask("claim", self._keys, *args)
+            if self._granted is not None:
+                (watched, begin, answer), self._granted, self._begin = self._granted, None, 0
+            else:
+                watched = self._track()
+                begin, args = self._plan_claim(limit, wanted)
+                answer = self._ask("claim", self._keys, *args)
             if not answer:  # swept: what was held is lost to others, and it goes on as a new consumer
                 self._register()
                 continue
@@ -131,7 +154,7 @@ class RedisConsumer(Consumer):
                 self._complain(troubles)
             if entries:
                 self._record_turns(runs, emptied)
-                return self._receive(runs, notes, entries)
+                return self._receive(runs, notes, entries, begin)
             if watched == self._connections():  # else a connection was remade meanwhile, and nobody would tell
                 break
         return []
@@ -161,7 +184,7 @@ class RedisConsumer(Consumer):
             counts[queue] = counts.get(queue, 0) + count
         self._turns.record(counts, [self.queues[index - 1] for index in emptied])
 
-    def _receive(self, runs: list[int], notes: list[int], entries: list[bytes]) -> list[Delivery]:
+    def _receive(self, runs: list[int], notes: list[int], entries: list[bytes], begin: int) -> list[Delivery]:
         number, base = self._next, self._id << 32
         found: list[Delivery] = []
         place = 0
@@ -174,6 +197,9 @@ class RedisConsumer(Consumer):
                 number += 1
             place += count
         self._held.update(range(self._next, number))
+        if begin:
+            self._begun.update(range(self._next, min(number, self._next + begin)))
+            self._begun.difference_update([self._next + place - 1 for place in notes[0::4]])
         self._next = number
         for at in range(0, len(notes), 4):
             place, deliveries, interrupted, revoked = notes[at : at + 4]
@@ -221,8 +247,10 @@ class RedisConsumer(Consumer):
             return [], []
         if self._store is None and (records or any(s.records or s.messages or s.arrivals for s in settlements)):
             raise ValueError("This consumer has no store in the same place: store results and send messages first.")
+        if self._begun and self._are_begun(() if needs else deliveries) and not (settlements or records or needs):
+            return [], ["ok"] * len(deliveries)
         blobs: list[bytes] = []
-        joined = _Joined(self._outbox)
+        joined = Joined(self._outbox)
         done, kept, ends, reached = self._plan_ends(settlements, blobs, joined)
         starts = self._plan_starts(deliveries, needs)
         begun = [_fields(record, blobs) for record in records]
@@ -244,7 +272,8 @@ class RedisConsumer(Consumer):
             applied[place] = letter == "1"
         for place, letter in zip(ends[1], applied_ends, strict=True):
             applied[place] = letter == "1"
-        if woken != "0" or "p" in letters or not reached.isdisjoint(self.queues):
+        moved = self._granted is None and (woken != "0" or not reached.isdisjoint(self.queues))
+        if moved or "p" in letters:
             self._ring()  # also because there may be a time from which on the next of the parked ones may start
         verdicts = read_verdicts(starts, deliveries, letters)
         gone = []
@@ -265,8 +294,25 @@ class RedisConsumer(Consumer):
         self._permits.forget([*ended, *(revoked - self._doubtful)])
         self._doubtful.difference_update(ended, {delivery.fence for delivery in deliveries} - revoked)
 
+    def _are_begun(self, deliveries: Sequence[Delivery]) -> bool:
+        """Whether all of them are marked as started. No other one is any more."""
+        low = self._id << 32
+        numbers = {delivery.fence for delivery in deliveries if delivery.tag == low + delivery.fence}
+        marked = len(numbers) == len(deliveries) and numbers <= self._begun
+        self._begun -= numbers
+        if self._begun:
+            self._unmark()
+        return marked
+
+    def _unmark(self) -> None:
+        """What was marked as started, in the hope that it would be, was not."""
+        command: tuple[str | int, ...] = "SREM", f"{self._link.prefix}celeriac.started.{self._id}", *self._begun
+        with self._lane.lock:
+            self._link.exchange(self._lane, pack(command))
+        self._begun.clear()
+
     def _plan_ends(
-        self, settlements: Sequence[Settlement], blobs: list[bytes], joined: _Joined
+        self, settlements: Sequence[Settlement], blobs: list[bytes], joined: Joined
     ) -> tuple[tuple[list[Any], list[int]], list[Any], tuple[list[Any], list[int]], set[str]]:
         """(done and whose they are, their records, the other ends and whose they are, queues that get messages).
 
@@ -311,7 +357,7 @@ class RedisConsumer(Consumer):
         return (done, whose), kept, (ends, whose_ends), reached
 
     def _plan_end(
-        self, settlement: Settlement, blobs: list[bytes], reached: set[str], joined: _Joined
+        self, settlement: Settlement, blobs: list[bytes], reached: set[str], joined: Joined
     ) -> tuple[Any, ...]:
         delivery = settlement.delivery
         records = [_fields(record, blobs) for record in settlement.records]
@@ -334,6 +380,8 @@ class RedisConsumer(Consumer):
         )  # fmt: skip
 
     def park(self, deliveries: Sequence[Delivery], needs: Needs) -> list[Verdict]:
+        if self._begun:
+            self._unmark()
         groups = self._plan_starts(deliveries, needs, remember=False)
         letters = self._ask("park", (), self._id, _encode(groups)).decode()
         verdicts = read_verdicts(groups, deliveries, letters)
@@ -382,6 +430,7 @@ class RedisConsumer(Consumer):
         self._doubtful.update(fences)  # until it is answered they may be held or not
         back = self._ask("release", (), self._id, _encode(groups))
         self._held.difference_update(fences)
+        self._begun.difference_update(fences)
         self._doubtful.difference_update(fences)
         self._permits.forget(fences)
         if back:
@@ -414,6 +463,8 @@ class RedisConsumer(Consumer):
             number = random.randrange(1, 2**31)
             if self._ask("register", (), number, self._lease, self.name, names, *self.queues):
                 self._id = number
+                self._granted = None
+                self._begun.clear()
                 self._held.clear()
                 self._doubtful.clear()
                 self._permits.known.clear()
@@ -471,11 +522,11 @@ class RedisConsumer(Consumer):
             self._in_vain = min(self._in_vain + 1, 8)
             self._hold_off_until = now + random.uniform(0.0, HOLD_OFF * 2**self._in_vain)
 
-    def _connections(self) -> tuple[int, int] | None:
+    def _connections(self) -> Watched:
         """Which connections there are now: tracking ends with either of the two."""
         return None if self._channel is None else (self._lane.made, self._channel.generation)
 
-    def _track(self) -> tuple[int, int] | None:
+    def _track(self) -> Watched:
         """Have the server tell of changes to what this consumer's connection reads, if it does not do so yet."""
         if self._blind:
             return None
@@ -507,31 +558,18 @@ class RedisConsumer(Consumer):
             return self._link.run(self._scripts[script], keys, (self._scripts.now(), *args), self._lane)
 
     def _ask_commit(self, plan: Plan, blobs: Sequence[bytes]) -> Any:
-        args = (self._scripts.now(), self._id, self._batch, _encode(plan), *blobs)
+        now, wish = self._scripts.now(), self._wish
+        args = (now, self._id, self._batch, _encode(plan), *blobs)
+        if not wish or self._granted is not None:
+            with self._lane.lock:
+                return self._link.run(self._commit_script, (), args, self._lane)
+        watched = self._track()
+        begin, wanted = self._plan_claim(wish, NOTHING)
+        claim = self._scripts["claim"], self._keys, (now, *wanted)
         with self._lane.lock:
-            return self._link.run(self._commit_script, (), args, self._lane)
-
-
-class _Joined:
-    """The messages of the joins that a batch may complete, each once: all parts of a join bring the same one."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self.messages: list[Addressed] = []
-        self.entries: list[bytes] = []
-        self._outbox = outbox
-        self._places: dict[bytes, tuple[int, ...]] = {}
-
-    def add(self, message: Outgoing, reached: set[str]) -> tuple[int, ...]:
-        """The places (from 1) of *message* among the messages: several where several queues are bound."""
-        places = self._places.get(message.envelope)
-        if places is None:
-            addressed, entries = self._outbox.address((message,))
-            first = len(self.messages) + 1
-            places = self._places[message.envelope] = tuple(range(first, first + len(addressed)))
-            self.messages += addressed
-            self.entries += entries
-            reached |= {target[0] for target in addressed}
-        return places
+            answer, granted = self._link.run_in_turn([(self._commit_script, (), args), claim], self._lane)
+        self._granted = watched, begin, granted
+        return answer
 
 
 def _fields(record: Record, blobs: list[bytes]) -> tuple[str, str, str, str]:

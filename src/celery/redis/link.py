@@ -38,6 +38,8 @@ from celery.redis.replies import LATER, STRANGER, Refused, code_of, reason, refu
 from celery.redis.scripts import Script
 from celery.redis.wire import Argument, Broken, ReplyError, Wire, pack
 
+Call = tuple[Script, Sequence[Argument], Sequence[Argument]]
+"""A script, its keys and its arguments."""
 TIMEOUT = 5.0
 """Seconds for one request, reconnecting included, unless the option `timeout` says otherwise."""
 SURPLUS = 5.0
@@ -158,12 +160,12 @@ class Link:
 
     def call(self, *command: Argument, deadline: float | None = None) -> Any:
         """One command, its reply."""
-        return self._request(pack(command), 1, None, deadline)[0]
+        return self._request(pack(command), 1, (), deadline)[0]
 
     def calls(self, commands: Sequence[Sequence[Argument]], *, deadline: float | None = None) -> list[Any]:
         """Several commands in one go, their replies; raises at the first one that is an error."""
         packed = b"".join([pack(tuple(command)) for command in commands])
-        return self._request(packed, len(commands), None, deadline) if commands else []
+        return self._request(packed, len(commands), (), deadline) if commands else []
 
     def run(
         self,
@@ -177,8 +179,16 @@ class Link:
         """What *script* returns; on *lane* if the caller holds one."""
         packed = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
         if lane is not None:
-            return self.exchange(lane, packed, 1, script, deadline=deadline)[0]
-        return self._request(packed, 1, script, deadline)[0]
+            return self.exchange(lane, packed, 1, (script,), deadline=deadline)[0]
+        return self._request(packed, 1, (script,), deadline)[0]
+
+    def run_in_turn(self, calls: Sequence[Call], lane: Lane) -> list[Any]:
+        """What each of the scripts returns, in one round trip; on *lane*, which the caller holds.
+
+        If one of them raises, those behind it have run all the same.
+        """
+        packed = [pack(("EVALSHA", script.sha, len(keys), *keys, *args)) for script, keys, args in calls]
+        return self.exchange(lane, b"".join(packed), len(calls), [script for script, _, _ in calls])
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
@@ -234,13 +244,13 @@ class Link:
         lane: Lane,
         packed: bytes,
         replies: int = 1,
-        script: Script | None = None,
+        scripts: Sequence[Script] = (),
         *,
         deadline: float | None = None,
     ) -> list[Any]:
         """Send *packed* on *lane*, whose lock the caller holds, until it is answered or the time is up.
 
-        *script*: the one that *packed* runs, to be loaded where the server does not know it.
+        *scripts*: those that *packed* runs, to be loaded where the server does not know them.
         """
         if deadline is None:
             deadline = time.monotonic() + self.timeout
@@ -252,10 +262,11 @@ class Link:
                 if not lane.connected:
                     lane.connect(deadline)
                 if load:
-                    found = lane.exchange(load + packed, replies + 1, deadline)
-                    load, (loaded, *found) = b"", found
-                    if loaded.__class__ is ReplyError:
-                        raise self._raised(refusal(loaded))
+                    found = lane.exchange(load + packed, len(scripts) + replies, deadline)
+                    load, loaded, found = b"", found[: len(scripts)], found[len(scripts) :]
+                    for bad in loaded:
+                        if bad.__class__ is ReplyError:
+                            raise self._raised(refusal(bad))
                 else:
                     found = lane.exchange(packed, replies, deadline)
             except Refused as refused:
@@ -271,8 +282,8 @@ class Link:
                 else:
                     return found
                 code = code_of(bad)
-                if code == "NOSCRIPT" and script is not None:
-                    load = pack(("SCRIPT", "LOAD", script.text))
+                if code == "NOSCRIPT" and scripts:
+                    load = b"".join([pack(("SCRIPT", "LOAD", script.text)) for script in scripts])
                     continue
                 if code not in LATER and code not in STRANGER:
                     raise self._raised(refusal(bad)) from bad
@@ -314,12 +325,12 @@ class Link:
         """What is raised for *error*, a `Refused` or one of `Broken`."""
         return self._raised(error) if isinstance(error, Refused) else self._unreachable(error)
 
-    def _request(self, packed: bytes, replies: int, script: Script | None, deadline: float | None) -> list[Any]:
+    def _request(self, packed: bytes, replies: int, scripts: Sequence[Script], deadline: float | None) -> list[Any]:
         if deadline is None:
             deadline = time.monotonic() + self.timeout
         lane = self.take(deadline)
         try:
-            return self.exchange(lane, packed, replies, script, deadline=deadline)
+            return self.exchange(lane, packed, replies, scripts, deadline=deadline)
         finally:
             lane.lock.release()
 

@@ -140,7 +140,7 @@ class Outbox:
         try:
             lane.number += 1
             mark = f"{link.prefix}celeriac.sent.{lane.name}"
-            link.exchange(lane, pack(("EVALSHA", script.sha, 2, mark, key, lane.number, entry)), script=script)
+            link.exchange(lane, pack(("EVALSHA", script.sha, 2, mark, key, lane.number, entry)), scripts=(script,))
         finally:
             lane.lock.release()
         return {queue}
@@ -195,3 +195,25 @@ def _member(queue: Queue, sep: str) -> str:
         words = [{"*": r"[^.]+", "#": r".*"}.get(word, re.escape(word)) for word in queue.routing_key.split(".")]
         pattern = "^" + r"\.".join(words).replace(r"\..*", r"(\..*)?") + "$"
     return f"{queue.routing_key}{sep}{pattern}{sep}{queue.name}"
+
+
+class Joined:
+    """The messages of the joins that a batch may complete, each once: all parts of a join bring the same one."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.messages: list[Addressed] = []
+        self.entries: list[bytes] = []
+        self._outbox = outbox
+        self._places: dict[bytes, tuple[int, ...]] = {}
+
+    def add(self, message: Outgoing, reached: set[str]) -> tuple[int, ...]:
+        """The places (from 1) of *message* among the messages: several where several queues are bound."""
+        places = self._places.get(message.envelope)
+        if places is None:
+            addressed, entries = self._outbox.address((message,))
+            first = len(self.messages) + 1
+            places = self._places[message.envelope] = tuple(range(first, first + len(addressed)))
+            self.messages += addressed
+            self.entries += entries
+            reached |= {target[0] for target in addressed}
+        return places

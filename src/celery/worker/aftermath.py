@@ -6,6 +6,8 @@ signals, error callbacks and log lines that belong to it.  Everything here is of
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import signals, states
@@ -64,14 +66,15 @@ class Aftermath:
         self.reports: Reports | Tally | None = None
         self._accept = accept_types(app.conf.accept_content)
 
-    def started(self, request: Request, pid: int) -> Record | None:
-        """The record of `task_track_started`."""
-        if request.ignore_result:
-            return None
-        context = self._bare(request)
-        meta = {"pid": pid, "hostname": self.hostname}
-        self.app.backend.store_result(request.id, meta, states.STARTED, request=context)
-        return context.records[0] if context.records else None
+    def started(self, batch: Iterable[Request]) -> list[Record]:
+        """The records of `task_track_started`, for those of *batch* that have one."""
+        records: list[Record] = []
+        for request in batch:
+            if request.facts.track_started and not request.ignore_result:
+                context, meta = self._bare(request), {"pid": os.getpid(), "hostname": self.hostname}
+                self.app.backend.store_result(request.id, meta, states.STARTED, request=context)
+                records += context.records[:1]
+        return records
 
     def dropped(self, request: Request, reason: Reason, *, terminated: bool = False, signum: Any = None) -> Settlement:
         """Nobody wants the task any more: it ends as REVOKED."""

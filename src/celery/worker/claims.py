@@ -56,6 +56,9 @@ class Claims(Consumer):
         # Limits are mentioned only where there are some: not every driver knows of them.
         return self._now.claim(limit, timeout, wanted) if wanted else self._now.claim(limit, timeout)
 
+    def foresee(self, start: int, claim: int = 0) -> None:
+        self._now.foresee(start, claim)
+
     def start(
         self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
     ) -> list[Verdict]:

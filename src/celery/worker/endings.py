@@ -61,6 +61,10 @@ class Endings:
         """Ended, not committed yet."""
         self._failures = 0
 
+    def has_followers(self) -> bool:
+        """Whether messages are sent when all of them are committed, which may be for this worker."""
+        return any(settlement.messages or settlement.arrivals for settlement in self.waiting)
+
     def commit(self) -> None:
         """Commit all of them. Raises what the broker or the store raises; then they all wait for the next try."""
         if self.waiting:

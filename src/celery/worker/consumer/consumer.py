@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import signal
 import threading
 import time
@@ -29,7 +28,7 @@ from celery.exceptions import BackendError, BrokerError, DecodeError
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.functional import noop
 from celery.utils.log import get_logger
-from celery.wire.message import Delivery, Outcome, Record, Settlement
+from celery.wire.message import Delivery, Outcome, Settlement
 from celery.wire.protocol import peek
 from celery.worker import state
 from celery.worker.aftermath import NOTHING, Aftermath, Effects
@@ -46,6 +45,7 @@ from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
 from celery.worker.limiter import Limiter, is_limited
 from celery.worker.looptimer import LoopTimer
+from celery.worker.outage import Outage
 from celery.worker.prefetch import PATIENCE, Prefetch
 from celery.worker.qos import QoS
 from celery.worker.stamps import concern
@@ -59,7 +59,6 @@ logger = get_logger("celery.worker.consumer")
 
 LOOK_AGAIN = 5.0
 """Seconds after which an idle loop asks the broker although nothing rang: a bell that was missed costs this much."""
-RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 LAST_WORDS = 5.0
 """Seconds for which a worker that is leaving tries to settle what it has."""
 
@@ -116,9 +115,7 @@ class Consumer(Surface):
         self._due_at: float | None = None
         self._look_at = 0.0
         self._aged_at = 0.0
-        self._broken = False
-        self._retry_at = 0.0
-        self._retry_after = RETRY_FIRST
+        self._outage = Outage(clock)
         self._give_up_at: float | None = None
         self._suspects = False
         """Some of what is held or inside may be `Request.suspect`."""
@@ -141,7 +138,7 @@ class Consumer(Surface):
         self._collect()
         try:
             self._perform_calls()
-            if self._broken and self.clock.monotonic() < self._retry_at:
+            if not self._outage.is_waited_out():
                 return
             if self.stage == "run":
                 self._advance()
@@ -153,8 +150,9 @@ class Consumer(Surface):
         except (BrokerError, BackendError) as error:
             self._lose(error)
         else:
-            if self._broken:
-                self._regain()
+            if self._outage.end():
+                self._ready = True
+                logger.info("Reached %s again: nothing was lost", masked(self.broker.url))
 
     def stop(self) -> None:
         """Warm: claim no more, give back what has not started, finish what runs. Loop thread."""
@@ -299,7 +297,7 @@ class Consumer(Surface):
         """Commit what has ended; with nothing to commit, see whether a broker that was lost is there again."""
         if self.endings.waiting:
             self.endings.commit()
-        elif self._broken and not self.source.renew():
+        elif self._outage.lasts and not self.source.renew():
             self.on_lease_lost()
 
     def _room(self) -> int:
@@ -325,6 +323,7 @@ class Consumer(Surface):
             return False
         room = max(room, limiter.boost)
         wanted = limiter.wanted(now)
+        self._foresee()
         deliveries = self.source.claim(room, 0.0, wanted) if wanted else self.source.claim(room)
         self._look_at = now + LOOK_AGAIN
         self._ready = len(deliveries) == room
@@ -339,6 +338,18 @@ class Consumer(Surface):
             due = self.source.due_in()
             self._due_at = None if due is None else now + due
         return bool(deliveries)
+
+    def _foresee(self, *, ended: bool = False) -> None:
+        """Tell the broker what will be asked next: what follows on what has *ended*, and starts at once.
+
+        Every step of a chain waits for the one before; each round trip between them counts.
+        """
+        if self.held or self.limiter.busy:
+            return
+        room = self._room() if ended and self.endings.has_followers() else 0
+        if room or not ended:
+            self.source.foresee(self.pool.free(), room)
+            self._ready = self._ready or room > 0
 
     def _sift(self, claimed: int = 0) -> None:
         """What cannot start now because of a limit goes back to the store, where it is in nobody's way."""
@@ -397,10 +408,11 @@ class Consumer(Surface):
             self._sift()
         batch = self._next_batch() if self.held else []
         if not batch:
+            self._foresee(ended=True)
             self._commit()
             return
         try:
-            records = self._started_records(batch)
+            records = self.aftermath.started(batch)
             needs = self.limiter.needs(batch) if self.limiter.busy else NO_NEEDS
             verdicts = self.endings.commit_and_start([request.delivery for request in batch], records, needs)
         except (BrokerError, BackendError):
@@ -469,11 +481,6 @@ class Consumer(Surface):
             if self.reports is not None:
                 self.reports.received(request)
 
-    def _started_records(self, batch: Sequence[Request]) -> list[Record]:
-        pid = os.getpid()
-        found = [self.aftermath.started(request, pid) for request in batch if request.facts.track_started]
-        return [record for record in found if record is not None]
-
     def _give_back_late(self) -> None:
         """What could not start within `PATIENCE` goes back, so that nobody waits behind a long task."""
         now = self.clock.monotonic()
@@ -524,20 +531,9 @@ class Consumer(Surface):
             # On the way out there is no second try: the lease ends, and the sweep puts them back.
             logger.warning("Could not give back %s tasks; they return when the lease ends: %s", len(deliveries), error)
 
-    # -- the broker comes and goes ---------------------------------------------------------------------------------
-
     def _lose(self, error: Exception) -> None:
-        if not self._broken:
-            self._broken = True
-            self._retry_after = RETRY_FIRST
+        if self._outage.note():
             logger.error(CONNECTION_ERROR, error)  # noqa: F405 - of `words`
-        self._retry_at = self.clock.monotonic() + self._retry_after
-        self._retry_after = min(self._retry_after * 2, RETRY_MOST)
-
-    def _regain(self) -> None:
-        self._broken = False
-        self._ready = True
-        logger.info("Reached %s again: nothing was lost", masked(self.broker.url))
 
     def finished(self) -> bool:
         """Whether it has been told to stop, and everything has ended and is settled."""
@@ -572,8 +568,8 @@ class Consumer(Surface):
             return 0.0
         now = self.clock.monotonic()
         until = now + LOOK_AGAIN
-        if self._broken:
-            until = min(until, self._retry_at)
+        if self._outage.lasts:
+            until = min(until, self._outage.retry_at)
         elif self.endings.waiting or self.limiter.changed:
             return 0.0
         elif self.stage == "run":
@@ -593,7 +589,7 @@ class Consumer(Surface):
         """Watch the pool, and the broker as long as there is room for what it may have."""
         wanted = set(self.pool.filenos())
         bell = -1
-        if self.stage == "run" and not self._broken and not self._ready and self._room():
+        if self.stage == "run" and not self._outage.lasts and not self._ready and self._room():
             bell = self.source.fileno()
             wanted.add(bell)
         self._bell = bell

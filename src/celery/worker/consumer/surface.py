@@ -14,6 +14,7 @@ from celery.exceptions import BackendError, BrokerError
 from celery.utils.log import get_logger
 from celery.utils.time import rate
 from celery.worker.looptimer import LoopTimer
+from celery.worker.outage import Outage
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -44,7 +45,7 @@ class Surface:
     held: deque[Claimed]
     source: Claims
     aftermath: Aftermath
-    _broken: bool
+    _outage: Outage
 
     tally: Tally | None = None
     reports: Reports | Tally | None = None
@@ -87,7 +88,7 @@ class Surface:
     @property
     def connected(self) -> bool:
         """Whether the last thing asked of the broker and the result store was done. Any thread."""
-        return not self._broken
+        return not self._outage.lasts
 
     def renew(self) -> bool:
         """Keep the lease. Any thread."""

@@ -12,6 +12,7 @@ import pytest
 from celery.backends.store import Store
 from celery.brokers.base import Broker, Consumer
 from celery.contrib.testing.contract.effects import Advance, Connect, EffectsContract, bodies, message
+from celery.contrib.testing.contract.foresight import ForesightContract
 from celery.contrib.testing.contract.limits import LimitsContract
 from celery.exceptions import BrokerError
 from celery.utils.clock import FakeClock
@@ -22,7 +23,7 @@ def readable(consumer: Consumer, timeout: float = 0.0) -> bool:
     return bool(select.select([consumer.fileno()], [], [], timeout)[0])
 
 
-class BrokerContract(EffectsContract, LimitsContract):
+class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
     """Override `connect` with a function that makes a broker on one place, which is new in every test.
 
     Override `connect_store` too if there are stores that the broker fuses with.
