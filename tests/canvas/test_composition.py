@@ -155,6 +155,7 @@ def test_every_difference_is_one_of_a_composition() -> None:
     assert GOLDEN.keys() == compositions.BUILD.keys()
 
 
+@pytest.mark.timeout(600)  # it may install the original
 def test_the_golden_file_is_what_the_original_says() -> None:
     try:
         python = original_python()

@@ -248,6 +248,41 @@ def test_a_settlement_is_carried_out_once(
 
 
 @ways
+@strides
+def test_a_step_of_a_chain_is_carried_out_once(
+    connect: Connect, direct: Broker, store: Store, proxy: Proxy, way: Way, stride: int
+) -> None:
+    """Matrix rows 3 to 5, where settlement, follow-up, claim and start are one request."""
+    consumer = connect(proxy).consumer(["q"], name="runner", store=store)
+    direct.publish(messages(0, 1))
+    [held] = consumer.claim(1)
+    assert consumer.start([held]) == ["ok"]
+    done = 0
+
+    def step() -> None:
+        nonlocal held, done
+        consumer.foresee(1, claim=2)
+        record = Record(f"result-{done}", b'{"status": "SUCCESS", "result": %d}' % done)
+        [follow_up] = messages(done + 1, 1)
+        assert consumer.settle([Settlement(held, records=(record,), messages=(follow_up,))]) == [True]
+        [held] = consumer.claim(2)
+        assert consumer.start([held]) == ["ok"]
+        done += 1
+        assert (numbers([held]), held.deliveries) == ([done], 0)
+
+    for cut in range(0, size_of(proxy, way, step) + 1, stride):
+        proxy.cut_after(way, cut)
+        step()
+    found = store.get([f"result-{number}" for number in range(done + 1)])
+    assert [value is not None for value in found] == [True] * done + [False]
+    [stats] = direct.stats(["q"])
+    assert (stats.ready, stats.leased) == (0, 1)
+    assert consumer.settle([Settlement(held, "requeue")]) == [True]
+    assert [entry.deliveries for entry in direct.entries("ready", ["q"])] == [1]
+    consumer.close()
+
+
+@ways
 def test_what_is_given_back_is_given_back_once(connect: Connect, direct: Broker, proxy: Proxy, way: Way) -> None:
     consumer = connect(proxy).consumer(["q"], name="giver")
     direct.publish(messages(0, 3))

@@ -159,6 +159,7 @@ def test_flower_shows_our_workers_and_their_tasks_and_its_buttons_work(mixed: Mi
     flower.wait(lambda: flower.ask("/api/workers?status=1") == {name: False}, "that the worker is offline")
 
 
+@pytest.mark.timeout(600)  # it may install the exporter
 def test_a_prometheus_exporter_counts_our_tasks(mixed: Mixed, tmp_path: Path) -> None:
     python = python_of(*EXPORTER)
     url = json.loads(mixed.ours.env["MIXED_SETTINGS"])["broker_url"]

@@ -73,7 +73,7 @@ class Aftermath:
             if request.facts.track_started and not request.ignore_result:
                 context, meta = self._bare(request), {"pid": os.getpid(), "hostname": self.hostname}
                 self.app.backend.store_result(request.id, meta, states.STARTED, request=context)
-                records += context.records[:1]
+                records += (context.records or ())[:1]
         return records
 
     def dropped(self, request: Request, reason: Reason, *, terminated: bool = False, signum: Any = None) -> Settlement:
