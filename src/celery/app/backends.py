@@ -68,6 +68,7 @@ def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
     if drivers.scheme(address) in drivers.RABBITMQ:
         known = weakref.ref(app)
         broker.plan = lambda: _planned(known())
+        broker.aside = lambda: None if (living := known()) is None else living.store
     return broker
 
 

@@ -80,7 +80,11 @@ class Capabilities(msgspec.Struct, frozen=True):
     lists: bool = True
     """Says what it holds: `entries` has ready, delayed and leased messages, `stats` counts them for all consumers."""
     revokes: bool = True
-    """Keeps revocations, and claims and starts see them. Without that only workers that are told know of one."""
+    """Keeps revocations, and claims and starts see them.
+
+    Without that they are kept in the result store, if there is one (`Broker.aside`): whoever is told of one, starts
+    later or renews its lease knows of it.
+    """
 
 
 class QueueStats(msgspec.Struct, frozen=True):
@@ -129,6 +133,8 @@ class Broker(ABC):
         self.lease = float(self.options.get("lease", LEASE))
         self.plan: Callable[[], Iterable[Queue]] = tuple
         """The queues that the application has in mind: what a message is sent to and is not there is made like that."""
+        self.aside: Callable[[], Store | None] = lambda: None
+        """The result store of the application, for what this broker cannot keep itself."""
 
     def introduce(self, who: str) -> None:  # noqa: B027 - most stores have nobody to tell
         """Call the connections that are made from now on those of *who*, where the store lists connections."""

@@ -36,6 +36,7 @@ from celery.amqp.messages import (
 from celery.amqp.publisher import Letter
 from celery.backends.store import Store
 from celery.brokers.base import MOST_REVOKED, Broker, Bus, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.revocations import Revocations
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
 from celery.wire.message import Outgoing, Queue
@@ -75,6 +76,7 @@ class RabbitBroker(Broker):
         """Targets that delayed messages find."""
         self._levels = False
         self._consumers: weakref.WeakSet[RabbitConsumer] = weakref.WeakSet()
+        self.revocations = Revocations(self._aside, clock)
 
     def introduce(self, who: str) -> None:
         self.link.introduce(who)
@@ -236,6 +238,7 @@ class RabbitBroker(Broker):
             name,
             store,
             self.clock,
+            revocations=self.revocations,
             send=self._send,
             post=self.publish,
             declare=self._redeclare,
@@ -339,10 +342,16 @@ class RabbitBroker(Broker):
             channel.close()  # what was only looked at goes back to its place
 
     def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
-        """Nothing to keep it in: workers are told by remote control."""
+        """In the result store, if there is one; else only consumers of this broker see it."""
+        if task_ids:
+            self.revocations.add(task_ids, ttl, most)
+
+    def _aside(self) -> Store | None:
+        return self.aside()
 
     def revoked(self) -> list[str]:
-        return []
+        self.revocations.refresh()
+        return self.revocations.ids()
 
     def bus(self) -> Bus:
         return RabbitBus(self.link)
