@@ -22,6 +22,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -84,7 +85,9 @@ class Connection:
         self._chime = Chime()
         self._lock = threading.Lock()
         self._channels: dict[int, Channel] = {}
-        self._free = iter(range(1, (greeted.channel_max or 2047) + 1))
+        self._fresh = iter(range(1, (greeted.channel_max or 2047) + 1))
+        self._free: deque[int] = deque()
+        """Numbers of channels that have ended."""
         self._heard = self._said = time.monotonic()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-amqp", daemon=True)
@@ -103,7 +106,7 @@ class Connection:
     def channel(self) -> Channel:
         """A new channel. Raises `BrokerError`."""
         with self._lock:
-            number = next(self._free, 0)
+            number = next(self._fresh, 0) or (self._free.popleft() if self._free else 0)
             if not number:
                 raise BrokerError(f"RabbitMQ at {self.where} allows no further channel on this connection.")
             channel = self._channels[number] = Channel(self, number)
@@ -361,7 +364,8 @@ class Channel:
     def end(self, error: BrokerError) -> None:
         if self.ended is None:
             self.ended = error
-            self.connection._channels.pop(self.number, None)
+            if self.connection._channels.pop(self.number, None) is not None:
+                self.connection._free.append(self.number)
             self._replies.put((0, error))
             if self.on_end is not None:
                 self.on_end(error)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 UNKNOWN_BACKEND = "Unknown result backend: {0!r}. Did you spell it correctly? ({1!r})"
 GROUP = "celery.result_backends"
-BACKEND_ALIASES: dict[str, str] = {"disabled": "celery.backends.base:DisabledBackend"}
+BACKEND_ALIASES: dict[str, str] = {
+    "disabled": "celery.backends.base:DisabledBackend",
+    "rpc": "celery.backends.rpc:RPCBackend",
+}
 
 
 def broker_url(app: Celery, url: str | Sequence[str] | None) -> str:

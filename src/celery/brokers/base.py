@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
+from celery.brokers.answers import Joins, OnReply, Replies
 from celery.brokers.book import Book
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
@@ -258,6 +259,14 @@ class Broker(ABC):
     @abstractmethod
     def bus(self) -> Bus:
         """The fan-out channel of this store."""
+
+    def replies(self, on_reply: OnReply, expires: float | None) -> Replies | None:
+        """Reply queues for results that are wanted for *expires* seconds; None where the broker has none."""
+        return None
+
+    def joins(self) -> Joins | None:
+        """Joins for apps without a result store; None where the broker keeps none."""
+        return None
 
     def book(self, name: str) -> Book | None:
         """The schedule book *name* of beats that share this broker; None where it has none."""

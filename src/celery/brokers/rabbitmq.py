@@ -18,6 +18,7 @@ from celery.amqp.bus import RabbitBus
 from celery.amqp.connection import Channel, Refused
 from celery.amqp.consumer import RabbitConsumer
 from celery.amqp.frames import Delivered, encode_properties
+from celery.amqp.joins import RabbitJoins
 from celery.amqp.link import Link
 from celery.amqp.messages import (
     COUNT,
@@ -34,7 +35,9 @@ from celery.amqp.messages import (
     task_of,
 )
 from celery.amqp.publisher import Letter
+from celery.amqp.replies import RabbitReplies
 from celery.backends.store import Store
+from celery.brokers.answers import OnReply
 from celery.brokers.base import MOST_REVOKED, Broker, Bus, Capabilities, Entry, Kind, QueueStats
 from celery.brokers.revocations import Revocations
 from celery.exceptions import BrokerError
@@ -43,6 +46,7 @@ from celery.wire.message import Outgoing, Queue
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
 DURABLE = 2
+NOT_MANDATORY = 0
 CONSUMER_TIMEOUT = 1800.0
 """Seconds, RabbitMQ's default. No client can ask for it: the option of that name says if it was set otherwise."""
 
@@ -172,6 +176,8 @@ class RabbitBroker(Broker):
         if properties.priority is None:
             properties.priority = message.priority
         exchange, key = message.exchange, message.routing_key
+        if message.reply:
+            return Letter(exchange, key, encode_properties(properties), body, NOT_MANDATORY)
         if message.inner and not exchange:
             key = INNER + key
         if exchange:
@@ -355,6 +361,12 @@ class RabbitBroker(Broker):
 
     def bus(self) -> Bus:
         return RabbitBus(self.link)
+
+    def replies(self, on_reply: OnReply, expires: float | None) -> RabbitReplies:
+        return RabbitReplies(self.link, on_reply, expires)
+
+    def joins(self) -> RabbitJoins:
+        return RabbitJoins(self.link, self._send)
 
 
 def _declare(channel: Channel, queue: Queue) -> None:
