@@ -22,6 +22,7 @@ from celery.amqp.link import Link
 from celery.amqp.publisher import Letter
 from celery.amqp.tables import encode_table
 from celery.brokers.answers import Held, Joins
+from celery.exceptions import BrokerError
 from celery.wire.message import Arrival
 
 OPEN, DONE = "celeriac.join.", "celeriac.joined."
@@ -55,8 +56,8 @@ class RabbitJoins(Joins):
             if size and len(parts) < size:
                 there = self._link.control(lambda channel, group=group: _count(channel, OPEN + group))  # type: ignore[misc]
             else:
-                there = len(parts)
-            if size and there is not None and there >= size:
+                there = len(parts), 0
+            if size and there is not None and there[0] >= size:
                 answers[parts[-1]] = True
         return answers
 
@@ -95,7 +96,9 @@ class RabbitHeld(Held):
         if self._ask(DONE + self._group) is not None:
             _delete(channel, name)
             return False
-        there = self._ask(name)
+        there, consumers = self._ask(name) or (0, 0)
+        if consumers:
+            raise self._busy()
         while there:
             self._wanted, self._came = there, []
             self._round += 1
@@ -110,12 +113,12 @@ class RabbitHeld(Held):
             channel.send(frames.cancel(channel.number, str(self._round)))
             channel.send(frames.method(channel.number, frames.BASIC_NACK, bytes(8), b"\x03"))
             # One that came meanwhile was counted by nobody: it was here that the others were.
-            before, there = there, _count(channel, name)
-            if there is not None and there <= before:
+            before, (there, _) = there, _count(channel, name) or (0, 0)
+            if there <= before:
                 return False
         return False
 
-    def _ask(self, name: str) -> int | None:
+    def _ask(self, name: str) -> tuple[int, int] | None:
         """`_count` on a channel of its own, which the answer may close."""
         channel = self._channel.connection.channel()
         try:
@@ -130,8 +133,11 @@ class RabbitHeld(Held):
             self._channel.call(frames.method(number, frames.BASIC_CONSUME, *args), frames.BASIC_CONSUME_OK)
         except Refused as error:
             if error.code == REFUSED:
-                raise trouble(f"Somebody else sees to the chord {self._group} now.") from error
+                raise self._busy() from error
             raise
+
+    def _busy(self) -> BrokerError:
+        return trouble(f"Somebody else sees to the chord {self._group} now.")
 
     def _arrived(self, came: Delivered) -> None:
         if came.consumer != str(self._round):
@@ -175,8 +181,8 @@ def _have(channel: Channel, name: str, kept: int) -> None:
     channel.call(data, frames.QUEUE_DECLARE_OK)
 
 
-def _count(channel: Channel, name: str) -> int | None:
-    """Messages that are ready; None, and the channel is closed, where there is no such queue."""
+def _count(channel: Channel, name: str) -> tuple[int, int] | None:
+    """Messages that are ready, and consumers; None, and the channel is closed, where there is no such queue."""
     try:
         answer = channel.call(frames.queue_declare(channel.number, name, PASSIVE, {}), frames.QUEUE_DECLARE_OK)
     except Refused as error:
@@ -184,7 +190,7 @@ def _count(channel: Channel, name: str) -> int | None:
             raise
         return None
     answer.short()
-    return int(answer.number(4))
+    return int(answer.number(4)), int(answer.number(4))
 
 
 def _delete(channel: Channel, name: str) -> None:

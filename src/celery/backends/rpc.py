@@ -45,6 +45,10 @@ NO_GROUPS = (
 Told = Callable[[str, Meta], None]
 
 
+class BacklogLimitExceeded(Exception):
+    """Kept for programs that catch it: results that nobody has asked for are dropped, not counted."""
+
+
 class Inbox:
     """What has come, by task. Thread-safe: one thread brings, others ask, or are told."""
 
@@ -418,4 +422,4 @@ def _reopen(app: Celery) -> Any:
     return app.backend
 
 
-__all__ = ["MOST_KEPT", "RPCBackend"]
+__all__ = ["MOST_KEPT", "BacklogLimitExceeded", "RPCBackend"]
