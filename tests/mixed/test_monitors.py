@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from mixed.conftest import Mixed
+from mixed.conftest import Mixed, brokers
 from rig.original import PACKAGES, environment
 from rig.redis import free_port
 
@@ -92,6 +92,7 @@ def flower(mixed: Mixed, tmp_path: Path) -> Iterator[Served]:
     served.end()
 
 
+@brokers
 def test_flower_shows_our_workers_and_their_tasks_and_its_buttons_work(mixed: Mixed, flower: Served) -> None:
     process = mixed.ours.worker("-E", "--heartbeat-interval", "0.5", concurrency=2)
     flower.wait(lambda: flower.ask("/api/workers") is not None, "the API")
@@ -159,6 +160,7 @@ def test_flower_shows_our_workers_and_their_tasks_and_its_buttons_work(mixed: Mi
     flower.wait(lambda: flower.ask("/api/workers?status=1") == {name: False}, "that the worker is offline")
 
 
+@brokers
 @pytest.mark.timeout(600)  # it may install the exporter
 def test_a_prometheus_exporter_counts_our_tasks(mixed: Mixed, tmp_path: Path) -> None:
     python = python_of(*EXPORTER)
