@@ -65,7 +65,7 @@ def accounts(worker: int, servers: dict[str, int]) -> dict[str, float]:
 
 
 def turn(subject: Subject, tasks: int, servers: dict[str, int]) -> Figures:
-    """Sent one by one; drained with results ignored; drained with results stored and late acks; both ways fully queued."""
+    """Sent one by one; drained with results ignored; drained with results stored and late acks."""
     figures: Figures = {}
     for column, late, plain_mode, bulk_mode in (
         ("drain/s", "0", "one-by-one", "bulk"),
