@@ -60,6 +60,7 @@ def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
             connect_timeout=conf.broker_connection_timeout,
             failover_strategy=conf.broker_failover_strategy,
             heartbeat=conf.broker_heartbeat,
+            delay_queue_type=conf.broker_native_delayed_delivery_queue_type,
             login_method=conf.broker_login_method,
             username=conf.broker_user,
             password=conf.broker_password,

@@ -385,7 +385,8 @@ class Slot(msgspec.Struct, frozen=True):
     """The queue of one listener, on stores where listeners have queues; the others pass over what they need not know.
 
     `name`: empty has the store make one up.  `exclusive`: nobody else may listen under that name.  After `expires`
-    seconds in which nobody listened it is gone, and what nobody took within `ttl` seconds is.
+    seconds in which nobody listened it is gone, and what nobody took within `ttl` seconds is.  Stores that do not see
+    who listens keep it for `lasts` seconds besides.
     """
 
     name: str = ""
@@ -393,6 +394,7 @@ class Slot(msgspec.Struct, frozen=True):
     durable: bool = False
     expires: float | None = None
     ttl: float | None = None
+    lasts: float = 0.0
 
 
 NO_SLOT = Slot()

@@ -219,14 +219,31 @@ class RabbitBroker(Broker):
     def _delay_to(self, exchange: str, key: str, seconds: float) -> tuple[str, str]:
         """Where a message is sent that is to come to *exchange* under *key* in so many seconds."""
         target = delays.target_of(exchange, key)
-        if not self._levels:
-            kind = str(self.options.get("delay_queue_type") or "quorum")
-            self.link.control(lambda channel: delays.declare_levels(channel, kind))
-            self._levels = True
+        self._have_levels()
         if target not in self._delayed:
             self.link.control(lambda channel: delays.bind_target(channel, exchange, key))
             self._delayed.add(target)
         return delays.route(seconds, target)
+
+    def _await_delayed(self) -> None:
+        """Have what producers of original Celery delay find its queues.
+
+        Where one is of the kind quorum they publish into the queues of the delays, and rely on their workers for them.
+        """
+        planned = self.plan()
+        if not any((queue.arguments or {}).get("x-queue-type") == "quorum" for queue in planned):
+            return
+        self._have_levels()
+        for queue in planned:
+            if queue.exchange.name and queue.exchange.type != "direct":
+                self.declare([queue])
+                self.link.control(lambda channel, queue=queue: delays.bind_queue(channel, queue))  # type: ignore[misc]
+
+    def _have_levels(self) -> None:
+        if not self._levels:
+            kind = str(self.options.get("delay_queue_type") or "quorum")
+            self.link.control(lambda channel: delays.declare_levels(channel, kind))
+            self._levels = True
 
     # -- consuming -------------------------------------------------------------------------------------------------
 
@@ -238,6 +255,7 @@ class RabbitBroker(Broker):
         store: Store | None = None,
         weights: Mapping[str, int] | None = None,
     ) -> RabbitConsumer:
+        self._await_delayed()
         made = RabbitConsumer(
             self.link,
             queues,
