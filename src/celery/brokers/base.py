@@ -71,6 +71,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Consumers share between their queues by weight, or serve them strictly in order."""
     withdraws: bool = False
     """`revoke` brings messages that wait for their time or for a permit forward, and keeps revocations of stamps."""
+    fifo: bool = True
+    """Delivers messages of one priority in the order in which they were published."""
     ordered: bool = True
     """Messages that come back are in their order, and do not overtake those that have not been claimed."""
     marks: bool = True

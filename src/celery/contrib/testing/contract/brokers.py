@@ -130,6 +130,8 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
     # Order
 
     def test_oldest_first(self, broker: Broker, consumer: Consumer) -> None:
+        if not broker.can.fifo:
+            pytest.skip("capability: this broker keeps no order")
         broker.publish([message("1"), message("2")])
         broker.publish([message("3")])
         assert bodies(consumer.claim(2)) == ["1", "2"]
@@ -384,6 +386,8 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         other.close()
         other.close()
         back = consumer.claim(10)
+        if not broker.can.fifo:
+            back.sort(key=lambda delivery: delivery.envelope)
         assert bodies(back) == ["a", "b"]
         assert [(d.deliveries, d.interrupted) for d in back] == [(1, True), (0, False)]
         with pytest.raises(BrokerError, match="closed"):
