@@ -63,6 +63,7 @@ class Marked(KombuBroker):
         return super().consumer(queues, name=name, store=store or MemoryStore(place), weights=weights)
 
 
+@pytest.mark.timeout(400)  # the first one makes an environment
 class TestSQS(BrokerContract):
     @pytest.fixture
     def connect(self, clock: FakeClock, sqs: SQS) -> Callable[..., Broker]:

@@ -141,7 +141,7 @@ class _Listener:
         with suppress(NotImplementedError):
             channel.queue_delete(self._name)
 
-    def _room(self) -> int:
+    def _room(self, lane: Lane) -> int:
         return 0 if self.chime.closed else ENOUGH - len(self._came)
 
     def _arrived(self, lane: Lane, source: str, came: Any) -> None:

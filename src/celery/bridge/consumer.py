@@ -155,16 +155,14 @@ class KombuConsumer(Consumer):
             raise errors[0]
         if self._way.exact:
             until = time.monotonic() + EXACT
-            while time.monotonic() < until and self._room() > 0:
-                if all(lane.answered >= number for lane, number in asked):
-                    break
+            while time.monotonic() < until and any(lane.answered < number for lane, number in asked):
                 self._chime.wait(0.05)
 
-    def _room(self) -> int:
-        """How many messages more are wanted."""
+    def _room(self, lane: Lane) -> int:
+        """How many messages more are wanted of this lane."""
         if time.monotonic() - self._claimed_at > FORGOTTEN:
             return 0
-        return self._demand - sum(map(len, self._buffers.values()))
+        return self._demand - sum(len(self._buffers[source]) for source in lane.sources)
 
     def _take(self, limit: int) -> list[Held]:
         """From the buffers: those of the machinery first, then one of each queue in turn."""

@@ -17,27 +17,28 @@ from queue import Empty
 from typing import Any
 
 from kombu.transport import filesystem
-from kombu.utils.json import dumps, loads
+from kombu.utils import json
 
 from celery.utils.uuids import uuid
 
 PATIENCE = 2.0
 """Seconds in which a file that has been begun should be whole."""
 _order = itertools.count()
+_json: Any = json
 
 
-class Channel(filesystem.Channel):  # type: ignore[misc]
+class Channel(filesystem.Channel):
     """Its folders are the options of the transport: `data_folder_in`, `data_folder_out`, `processed_folder`."""
 
-    def _put(self, queue: str, payload: Any, **options: Any) -> None:
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]
         folder = Path(self.data_folder_out)
         moment = round(time.monotonic() * 1000)
         path = folder / f"{moment}_{next(_order):010}-{uuid()}.{queue}.msg"
         new = path.with_suffix(".new")
-        new.write_bytes(dumps(payload).encode())
+        new.write_bytes(_json.dumps(payload).encode())
         new.rename(path)
 
-    def _get(self, queue: str) -> Any:
+    def _get(self, queue: str, timeout: Any = None) -> Any:
         folder = Path(self.data_folder_in)
         aside = Path(self.processed_folder if self.store_processed else tempfile.gettempdir())
         ending = f"{queue}.msg"
@@ -62,14 +63,14 @@ def _read(path: Path) -> Any:
             fcntl.flock(file, fcntl.LOCK_SH)
             data = file.read()
         try:
-            return loads(data.decode())
+            return _json.loads(data.decode())
         except ValueError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.005)
 
 
-class Transport(filesystem.Transport):  # type: ignore[misc]
+class Transport(filesystem.Transport):
     """As kombu's, with channels of ours."""
 
     Channel = Channel

@@ -45,7 +45,7 @@ class Lane:
         way: Way,
         sources: Sequence[str],
         arrived: Callable[[Lane, str, Any], None],
-        room: Callable[[], int],
+        room: Callable[[Lane], int],
         *,
         heard: Callable[[], None],
         tick: Callable[[], None] = lambda: None,
@@ -56,7 +56,7 @@ class Lane:
         interval: float | None = None,
     ) -> None:
         self._way = way
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
         self._arrived, self._room, self._heard, self._tick, self._lost = arrived, room, heard, tick, lost
         self._ready, self._leaving = ready, leaving
         self._no_ack = no_ack
@@ -148,7 +148,7 @@ class Lane:
         asked = self.asked
         self._tick()
         self._work()
-        if self._room() <= 0:
+        if self._room(self) <= 0:
             self._answer(asked)
             self._event.wait(REST)
             return
@@ -168,7 +168,7 @@ class Lane:
         if self._channel is None:
             self._connection, channel = self._way.open()
             self._ready(channel)
-            for source in self._sources:
+            for source in self.sources:
                 library.Consumer(
                     channel,
                     [library.Queue(source)],
@@ -188,7 +188,7 @@ class Lane:
     def _poll(self) -> bool:
         """Whether anything has come."""
         channel = self._have()
-        credit = 0 if self._no_ack else len(self._open) + self._room()
+        credit = 0 if self._no_ack else len(self._open) + self._room(self)
         if credit != self._credit:
             channel.basic_qos(0, credit, False)
             self._credit = credit

@@ -30,6 +30,8 @@ _EXTRAS = frozenset({
 })  # fmt: skip
 _LEASING = frozenset({"sqs", "gcpubsub", "azureservicebus", "azurestoragequeues", "kafka", "pgmq", "qpid", "amqp"})
 """Driver types whose server gives what a dead consumer had to another one."""
+_ORDERED = frozenset({"filesystem", "sqla", "sqlalchemy"})
+"""Schemes whose queues are known to keep the order of publishing."""
 _OURS = {
     "username": "userid",
     "password": "password",
@@ -57,6 +59,9 @@ class Way:
         self.timeout = float(options.get("timeout") or 5.0)
         self.exact = bool(options.get("exact_claims"))
         self._arguments = {name: options[key] for key, name in _OURS.items() if options.get(key) is not None}
+        interval = self.options.get("polling_interval")
+        if self.scheme in {"sqla", "sqlalchemy"}:
+            self.options.pop("polling_interval", None)  # it hands its options on to the engine, which has no such one
         transport = self._load()
         self.kind = str(transport.driver_type)
         self.channel_class: Any = getattr(transport, "Channel", None)
@@ -67,7 +72,6 @@ class Way:
         self.waits = hasattr(self.channel_class, "wait_time_seconds")
         """A poll blocks at the server for so long."""
         self.patience = float(self.options.get("wait_time_seconds") or 10.0) if self.waits else 0.0
-        interval = self.options.get("polling_interval")
         self.own_interval = interval is not None
         self.interval = float(transport.polling_interval or 0.0) if interval is None else float(interval)
         """Seconds between two polls of which the first has found nothing."""
@@ -84,7 +88,7 @@ class Way:
             priorities=False,
             keeps_places=False,
             ordered=False,
-            fifo=self.kind == "filesystem",
+            fifo=self.scheme in _ORDERED,
             marks=not self.leases and bool(options.get("spool")),
             lists=False,
             revokes=False,

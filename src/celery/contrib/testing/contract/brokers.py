@@ -386,7 +386,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         other.close()
         other.close()
         back = consumer.claim(10)
-        if not broker.can.fifo:
+        if not broker.can.ordered:
             back.sort(key=lambda delivery: delivery.envelope)
         assert bodies(back) == ["a", "b"]
         assert [(d.deliveries, d.interrupted) for d in back] == [(1, True), (0, False)]
