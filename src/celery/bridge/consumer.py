@@ -160,7 +160,7 @@ class KombuConsumer(Consumer):
 
     def _room(self, lane: Lane) -> int:
         """How many messages more are wanted of this lane."""
-        if time.monotonic() - self._claimed_at > FORGOTTEN:
+        if self._closed or time.monotonic() - self._claimed_at > FORGOTTEN:
             return 0
         return self._demand - sum(len(self._buffers[source]) for source in lane.sources)
 
@@ -443,7 +443,9 @@ class KombuConsumer(Consumer):
             self._end(held)
             return
         with self._lock:
-            if left > 0:
+            if self._closed:
+                self._give_back([held])
+            elif left > 0:
                 self._hold(held, due)
             else:
                 self._buffers[source].append(held)
