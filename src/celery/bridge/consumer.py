@@ -149,14 +149,19 @@ class KombuConsumer(Consumer):
         with self._lock:
             self._demand = limit
             self._claimed_at = time.monotonic()
-        errors = [lane.error for lane in self._lanes if lane.error is not None]
+        broken = self._broken()
         asked = [(lane, lane.ask()) for lane in self._lanes]
-        if errors:
-            raise errors[0]
-        if self._way.exact:
+        if self._way.exact and broken is None:
             until = time.monotonic() + EXACT
             while time.monotonic() < until and any(lane.answered < number for lane, number in asked):
                 self._chime.wait(0.05)
+                self._claimed_at = time.monotonic()  # what has come meanwhile is not left over
+            broken = self._broken()
+        if broken is not None:
+            raise broken
+
+    def _broken(self) -> BrokerError | None:
+        return next((lane.error for lane in self._lanes if lane.error is not None), None)
 
     def _room(self, lane: Lane) -> int:
         """How many messages more are wanted of this lane."""
@@ -456,7 +461,7 @@ class KombuConsumer(Consumer):
         self._chime.ring()  # for whoever waits until the next one is due
 
     def _heard(self) -> None:
-        if self._way.exact or any(lane.error is not None for lane in self._lanes):
+        if self._way.exact or self._broken() is not None:
             self._chime.ring()
 
     def _slim(self) -> None:
