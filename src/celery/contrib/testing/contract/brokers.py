@@ -26,8 +26,11 @@ def readable(consumer: Consumer, timeout: float = 0.0) -> bool:
 class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
     """Override `connect` with a function that makes a broker on one place, which is new in every test.
 
-    Override `connect_store` too if there are stores that the broker fuses with.
+    Override `connect_store` too if there are stores that the broker fuses with, and `many` for a slow broker.
     """
+
+    many = 150
+    """How many messages each of three publishers sends in the test of many at once."""
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -524,7 +527,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
     # Together
 
     def test_concurrent_publishers_and_consumers_lose_and_double_nothing(self, connect: Connect) -> None:
-        count, parties = 150, 3
+        count, parties = self.many, 3
         seen: list[str] = []
         errors: list[BaseException] = []
         finished = threading.Event()
