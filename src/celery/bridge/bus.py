@@ -41,6 +41,14 @@ def _place(topic: str) -> tuple[str, str, str, bool]:
     return SHARED, "topic", topic, False
 
 
+def _pattern(key: str) -> str:
+    """What to bind for *key*, or for every key that begins with it up to its `*`: a pattern has whole words only."""
+    if not key.endswith("*"):
+        return key
+    words = key[:-1].rpartition(".")[0]
+    return f"{words}.#" if words else "#"
+
+
 def _bind(channel: Any, queue: str, exchange: str, kind: str, key: str, durable: bool) -> None:
     channel.exchange_declare(exchange=exchange, type=kind, durable=durable)
     channel.queue_bind(queue=queue, exchange=exchange, routing_key=key)
@@ -201,7 +209,7 @@ class KombuSubscription(Subscription):
     def _bind(self, channel: Any, queue: str) -> None:
         for topic in self._topics:
             exchange, kind, key, durable = _place(topic)
-            _bind(channel, queue, exchange, kind, f"{key[:-1]}#" if key.endswith("*") else key, durable)
+            _bind(channel, queue, exchange, kind, _pattern(key), durable)
 
     def get(self, timeout: float | None = None) -> tuple[str, bytes] | None:
         end = None if timeout is None else time.monotonic() + timeout

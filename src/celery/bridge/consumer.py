@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from celery.amqp.marks import Marks
+from celery.amqp.marks import Mark, Marks
+from celery.backends.store import Store
 from celery.bridge import sqs
 from celery.bridge.lane import Lane
 from celery.bridge.messages import (
@@ -40,7 +41,7 @@ from celery.bridge.messages import (
 from celery.bridge.spool import Spool
 from celery.bridge.way import Way
 from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
-from celery.exceptions import BrokerError
+from celery.exceptions import BackendError, BrokerError
 from celery.utils.bell import Chime
 from celery.utils.clock import Clock
 from celery.utils.log import get_logger
@@ -72,6 +73,9 @@ class Held(msgspec.Struct):
     deliveries: int
     interrupted: bool
     again: bool
+    """The transport says that it was handed out before."""
+    doubtful: bool
+    """It may have been."""
     since: float
     started: bool = False
     gone: bool = False
@@ -90,9 +94,10 @@ class KombuConsumer(Consumer):
         way: Way,
         queues: Sequence[str],
         name: str,
-        marks: Marks,
+        store: Store | None,
         clock: Clock,
         *,
+        lease: float,
         send: Send,
         post: Callable[[Sequence[Outgoing]], object],
         spool: Path | None = None,
@@ -101,7 +106,7 @@ class KombuConsumer(Consumer):
         self.name = name
         self._id = uuid()
         self._way = way
-        self._marks = marks
+        self._marks = Marks(store, self._id, lease, clock)
         self._clock = clock
         self._send, self._post = send, post
         self._chime = Chime()
@@ -201,7 +206,7 @@ class KombuConsumer(Consumer):
 
     def _lease(self, found: Sequence[Held]) -> list[Delivery]:
         try:
-            counts = self._marks.read([name_of(held.message) for held in found if held.again])
+            marks = self._marks.read([name_of(held.message) for held in found if held.doubtful])
         except BaseException:
             with self._lock:
                 for held in reversed(found):
@@ -210,11 +215,26 @@ class KombuConsumer(Consumer):
         claimed = []
         with self._lock:
             for held in found:
-                count = max(0, counts.get(name_of(held.message), 0))
-                held.deliveries += count
-                held.interrupted = held.interrupted or count > 0
-                claimed.append(self._deliver(held))
+                mark = marks.get(name_of(held.message))
+                if mark is None or self._is_claimable(held, mark):
+                    claimed.append(self._deliver(held))
         return claimed
+
+    def _is_claimable(self, held: Held, mark: Mark) -> bool:
+        """Whether a message with such a mark is to be run; of one that is running only the new receipt is of use."""
+        if mark.ended:
+            self._end(held)
+            return False
+        if mark.alive and self._counts():
+            name = name_of(held.message)
+            for running in self._held.values():
+                if name_of(running.message) == name:
+                    running.came, running.since = held.came, held.since
+            return False
+        if not mark.alive:
+            held.deliveries += mark.count
+            held.interrupted = True
+        return True
 
     def _deliver(self, held: Held) -> Delivery:
         fence = next(self._numbers)
@@ -293,6 +313,10 @@ class KombuConsumer(Consumer):
     def _delays(self) -> bool:
         return self._way.kind == "sqs"
 
+    def _counts(self) -> bool:
+        """Whether the transport says how often it has handed out a message."""
+        return self._way.kind == "sqs"
+
     def _moved(self, settlement: Settlement, held: Held) -> tuple[str, Message, float]:
         """What takes the place of a message that is not done."""
         count = held.deliveries + held.started
@@ -338,6 +362,8 @@ class KombuConsumer(Consumer):
 
     def renew(self) -> bool:
         """Have SQS keep from others what is held here."""
+        if not self._closed:
+            self._marks.sign()
         if self._way.kind == "sqs" and not self._closed:
             now = time.monotonic()
             with self._lock:
@@ -396,6 +422,7 @@ class KombuConsumer(Consumer):
         for held in claimed:
             if held.started and not held.gone:
                 self._interrupt(held)
+        self._resign()
         waiting = [held for held in claimed if not held.started]
         self._give_back(sorted([*waiting, *rest], key=lambda held: held.number))
         for lane in self._lanes:
@@ -407,6 +434,12 @@ class KombuConsumer(Consumer):
         if self._spool is not None:
             self._spool.leave()
         self._chime.close()
+
+    def _resign(self) -> None:
+        try:
+            self._marks.resign()
+        except BackendError as error:
+            logger.warning("Could not say that this worker has gone; its sign of life ends by itself: %s", error)
 
     def _interrupt(self, held: Held) -> None:
         """It was started, and nobody has said what came of it."""
@@ -428,7 +461,7 @@ class KombuConsumer(Consumer):
         headers, number = message.headers, next(self._numbers)
         if self._spool is not None:
             self._spool.keep(number, source, message)
-        handed_out = sqs.received(came) if self._way.kind == "sqs" else 0
+        again = sqs.received(came) > 1 if self._counts() else bool(came.delivery_info.get("redelivered"))
         held = Held(
             number,
             source,
@@ -437,7 +470,8 @@ class KombuConsumer(Consumer):
             message,
             int(headers.get(COUNT) or 0),
             bool(headers.get(INTERRUPTED)),
-            handed_out > 1 or bool(came.delivery_info.get("redelivered")),
+            again,
+            again or not self._counts(),
             time.monotonic(),
         )
         due = float(headers.get(DUE) or 0) / 1000

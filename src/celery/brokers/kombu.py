@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from celery.amqp.marks import Marks
 from celery.backends.store import Store
 from celery.bridge import spool
 from celery.bridge.bus import KombuBus
@@ -209,9 +208,16 @@ class KombuBroker(Broker):
         weights: Mapping[str, int] | None = None,
     ) -> KombuConsumer:
         self._ensure([name for queue in queues for name in (queue, INNER + queue)])
-        marks = Marks(None if self.can.marks else store)
         made = KombuConsumer(
-            self._way, queues, name, marks, self.clock, send=self._send, post=self.publish, spool=self._spool()
+            self._way,
+            queues,
+            name,
+            None if self.can.marks else store,
+            self.clock,
+            lease=self.lease,
+            send=self._send,
+            post=self.publish,
+            spool=self._spool(),
         )
         self._consumers.add(made)
         return made
