@@ -18,6 +18,8 @@ import pytest
 from rig import sqs as sqs_rig
 from rig.certificates import Certificates
 from rig.original import original_python
+from rig.places import kind as kind
+from rig.places import place as place
 from rig.proxy import Proxy
 from rig.rabbitmq import RabbitMQ
 from rig.redis import RedisServer

@@ -18,26 +18,10 @@ from celery.beat.entry import ScheduleEntry
 from celery.beat.shared import read_state, task_id_of
 from celery.exceptions import BrokerError
 from celery.schedules import clocked, crontab
-from celery.utils import uuid
 from celery.utils.clock import FakeClock
 
 NOON = 1_710_072_000.0  # 10 March 2024, 12:00 UTC
 SECONDLY = {"tick": {"task": "add", "schedule": 1.0, "missed": "all"}}
-
-
-@pytest.fixture(scope="session", params=["memory", "sqlite", "redis"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Decided before a test begins, which the server of Redis outlives."""
-    if request.param == "redis":
-        request.getfixturevalue("redis_server")
-    return str(request.param)
-
-
-@pytest.fixture
-def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if kind == "redis":
-        return str(request.getfixturevalue("redis_url"))
-    return f"sqlite:///{tmp_path}/beat.db" if kind == "sqlite" else f"memory://{uuid()}"
 
 
 @pytest.fixture
@@ -49,9 +33,9 @@ Make = Callable[..., Celery]
 
 
 @pytest.fixture
-def make(url: str, clock: FakeClock) -> Make:
+def make(place: str, clock: FakeClock) -> Make:
     def make(schedule: dict[str, Any] | None = None, **settings: Any) -> Celery:
-        app = Celery("shared", broker=url, backend=url, set_as_current=False)
+        app = Celery("shared", broker=place, backend=place, set_as_current=False)
         app.conf.update(settings, beat_schedule=schedule or {}, beat_schedule_filename=None, result_expires=None)
 
         @app.task(name="add", shared=False)

@@ -13,26 +13,8 @@ from celery import Celery, states
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
 from celery.result import AsyncResult
-from celery.utils import uuid
 
 NODES = ("one@here", "two@here", "three@here")
-
-
-@pytest.fixture(scope="session", params=["memory", "sqlite", "redis"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """What holds messages and results. Decided before a test begins, which the server of Redis outlives."""
-    if request.param == "redis":
-        request.getfixturevalue("redis_server")
-    return str(request.param)
-
-
-@pytest.fixture
-def place(kind: str, request: pytest.FixtureRequest) -> str:
-    if kind == "redis":
-        return str(request.getfixturevalue("redis_url"))
-    if kind == "sqlite":
-        return f"sqlite:///{request.getfixturevalue('tmp_path')}/broadcast.db"
-    return f"memory://{uuid()}"
 
 
 def make_app(place: str) -> Celery:

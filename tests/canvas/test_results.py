@@ -24,22 +24,8 @@ from celery.utils import uuid
 PATIENCE = 20.0
 
 
-@pytest.fixture(scope="session", params=["memory", "sqlite", "redis"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """What holds results. Decided before a test begins, which the server of Redis outlives."""
-    if request.param == "redis":
-        request.getfixturevalue("redis_server")
-    return str(request.param)
-
-
 @pytest.fixture
-def app(kind: str, request: pytest.FixtureRequest) -> Iterator[Celery]:
-    if kind == "redis":
-        place = request.getfixturevalue("redis_url")
-    elif kind == "sqlite":
-        place = f"sqlite:///{request.getfixturevalue('tmp_path')}/results.db"
-    else:
-        place = f"memory://{uuid()}"
+def app(place: str) -> Iterator[Celery]:
     with Celery("results", broker=place, backend=place, set_as_current=False) as app:
         yield app
 

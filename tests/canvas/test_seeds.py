@@ -17,28 +17,13 @@ import pytest
 from celery import Celery, group
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
-from celery.utils import uuid
 
 PATIENCE = 30.0
 NODE = "here@host"
 
 
-@pytest.fixture(scope="session", params=["memory", "sqlite", "redis"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """What holds messages and results. Decided before a test begins, which the server of Redis outlives."""
-    if request.param == "redis":
-        request.getfixturevalue("redis_server")
-    return str(request.param)
-
-
 @pytest.fixture
-def app(kind: str, request: pytest.FixtureRequest) -> Iterator[Celery]:
-    if kind == "redis":
-        place = request.getfixturevalue("redis_url")
-    elif kind == "sqlite":
-        place = f"sqlite:///{request.getfixturevalue('tmp_path')}/seeds.db"
-    else:
-        place = f"memory://{uuid()}"
+def app(place: str) -> Iterator[Celery]:
     with TestApp(broker=place, backend=place, set_as_current=True) as app:
         app.conf.worker_redirect_stdouts = False
         yield app

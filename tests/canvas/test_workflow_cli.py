@@ -19,27 +19,9 @@ from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import ChordError, TaskRevokedError
 from celery.result import result_from_tuple
-from celery.utils import uuid
 
 PATIENCE = 30.0
 Worker = Callable[[], AbstractContextManager[Any]]
-
-
-@pytest.fixture(scope="session", params=["memory", "sqlite", "redis"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """What holds messages and results. Decided before a test begins, which the server of Redis outlives."""
-    if request.param == "redis":
-        request.getfixturevalue("redis_server")
-    return str(request.param)
-
-
-@pytest.fixture
-def place(kind: str, request: pytest.FixtureRequest) -> str:
-    if kind == "redis":
-        return str(request.getfixturevalue("redis_url"))
-    if kind == "sqlite":
-        return f"sqlite:///{request.getfixturevalue('tmp_path')}/workflow.db"
-    return f"memory://{uuid()}"
 
 
 class World:

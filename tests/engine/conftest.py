@@ -15,28 +15,9 @@ import pytest
 from celery import Celery
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import TestWorkController, start_worker
-from celery.utils import uuid
 
 GREEN = os.environ.get("GREEN_POOL")
 Start = Callable[..., AbstractContextManager[TestWorkController]]
-
-
-@pytest.fixture(scope="session", params=["memory", "sqlite", "redis"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """What holds messages and results. Decided before a test begins, which the server of Redis outlives."""
-    if request.param == "redis":
-        request.getfixturevalue("redis_server")
-    return str(request.param)
-
-
-@pytest.fixture
-def place(kind: str, request: pytest.FixtureRequest) -> str:
-    """The URL of an empty broker, which is a result store too."""
-    if kind == "redis":
-        return str(request.getfixturevalue("redis_url"))
-    if kind == "sqlite":
-        return f"sqlite:///{request.getfixturevalue('tmp_path')}/engine.db"
-    return f"memory://{uuid()}"
 
 
 @pytest.fixture

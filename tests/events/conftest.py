@@ -81,24 +81,6 @@ def listen() -> Iterator[Listen]:
         ear.close()
 
 
-@pytest.fixture(scope="session", params=["memory", "sqlite", "redis"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """What holds messages and results. Decided before a test begins, which the server of Redis outlives."""
-    if request.param == "redis":
-        request.getfixturevalue("redis_server")
-    return str(request.param)
-
-
-@pytest.fixture
-def place(kind: str, request: pytest.FixtureRequest) -> str:
-    """The URL of an empty broker, which is a result store too."""
-    if kind == "redis":
-        return str(request.getfixturevalue("redis_url"))
-    if kind == "sqlite":
-        return f"sqlite:///{request.getfixturevalue('tmp_path')}/events.db"
-    return f"memory://{uuid()}"
-
-
 @pytest.fixture
 def app(place: str) -> Iterator[Celery]:
     app = TestApp(broker=place, backend=place)
