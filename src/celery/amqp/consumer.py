@@ -25,14 +25,14 @@ from contextlib import suppress
 from celery.amqp import delays, frames
 from celery.amqp.connection import Channel, Connection
 from celery.amqp.frames import Delivered
-from celery.amqp.held import Held, came_home, dead_letter, next_turn, put_off
+from celery.amqp.held import Claimed, Held, came_home, dead_letter, next_turn, parted, picked, put_off
 from celery.amqp.link import Link
 from celery.amqp.marks import ENDED, Mark, Marks
-from celery.amqp.messages import COUNT, INNER, comes_again, name_of, put_together, task_of
+from celery.amqp.messages import COUNT, INNER, comes_again, name_of, put_together
 from celery.amqp.publisher import Letter
+from celery.amqp.receipts import Receipts
 from celery.backends.store import Store
 from celery.brokers.base import LEASE, NOTHING, Consumer, Needs, Verdict
-from celery.brokers.revocations import Revocations
 from celery.exceptions import BackendError, BrokerError
 from celery.utils.bell import Chime
 from celery.utils.clock import Clock
@@ -42,6 +42,8 @@ from celery.wire.message import Delivery, Outgoing, Record, Settlement
 IDLE = 1.0
 """Seconds after which what is buffered and not claimed goes back."""
 MOST_REMEMBERED = 10_000
+MOST_CLEARED = 500
+"""Marks that are cleared at a time, or twice as many as messages are settled."""
 QUIET = 0.05
 """Seconds without a message after which an exact claim takes it that none is on its way."""
 MOST_TAGS = 200
@@ -63,7 +65,6 @@ class RabbitConsumer(Consumer):
         store: Store | None,
         clock: Clock,
         *,
-        revocations: Revocations,
         send: Callable[[Sequence[Letter]], object],
         post: Callable[[Sequence[Outgoing]], object],
         declare: Callable[[Sequence[str]], object],
@@ -78,9 +79,6 @@ class RabbitConsumer(Consumer):
         self._link = link
         self._marks = Marks(store, self._id, lease, clock)
         self._lease_time = lease
-        self._revocations = revocations
-        self._informed = False
-        """Whether it knows what was revoked before it began."""
         self._moved_after = moved_after
         self._clock = clock
         self._send, self._post, self._declare, self._delay = send, post, declare, delay
@@ -107,7 +105,8 @@ class RabbitConsumer(Consumer):
         self._orphans: dict[str, str] = {}
         """By name: claims whose connection has ended."""
         self._finished: dict[str, None] = {}
-        """Names of what was settled without a connection to acknowledge it on."""
+        """Names of what was settled without a connection to acknowledge it on, or on one that has ended since."""
+        self._receipts = Receipts(time.monotonic(), link.timeout)
         self._turn = 0
         self._claimed_at = time.monotonic()
         self._declare(self._sources)
@@ -116,9 +115,6 @@ class RabbitConsumer(Consumer):
 
     def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         self._check_open()
-        if not self._informed:
-            self._revocations.refresh()
-            self._informed = True
         end = time.monotonic() + timeout
         while True:
             self._ask_for(limit)
@@ -156,6 +152,7 @@ class RabbitConsumer(Consumer):
         former = self._connection
         if former is not None:
             former.close()
+        self._tidy()
         connection = self._connection = self._link.retried(self._link.open)
         channel = connection.channel()
         channel.on_message = self._arrived
@@ -192,28 +189,15 @@ class RabbitConsumer(Consumer):
         while self._chime.wait(QUIET) and time.monotonic() < until:
             pass
 
-    def _take(self, limit: int) -> list[tuple[str, Delivered]]:
+    def _take(self, limit: int) -> Claimed:
         """From the buffers: those of the machinery first, then one of each queue in turn."""
-        found: list[tuple[str, Delivered]] = []
         with self._lock:
-            inner, usual = self._sources[: len(self.queues)], self._sources[len(self.queues) :]
-            for source in inner:
-                while self._buffers[source] and len(found) < limit:
-                    found.append((source, self._buffers[source].popleft()))
-            empty = 0
-            while len(found) < limit and empty < len(usual):
-                source = usual[self._turn % len(usual)]
-                self._turn += 1
-                if self._buffers[source]:
-                    found.append((source, self._buffers[source].popleft()))
-                    empty = 0
-                else:
-                    empty += 1
+            found, self._turn = picked(self._buffers, len(self.queues), self._turn, limit)
             if len(found) == limit or any(self._buffers.values()):
                 self._chime.ring()  # there may be more
         return found
 
-    def _lease(self, found: Sequence[tuple[str, Delivered]]) -> list[Delivery]:
+    def _lease(self, found: Claimed) -> list[Delivery]:
         marks: dict[str, Mark] = {}
         try:
             if self._marks and any(comes_again(came) for _, came in found):
@@ -238,20 +222,11 @@ class RabbitConsumer(Consumer):
                     claimed.append(self._hold(source, came, name, mark.count if mark is not None else 0))
         return claimed
 
-    def _put_off(
-        self, found: Sequence[tuple[str, Delivered]], marks: Mapping[str, Mark]
-    ) -> Sequence[tuple[str, Delivered]]:
+    def _put_off(self, found: Claimed, marks: Mapping[str, Mark]) -> Claimed:
         """Those that may be claimed; the others are being run, by others or as another copy by us."""
         with self._lock:
             ours = {held.name for held in self._held.values()}
-        free: list[tuple[str, Delivered]] = []
-        busy: list[tuple[str, Delivered]] = []
-        for source, came in found:
-            name = name_of(came)
-            mark = marks.get(name)
-            alive = mark is not None and mark.alive and mark.owner != self._id
-            (busy if comes_again(came) and (alive or name in ours) else free).append((source, came))
-            ours.add(name)
+        free, busy = parted(found, marks, ours, self._id)
         if busy:
             self._send([self._later(came, source) for source, came in busy])
             with self._lock:
@@ -280,8 +255,7 @@ class RabbitConsumer(Consumer):
         if source != queue:
             key = queue
         again = came.redelivered if not self._marks else started > 0
-        revoked = bool(self._revocations) and task_of(came) in self._revocations
-        return Delivery(tag, queue, put_together(came, exchange, key), fence, started, count > 0, again, revoked)
+        return Delivery(tag, queue, put_together(came, exchange, key), fence, started, count > 0, again)
 
     # -- starting and ending ---------------------------------------------------------------------------------------
 
@@ -291,15 +265,12 @@ class RabbitConsumer(Consumer):
         _refuse_effects(bool(records))
         verdicts: list[Verdict] = []
         counts: dict[str, int] = {}
-        revoked = self._revocations
         with self._lock:
             for delivery in deliveries:
                 held = self._of(delivery)
                 if held is None or not (held.tag or held.started):
                     self._forget(delivery)
                     verdicts.append("lost")
-                elif revoked and task_of(held.came) in revoked:
-                    verdicts.append("revoked")
                 else:
                     counts[held.name] = held.deliveries + 1
                     held.started = True
@@ -333,12 +304,14 @@ class RabbitConsumer(Consumer):
                     self._orphans.pop(held.name, None)
                     if held.tag:
                         tags.append(held.tag)
+                        self._receipts.add([held.name], time.monotonic())
                     else:
                         self._remember(held.name)
             self._ack(tags)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         _refuse_effects(any(s.records or s.arrivals for s in settlements))
+        self._tidy(2 * len(settlements))
         applied, ended, letters, places = [], [], [], []
         seen: set[str] = set()
         taken = self._taken(settlements) if self._orphans else ()
@@ -371,9 +344,10 @@ class RabbitConsumer(Consumer):
             self._send(letters)
         known = {held.name for _, held in ended if held.lost or (held.doubled and not held.gone)}
         self._marks.write(dict.fromkeys(known, ENDED))
-        self._marks.clear([held.name for _, held in ended if held.started and held.tag and held.name not in known])
         with self._lock:
             tags = []
+            acked = [held.name for _, held in ended if held.started and held.tag and held.name not in known]
+            self._receipts.add(acked, time.monotonic())
             lost = {held.name for _, held in ended if held.lost} - known
             for settlement, held in ended:
                 self._held.pop(str(settlement.delivery.tag), None)
@@ -385,6 +359,18 @@ class RabbitConsumer(Consumer):
             self._ack(tags)
         self._marks.write(dict.fromkeys(lost, ENDED))
         return applied
+
+    def _tidy(self, most: int = 0) -> None:
+        """Clear the marks of what the server knows to have ended, and mark what it may not know."""
+        with self._lock:
+            ripe, lost = self._receipts.take(max(most, MOST_CLEARED), time.monotonic())
+        try:
+            self._marks.clear(ripe)
+            self._marks.write(dict.fromkeys(lost, ENDED))
+        except BaseException:
+            with self._lock:
+                self._receipts.give_back(ripe, lost)
+            raise
 
     def _taken(self, settlements: Sequence[Settlement]) -> set[int]:
         """Fences of what others have started since its connection ended: they took this consumer for dead."""
@@ -436,17 +422,11 @@ class RabbitConsumer(Consumer):
         wanted = {tag for tag in tags if tag in self._open}
         if channel is None or not wanted:
             return
-        last = 0
-        for tag in self._open:
-            if tag not in wanted:
-                break
-            last = tag
-        data = [frames.ack(channel.number, last, multiple=True)] if last else []
-        data += [frames.ack(channel.number, tag) for tag in sorted(wanted) if tag > last]
+        data = frames.acks(channel.number, self._open, wanted)
         for tag in wanted:
             del self._open[tag]
         with suppress(BrokerError):  # then they are orphans, and the server gives them to somebody
-            channel.send(b"".join(data))
+            channel.send(data)
 
     def _give_back(self, tags: Sequence[int]) -> None:
         channel = self._channel
@@ -460,7 +440,7 @@ class RabbitConsumer(Consumer):
         if self._closed:
             return False
         self._marks.sign()
-        self._revocations.refresh()
+        self._tidy()
         if self._marks:
             self._move()
         return True
@@ -510,7 +490,9 @@ class RabbitConsumer(Consumer):
         if not self._closed:
             self._closed = True
             connection, self._connection = self._connection, None
+            self._take_leave()
             with suppress(BackendError):  # then it ends by itself
+                self._tidy(10 * MOST_REMEMBERED)
                 self._marks.resign()
             if connection is not None:
                 connection.close()
@@ -518,6 +500,15 @@ class RabbitConsumer(Consumer):
                 self._held.clear()
                 self._orphans.clear()
             self._chime.close()
+
+    def _take_leave(self) -> None:
+        """Have an answer, whatever it is, to something that was sent after all acknowledgements."""
+        channel = self._channel
+        if channel is not None and channel.usable:
+            with suppress(BrokerError):
+                channel.call(frames.qos(channel.number, 1), frames.BASIC_QOS_OK)
+                with self._lock:
+                    self._receipts.finish()
 
     # -- on the connection's thread --------------------------------------------------------------------------------
 
@@ -562,6 +553,8 @@ class RabbitConsumer(Consumer):
                 held.tag = 0
                 if not held.gone:
                     self._orphans[held.name] = tag
+            for name in self._receipts.lose():
+                self._remember(name)
         self._chime.ring()
 
     def _slim(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from struct import Struct
 from typing import Any
 
@@ -151,6 +151,17 @@ def ack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
     return method(channel, BASIC_ACK, _LONGLONG.pack(tag), b"\x01" if multiple else b"\x00")
 
 
+def acks(channel: int, open: Iterable[int], wanted: Collection[int]) -> bytes:
+    """Of all that are *wanted*: one frame for those that *open*, in its order, begins with, and one for each other."""
+    last = 0
+    for tag in open:
+        if tag not in wanted:
+            break
+        last = tag
+    data = [ack(channel, last, multiple=True)] if last else []
+    return b"".join(data + [ack(channel, tag) for tag in sorted(wanted) if tag > last])
+
+
 def nack(channel: int, tag: int, *, requeue: bool = True) -> bytes:
     return method(channel, BASIC_NACK, _LONGLONG.pack(tag), b"\x02" if requeue else b"\x00")
 
@@ -205,9 +216,12 @@ def content_properties(payload: bytes) -> Properties:
 
 def consume(channel: int, queue: str, tag: str, credit: int, before: str = "") -> bytes:
     """Take up to *credit* messages at a time from *queue*, instead of as the consumer *before*. One answer: qos-ok."""
-    qos = method(channel, BASIC_QOS, b"\0\0\0\0", _SHORT.pack(min(credit, 65_535)), b"\0")
     args = (b"\0\0", short(queue), short(tag), b"\x08", encode_table({}))
-    return (cancel(channel, before) if before else b"") + qos + method(channel, BASIC_CONSUME, *args)
+    return (cancel(channel, before) if before else b"") + qos(channel, credit) + method(channel, BASIC_CONSUME, *args)
+
+
+def qos(channel: int, credit: int) -> bytes:
+    return method(channel, BASIC_QOS, b"\0\0\0\0", _SHORT.pack(min(credit, 65_535)), b"\0")
 
 
 def cancel(channel: int, tag: str) -> bytes:

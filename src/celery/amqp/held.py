@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Collection, Mapping
+
 import msgspec
 
 from celery.amqp.frames import Delivered
-from celery.amqp.messages import AGAIN, COUNT, DEAD, DIED, INNER, PLACE, REASON, TAG, copy_of, home_of, sent_back
+from celery.amqp.marks import Mark
+from celery.amqp.messages import (
+    AGAIN,
+    COUNT,
+    DEAD,
+    DIED,
+    INNER,
+    PLACE,
+    REASON,
+    TAG,
+    comes_again,
+    copy_of,
+    home_of,
+    name_of,
+    sent_back,
+)
 from celery.amqp.publisher import Letter
 from celery.wire.message import Settlement
+
+Claimed = list[tuple[str, Delivered]]
+"""Messages, each with the queue that it came from."""
 
 
 class Held(msgspec.Struct):
@@ -70,3 +91,40 @@ def came_home(came: Delivered, source: str) -> tuple[Delivered, str]:
     if home == source and PLACE not in (came.properties.headers or ()):
         return came, source
     return msgspec.structs.replace(came, exchange="", routing_key=home.removeprefix(INNER), redelivered=True), home
+
+
+def parted(found: Claimed, marks: Mapping[str, Mark], ours: Collection[str], me: str) -> tuple[Claimed, Claimed]:
+    """Messages that may be claimed, and those that are being run: by others, or as another copy (of *ours*) by *me*."""
+    free: Claimed = []
+    busy: Claimed = []
+    names = set(ours)
+    for source, came in found:
+        name = name_of(came)
+        mark = marks.get(name)
+        alive = mark is not None and mark.alive and mark.owner != me
+        (busy if comes_again(came) and (alive or name in names) else free).append((source, came))
+        names.add(name)
+    return free, busy
+
+
+def picked(buffers: Mapping[str, deque[Delivered]], first: int, turn: int, limit: int) -> tuple[Claimed, int]:
+    """Up to *limit* messages out of the buffers, by source, and the next *turn*.
+
+    All those of the *first* ones first, then one of each other in turn.
+    """
+    found: Claimed = []
+    sources = list(buffers)
+    inner, usual = sources[:first], sources[first:]
+    for source in inner:
+        while buffers[source] and len(found) < limit:
+            found.append((source, buffers[source].popleft()))
+    empty = 0
+    while len(found) < limit and empty < len(usual):
+        source = usual[turn % len(usual)]
+        turn += 1
+        if buffers[source]:
+            found.append((source, buffers[source].popleft()))
+            empty = 0
+        else:
+            empty += 1
+    return found, turn

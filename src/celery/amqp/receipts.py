@@ -1,0 +1,60 @@
+"""What was acknowledged lately: an acknowledgement has no answer, and may be lost with its connection or its node.
+
+A message whose acknowledgement was lost comes again, to anybody.  Its mark in the result store must be there by then,
+so marks are cleared only some seconds after the acknowledgement, and if the connection has stood until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+RIPE = 5.0
+"""Seconds after which, or at the latest after twice that, the server has an acknowledgement and has it on disk: longer
+than a watched connection takes to find out that it leads nowhere."""
+
+
+class Receipts:
+    """Names of messages. Not thread-safe; *now* is monotonic seconds, *patience* how long a server may be silent."""
+
+    def __init__(self, now: float, patience: float = RIPE) -> None:
+        self._patience = max(RIPE, patience)
+        self._turned = now
+        self._young: list[str] = []
+        self._old: list[str] = []
+        self._ripe: list[str] = []
+        self._lost: list[str] = []
+
+    def add(self, names: Sequence[str], now: float) -> None:
+        """These are being acknowledged."""
+        self._turn(now)
+        self._young += names
+
+    def lose(self) -> list[str]:
+        """The connection has ended: the names for which nobody knows whether the server has had them."""
+        lost = self._old + self._young
+        self._lost += lost
+        self._old, self._young = [], []
+        return lost
+
+    def take(self, most: int, now: float) -> tuple[list[str], list[str]]:
+        """Names whose marks may be cleared, *most* of them, and all those that have to be marked as ended."""
+        self._turn(now)
+        ripe, self._ripe = self._ripe[:most], self._ripe[most:]
+        lost, self._lost = self._lost, []
+        return ripe, lost
+
+    def give_back(self, ripe: Sequence[str], lost: Sequence[str]) -> None:
+        """What was taken could not be cleared and marked."""
+        self._ripe += ripe
+        self._lost += lost
+
+    def finish(self) -> None:
+        """The server has said goodbye: it has had them all."""
+        self._ripe += self._old + self._young
+        self._old, self._young = [], []
+
+    def _turn(self, now: float) -> None:
+        if now - self._turned >= self._patience:
+            self._turned = now
+            self._ripe += self._old
+            self._old, self._young = self._young, []
