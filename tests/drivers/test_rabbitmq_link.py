@@ -121,18 +121,33 @@ def test_what_no_queue_takes_is_told(make_link: MakeLink) -> None:
 
 
 def test_what_a_full_queue_refuses_is_told(make_link: MakeLink) -> None:
-    link = make_link()
+    link = make_link(timeout=1.0)
     declare(link, "q", **{"x-max-length": 2, "x-overflow": "reject-publish"})
     assert link.publish([letter() for _ in range(5)]).refused == 3
 
 
-def test_a_connection_has_as_many_channels_as_one_needs_in_a_row(make_link: MakeLink) -> None:
-    connection = make_link().open()
-    try:
-        for _ in range(2100):  # the server allows 2047 at a time
-            connection.channel().close()
-    finally:
-        connection.close()
+def test_what_was_refused_is_sent_again_and_nothing_else(make_link: MakeLink) -> None:
+    """A queue is full, or has no leader, only for a moment."""
+    link = make_link(timeout=20.0)
+    declare(link, "q", **{"x-max-length": 1, "x-overflow": "reject-publish"})
+    link.publish([letter(b"first")])
+    found: list[bytes] = []
+    taker = threading.Thread(target=lambda: [found.append(take(other, "q").body) for _ in wait_for(other, "q", 3)])
+    other = make_link()
+    taker.start()
+    assert link.publish([letter(b"second"), letter(b"third")]).refused == 0
+    taker.join(30)
+    assert sorted(found) == [b"first", b"second", b"third"]
+
+
+def wait_for(link: Link, name: str, times: int) -> Iterator[int]:
+    """Each time that there is something in the queue."""
+    for number in range(times):
+        deadline = time.monotonic() + 30
+        while not count(link, name):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield number
 
 
 def test_a_refused_request_does_not_harm_the_next(make_link: MakeLink) -> None:
@@ -230,6 +245,22 @@ def test_silence_of_two_heartbeats_ends_a_connection(
         assert ended.wait(10)
         assert "silent" in str(connection.ended) or "closed" in str(connection.ended)
         assert connection.state == "ended"
+
+
+def test_a_connection_on_which_somebody_only_listens_is_watched(
+    rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, make_link: MakeLink
+) -> None:
+    """A black hole ends it long before two heartbeats; that there is nothing to say does not."""
+    with Proxy(rabbitmq_server.port) as proxy:
+        link = make_link(f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}", timeout=4.0, heartbeat=600)
+        connection, ended = link.open(), threading.Event()
+        connection.on_end = ended.set
+        said = proxy.count["down"]
+        assert not ended.wait(6.0)
+        assert proxy.count["down"] > said, "it was never asked"
+        proxy.swallow()
+        assert ended.wait(30)
+        assert "has not answered for 4 s" in str(connection.ended)
 
 
 def test_a_blocked_connection_says_so(rabbitmq_server: RabbitMQ, make_link: MakeLink) -> None:

@@ -19,6 +19,7 @@ beginning with the one that was used last.  Characters such as `@ : / ? #` are p
 from __future__ import annotations
 
 import random
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,7 @@ class Address:
             read_timeout=timeout,
             write_timeout=timeout,
             heartbeat=int(self.heartbeat),
+            socket_settings=self._socket_settings(),
             client_properties={"connection_name": self.client_properties.get("connection_name") or "celery"}
             | self.client_properties,
         )
@@ -163,6 +165,20 @@ class Address:
             bytes(transport._read_buffer),
             connection,
         )
+
+    def _socket_settings(self) -> dict[int, int]:
+        """The system gives up what it has sent and nobody acknowledges for `timeout`, and asks where all is silent.
+
+        Py-amqp has it give up after a second, which on a slow line is far too soon.
+        """
+        if not hasattr(socket, "TCP_USER_TIMEOUT"):
+            return {}
+        return {
+            socket.TCP_USER_TIMEOUT: int(self.timeout * 1000),
+            socket.TCP_KEEPIDLE: 10,
+            socket.TCP_KEEPINTVL: 5,
+            socket.TCP_KEEPCNT: 3,
+        }
 
     def _tls_options(self, place: Place) -> dict[str, Any]:
         given = dict(self._tls) if isinstance(self._tls, Mapping) else {}

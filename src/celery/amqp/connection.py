@@ -4,7 +4,8 @@
 open <----> blocked          the server takes no messages for now (memory, disk): it said so
   |            |
   +-----+------+
-        |  close(), the server's connection.close, an error of the socket, silence for two heartbeats, a fork
+        |  close(), the server's connection.close, an error of the socket, silence for two heartbeats (or, on a watched
+        |  connection, after a question), a fork
         v
       ended                  `ended` says why; everyone who waits is told, and nothing is sent any more
 ```
@@ -22,7 +23,6 @@ import os
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -42,6 +42,8 @@ logger = get_logger(__name__)
 CHUNK = 262_144
 TICK = 500.0
 """Milliseconds between two calls of `Connection.on_tick`, when nothing happens."""
+QUIET = 2.0
+"""Seconds of silence after which a server is asked whether it is there, on a connection that is watched."""
 LEAVING = 2.0
 """Seconds that the server has to answer connection.close."""
 WANTS = (BlockingIOError, InterruptedError)
@@ -57,9 +59,13 @@ class Refused(BrokerError):
 
 
 class Connection:
-    """Greeted and open. Thread-safe. `channel()` gives what requests are made on."""
+    """Greeted and open. Thread-safe. `channel()` gives what requests are made on.
 
-    def __init__(self, greeted: Greeted, where: str, timeout: float) -> None:
+    *timeout*: the seconds that the server may take to answer.  A *watched* connection finds out that it leads nowhere
+    within that time and a little, not only after two heartbeats: the server is asked something as soon as it is silent.
+    """
+
+    def __init__(self, greeted: Greeted, where: str, timeout: float, *, watched: bool = False) -> None:
         self.where = where
         self.timeout = timeout
         self.frame_max = greeted.frame_max or 131_072
@@ -85,10 +91,13 @@ class Connection:
         self._chime = Chime()
         self._lock = threading.Lock()
         self._channels: dict[int, Channel] = {}
-        self._fresh = iter(range(1, (greeted.channel_max or 2047) + 1))
-        self._free: deque[int] = deque()
-        """Numbers of channels that have ended."""
+        self._free = iter(range(1, (greeted.channel_max or 2047) + 1))
         self._heard = self._said = time.monotonic()
+        self._watched = watched
+        self._asked_at = 0.0
+        self._question = 0
+        """The channel that is opened and closed in order to have an answer."""
+        self._question_open = False
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-amqp", daemon=True)
         self._thread.start()
@@ -106,7 +115,7 @@ class Connection:
     def channel(self) -> Channel:
         """A new channel. Raises `BrokerError`."""
         with self._lock:
-            number = next(self._fresh, 0) or (self._free.popleft() if self._free else 0)
+            number = next(self._free, 0)
             if not number:
                 raise BrokerError(f"RabbitMQ at {self.where} allows no further channel on this connection.")
             channel = self._channels[number] = Channel(self, number)
@@ -206,7 +215,7 @@ class Connection:
                 writing = not writing
                 poller.register(number, POLLIN | POLLOUT if writing else POLLIN)
             pause = beat * 250 if beat else None
-            if self.on_tick is not None:
+            if self.on_tick is not None or self._watched:
                 pause = TICK if pause is None else min(TICK, pause)
             for ready, _ in poller.poll(pause):
                 if ready != number:
@@ -215,6 +224,8 @@ class Connection:
             self._read()
             if beat:
                 self._keep_alive(beat)
+            if self._watched:
+                self._watch()
             if self.on_tick is not None:
                 self.on_tick()
 
@@ -254,6 +265,35 @@ class Connection:
         elif now - self._said > beat / 2 and not self._out:
             with suppress(BrokerError):
                 self.send(frames.BEAT)
+
+    def _watch(self) -> None:
+        """Ask the server something if it has been silent; end the connection if it does not answer.
+
+        Called after everything was read that there is: a process that stood still blames nobody.
+        """
+        now = time.monotonic()
+        if self._heard >= self._asked_at:
+            if now - self._heard < QUIET or self.blocked or not self._ask():
+                return
+            self._asked_at = now
+        elif now - self._asked_at > self.timeout and not self.blocked:
+            self._fail(trouble(f"RabbitMQ at {self.where} has not answered for {self.timeout:g} s."))
+
+    def _ask(self) -> bool:
+        """Whether there was a way to ask: a channel is opened, or closed the next time."""
+        if not self._question:
+            with self._lock:
+                self._question = next(self._free, 0)
+        if not self._question:
+            return False
+        number = self._question
+        data = frames.method(number, frames.CHANNEL_OPEN, b"\0")
+        if self._question_open:
+            data = frames.method(number, frames.CHANNEL_CLOSE, b"\0\xc8" + frames.short("") + b"\0\0\0\0")
+        self._question_open = not self._question_open
+        with suppress(BrokerError):
+            self.send(data)
+        return True
 
     def _feed(self) -> None:
         """Hand on what is there in whole frames."""
@@ -364,8 +404,7 @@ class Channel:
     def end(self, error: BrokerError) -> None:
         if self.ended is None:
             self.ended = error
-            if self.connection._channels.pop(self.number, None) is not None:
-                self.connection._free.append(self.number)
+            self.connection._channels.pop(self.number, None)
             self._replies.put((0, error))
             if self.on_end is not None:
                 self.on_end(error)

@@ -41,11 +41,14 @@ class Link:
         """Connections from now on are listed under this name."""
         self.address.client_properties.setdefault("connection_name", who)
 
-    def open(self, deadline: float | None = None) -> Connection:
-        """A new connection, for whoever asks to close. Raises `BrokerError`."""
+    def open(self, deadline: float | None = None, *, watched: bool = True) -> Connection:
+        """A new connection, for whoever asks to close. Raises `BrokerError`.
+
+        It is *watched*, as one has to be on which somebody only listens.
+        """
         until = time.monotonic() + self.timeout if deadline is None else deadline
         greeted = self.address.connect(until)
-        return Connection(greeted, str(self.address), self.timeout)
+        return Connection(greeted, str(self.address), self.timeout, watched=watched)
 
     def connection(self) -> Connection:
         """The one that publishes; remade if it has ended."""
@@ -55,7 +58,7 @@ class Link:
             found = self._connection
             if found is None or not found.usable:
                 self._drop()
-                found = self._connection = self.open()
+                found = self._connection = self.open(watched=False)
             return found
 
     def retried(self, work: Callable[[], Found], timeout: float | None = None) -> Found:
@@ -72,8 +75,25 @@ class Link:
             pause = min(2 * pause, PAUSES[1])
 
     def publish(self, letters: Sequence[Letter]) -> Waiter:
-        """Every letter is confirmed, returned or refused when this returns; sent again if the connection ended."""
+        """Every letter is confirmed, returned or refused when this returns; sent again if the connection ended.
 
+        One that is refused is sent again as long as there is time, its queue may only be about to get a new leader: on
+        another channel, because RabbitMQ refuses for ever on one that asked while there was none.
+        """
+        until = time.monotonic() + self.timeout
+        waiter = self._publish(letters)
+        pause = PAUSES[0]
+        while waiter.refused and time.monotonic() + pause < until:
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSES[1])
+            letters = waiter.refused_of(letters)
+            self._leave_channel()
+            again = self._publish(letters)
+            again.returned.update(waiter.returned)
+            waiter = again
+        return waiter
+
+    def _publish(self, letters: Sequence[Letter]) -> Waiter:
         def once() -> Waiter:
             publisher = self._publishing()
             connection = publisher.connection
@@ -118,6 +138,13 @@ class Link:
             if found is None or not found.usable:
                 found = self._publisher = Publisher(connection)
             return found
+
+    def _leave_channel(self) -> None:
+        """Have others publish on a new one."""
+        with self._lock:
+            former, self._publisher = self._publisher, None
+        if former is not None and former.idle:
+            former.close()
 
     def _controlling(self) -> Channel:
         found = self._control

@@ -29,21 +29,35 @@ class Letter(msgspec.Struct):
     routing_key: str
     properties: bytes
     body: bytes
-    flags: int = frames.MANDATORY
 
 
 class Waiter:
     """One batch. `returned`: the (exchange, key) for which there was no queue; `refused`: how many were nacked."""
 
-    __slots__ = ("error", "left", "refused", "returned", "routes", "turn")
+    __slots__ = ("error", "left", "nacked", "pieces", "returned", "routes", "turn")
 
     def __init__(self, routes: set[tuple[str, str]]) -> None:
         self.routes = routes
         self.left = 0
-        self.refused = 0
+        self.nacked: list[int] = []
+        """Their numbers on the channel."""
+        self.pieces: list[tuple[int, int]] = []
+        """The number of the first letter of each piece, and its place in the batch."""
         self.returned: dict[tuple[str, str], str] = {}
         self.error: BrokerError | None = None
         self.turn = threading.Event()
+
+    @property
+    def refused(self) -> int:
+        return len(self.nacked)
+
+    def refused_of(self, letters: Sequence[Letter]) -> list[Letter]:
+        """Those of the batch that were nacked."""
+        found = []
+        for number in self.nacked:
+            first, place = max(piece for piece in self.pieces if piece[0] <= number)
+            found.append(letters[place + number - first])
+        return found
 
 
 class Publisher:
@@ -67,6 +81,11 @@ class Publisher:
     def usable(self) -> bool:
         return self._channel.usable
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for it."""
+        return not self._waiters
+
     def publish(self, letters: Sequence[Letter], patience: float) -> Waiter:
         """Returns when the broker has said yes or no to each. Raises `BrokerError` after *patience* seconds without
         a confirm, or when the connection or the channel ended: then some may be there."""
@@ -80,19 +99,14 @@ class Publisher:
                 data = b"".join(
                     [
                         frames.publish(
-                            number,
-                            letter.exchange,
-                            letter.routing_key,
-                            letter.properties,
-                            letter.body,
-                            room,
-                            letter.flags,
+                            number, letter.exchange, letter.routing_key, letter.properties, letter.body, room
                         )
                         for letter in piece
                     ]
                 )
                 with self._lock:
                     waiter.left += len(piece)
+                    waiter.pieces.append((self._sent + 1, start))
                     for count in range(self._sent + 1, self._sent + len(piece) + 1):
                         self._pending[count] = waiter
                     self._sent += len(piece)
@@ -140,7 +154,8 @@ class Publisher:
                 waiter = self._pending.pop(number, None)
                 if waiter is not None:
                     waiter.left -= 1
-                    waiter.refused += not taken
+                    if not taken:
+                        waiter.nacked.append(number)
                     if not waiter.left or waiter.left == WINDOW - PIECE:
                         waiter.turn.set()
             if multiple:
