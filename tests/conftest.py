@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from rig import sqs as sqs_rig
 from rig.certificates import Certificates
 from rig.original import original_python
 from rig.places import kind as kind
 from rig.places import place as place
 from rig.proxy import Proxy
-from rig.rabbitmq import RabbitMQ
+from rig.rabbitmq import Cluster, RabbitMQ, lasting
 from rig.redis import RedisServer
 
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -101,7 +100,7 @@ def _leaks(processes: set[int], threads: set[threading.Thread]) -> list[str]:
     found = []
     for pid in set(_descendants()) - processes:
         command = _command(pid)
-        if command and not any(kept in command for kept in KEPT):
+        if command and not any(kept in command for kept in KEPT) and not lasting(pid):
             found.append(f"process {pid} ({command[:120]})")
     found += [
         f"thread {thread.name!r}"
@@ -178,7 +177,7 @@ def rabbitmq_server(
     server: Callable[[str], Path], certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RabbitMQ]:
     """One node for all tests that leave it as it was. Its vhosts are theirs by `rabbitmq_vhost`."""
-    running = RabbitMQ(server("rabbitmq"), tmp_path_factory.mktemp("rabbitmq"), tls=certificates)
+    running = RabbitMQ(server("rabbitmq"), tmp_path_factory.mktemp("rabbitmq"), tls=certificates, lasting=True)
     yield running
     running.stop()
 
@@ -200,13 +199,11 @@ def rabbitmq_url(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def sqs() -> Iterator[sqs_rig.SQS]:
-    """One server of SQS for all tests; the test is skipped where it cannot be installed."""
-    try:
-        with sqs_rig.running() as found:
-            yield found
-    except LookupError as error:
-        pytest.skip(str(error))
+def rabbitmq_cluster(server: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes for all tests that leave them running."""
+    running = Cluster(server("rabbitmq"), tmp_path_factory.mktemp("cluster"))
+    yield running
+    running.stop()
 
 
 @pytest.fixture

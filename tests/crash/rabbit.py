@@ -76,7 +76,44 @@ def check_kept(
     if once:
         assert fleet.executions() == len(ids)
     living = [worker for worker in fleet.workers if worker.poll() is None]
+    notes = [fleet.folder / f"ready{index}" for index, worker in enumerate(fleet.workers) if worker in living]
+    fleet.wait(lambda: all(note.exists() for note in notes))
     for worker in living:
         worker.terminate()
     assert [worker.wait(60) for worker in living] == [0] * len(living)
     assert fleet.idle(), f"left when every worker had gone: {fleet.counts()}"
+
+
+class Producer:
+    """Sends one task after the other from the fleet's producer, whatever becomes of the broker meanwhile."""
+
+    FIRST = 9_000_000
+
+    def __init__(self, fleet: Fleet, count: int, pause: float = 0.005) -> None:
+        self._fleet = fleet
+        fleet.client(
+            "import threading, time\n"
+            "import oracle_app\n"
+            "from kombu.exceptions import OperationalError\n"
+            "oracle_app.confirmed = []\n"
+            "oracle_app.refused = []\n"
+            "def produce():\n"
+            f"    for n in range({self.FIRST}, {self.FIRST + count}):\n"
+            "        try:\n"
+            "            oracle_app.confirmed.append(late.apply_async((n, 0.001)).id)\n"
+            "        except OperationalError as error:\n"
+            "            oracle_app.refused.append(str(error))\n"
+            f"        time.sleep({pause})\n"
+            "oracle_app.producer = threading.Thread(target=produce, daemon=True)\n"
+            "oracle_app.producer.start()\n"
+        )
+
+    def count(self) -> int:
+        """How many the broker has confirmed so far."""
+        return int(self._fleet.client("import oracle_app; print(len(oracle_app.confirmed))"))
+
+    def confirmed(self) -> list[str]:
+        """The ids of all that the broker has confirmed, when it has sent them all."""
+        return self._fleet.client(
+            "import oracle_app; oracle_app.producer.join(); print(*oracle_app.confirmed)", timeout=600
+        ).split()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,16 @@ GRACE = 60.0
 COOKIE = "celeriac"
 VHOSTS = 25
 """Made at a time: a command to a node takes a second."""
+_LASTING: set[int] = set()
+
+
+def lasting(pid: int) -> bool:
+    """Whether a process belongs to a node that several tests share, which one of them may have started again."""
+    with suppress(OSError):
+        while pid > 1 and pid not in _LASTING:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return pid in _LASTING
+    return True
 
 
 class RabbitMQ:
@@ -29,6 +40,7 @@ class RabbitMQ:
     With *tls* it listens on `tls_port` too.
 
     *epmd*: the port of the name server of a cluster's nodes, which then share it; each node has its own otherwise.
+    *lasting*: it is not one test's, but whoever stops it has to start it again.
     """
 
     def __init__(
@@ -40,6 +52,7 @@ class RabbitMQ:
         port: int | None = None,
         epmd: int = 0,
         tls: Certificates | None = None,
+        lasting: bool = False,
     ) -> None:
         self.folder = folder
         self.node = f"{name}@localhost"
@@ -58,6 +71,7 @@ class RabbitMQ:
         self.settings = settings
         self._programs = real_programs(program)
         self._mates = bool(epmd)
+        self._lasting = lasting
         self._distribution, self._epmd = free_port(), epmd or free_port()
         self.process: subprocess.Popen[bytes] | None = None
         home = folder / "home"
@@ -106,6 +120,8 @@ class RabbitMQ:
                 stderr=said,
                 start_new_session=True,
             )
+        if self._lasting:
+            _LASTING.add(self.process.pid)
         deadline = time.monotonic() + GRACE
         while not self.answers():
             if time.monotonic() > deadline or self.process.poll() is not None:
@@ -159,6 +175,21 @@ class RabbitMQ:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
+    def end(self) -> None:
+        """SIGTERM, and wait until it has gone."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(60)
+            self.kill()
+
+    def restart(self, *, kill: bool = False) -> None:
+        """By SIGTERM, or by SIGKILL. Returns when it takes connections again."""
+        if kill:
+            self.kill()
+        else:
+            self.end()
+        self.start()
+
     def stop(self) -> None:
         """End it, by force, and the name server that it has started."""
         self.kill()
@@ -175,6 +206,58 @@ class RabbitMQ:
                 if wanted in environment and (own or not self._mates) and int(path.name) != os.getpid():
                     found.append(int(path.name))
         return found
+
+
+class Cluster:
+    """Three nodes that know each other, and the name server that they share. Starts at once; `stop` ends it all."""
+
+    def __init__(self, program: Path, folder: Path, *settings: str) -> None:
+        epmd = free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [f"node{number}" for number in range(1, 4)]
+        listed = [
+            f"cluster_formation.classic_config.nodes.{number} = {name}@localhost"
+            for number, name in enumerate(names, 1)
+        ]
+        formation = (
+            "cluster_formation.peer_discovery_backend = classic_config",
+            "cluster_partition_handling = pause_minority",
+            *listed,
+            *settings,
+        )
+        with (folder / "names").open("ab") as said:
+            command = ["epmd", "-port", str(epmd), "-address", "127.0.0.1"]
+            self._names = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        _LASTING.add(self._names.pid)
+        self.nodes: list[RabbitMQ] = []
+
+        def make(name: str) -> RabbitMQ:
+            return RabbitMQ(program, folder / name, *formation, name=name, epmd=epmd, lasting=True)
+
+        try:
+            self.nodes.append(make(names[0]))  # the others join it
+            with ThreadPoolExecutor(2) as threads:
+                self.nodes += threads.map(make, names[1:])
+        except BaseException:
+            self.stop()
+            raise
+
+    def url(self, first: int = 0, vhost: str = "") -> str:
+        """The URLs of all nodes, that of node number *first* at the beginning."""
+        order = self.nodes[first:] + self.nodes[:first]
+        return ";".join(node.url(vhost) for node in order)
+
+    def start(self) -> None:
+        """Those that were stopped, at once."""
+        with ThreadPoolExecutor(3) as threads:
+            for _ in threads.map(RabbitMQ.start, self.nodes):
+                pass
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+        self._names.kill()
+        self._names.wait(30)
 
 
 def real_programs(program: Path) -> Path:

@@ -1,1 +1,0 @@
-"""Every transport of kombu that has no driver of its own here: what `celery.brokers.kombu` is made of."""

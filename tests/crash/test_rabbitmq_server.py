@@ -1,0 +1,142 @@
+"""A RabbitMQ node goes and comes back, is full, or is one of three that are killed: what was confirmed is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from crash.fleet import Fleet
+from crash.forms import Form, forms, rarely
+from crash.rabbit import Commits, Producer, check_kept, kinds
+from rig.rabbitmq import Cluster, RabbitMQ
+
+pytestmark = pytest.mark.crash
+MakeFleet = Callable[..., Fleet]
+
+
+@pytest.fixture
+def make(make_fleet: MakeFleet, rabbitmq_url: str, redis_url: str) -> MakeFleet:
+    """`make(kind, lease)`: a fleet in a vhost of the shared node, whose queues are of that kind."""
+
+    def make(kind: str, lease: float, **settings: object) -> Fleet:
+        return make_fleet(
+            backend=redis_url, lease=lease, task_default_queue_type=kind, **{"broker": rabbitmq_url, **settings}
+        )
+
+    return make
+
+
+@pytest.fixture
+def mortal(rabbitmq_server: RabbitMQ) -> Iterator[RabbitMQ]:
+    """The shared node, which runs again when the test is over."""
+    yield rabbitmq_server
+    rabbitmq_server.start()
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["restart", "SIGKILL"])
+@kinds("quorum")
+@forms(Form(400, 10.0, 1, again=30.0), Form(10_000, 30.0, 6, again=5.0))
+def test_a_node_that_goes_and_comes_back(
+    make: MakeFleet, commits: Commits, mortal: RabbitMQ, kill: bool, kind: str, form: Form
+) -> None:
+    """Matrix rows 15 and 16, promises 1 and 8: what it confirmed it has, and workers consume again in seconds."""
+    fleet = make(kind, form.lease)
+    workers = [fleet.start(ready=True), fleet.start(ready=True)]
+    ids = fleet.publish(form.tasks // 2, seconds=0.002)
+    producer = Producer(fleet, form.tasks // 10)
+    for round in range(1, form.rounds + 1):
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
+        mortal.restart(kill=kill)
+        ran, back = fleet.begun(), time.monotonic()
+        fleet.wait(lambda ran=ran: fleet.begun() > ran + 20)
+        print(f"consuming again after {time.monotonic() - back:.1f} s")
+        assert time.monotonic() - back <= form.again
+    more = producer.confirmed()
+    assert set(fleet.settle(more, 120).values()) == {"SUCCESS"}
+    fleet.settle(ids, 120)
+    assert [worker.poll() for worker in workers] == [None, None]
+    check_kept(fleet, ids, commits, lost_early=False)
+    commits.check(more)
+
+
+@pytest.mark.parametrize("cause", ["memory", rarely("disk")])
+@kinds("classic")
+@forms(Form(100, 5.0, 1), Form(10_000, 30.0, 1))
+def test_a_node_that_is_full(
+    make: MakeFleet, commits: Commits, mortal: RabbitMQ, cause: str, kind: str, form: Form
+) -> None:
+    """Matrix row 24: a typed error in time, and workers go on; what is to send something when it ends waits with it.
+
+    Also those that start only then; all is done when the node takes messages again.
+    """
+    fleet = make(kind, form.lease, broker_publish_timeout=3.0)
+    fleet.start(ready=True)
+    count = max(100, form.tasks // 5)
+    plain = fleet.client(f"with app.bulk():\n    print(*(early.delay(10**6 + n, 0.05).id for n in range({count})))")
+    ids = fleet.publish(form.tasks // 2, seconds=0.001)
+    fleet.wait(lambda: fleet.begun() >= 5)
+    alarm(mortal, cause, on=True)
+    try:
+        refused = fleet.client(
+            "import time\n"
+            "from kombu.exceptions import OperationalError\n"
+            "began = time.monotonic()\n"
+            "try:\n"
+            "    late.delay(1)\n"
+            "except OperationalError as error:\n"
+            "    print(error)\n"
+            "assert time.monotonic() - began < 15\n"
+        )
+        assert "takes no messages for now" in refused
+        fleet.start(ready=True)
+        fleet.settle(plain.split(), 240)
+    finally:
+        alarm(mortal, cause, on=False)
+    fleet.settle(ids, 120)
+    assert fleet.client("print(late.delay(0).get(timeout=60))").strip() == "0"
+    check_kept(fleet, ids, commits, lost_early=False)
+
+
+def alarm(node: RabbitMQ, cause: str, *, on: bool) -> None:
+    if cause == "memory":
+        node.control("set_vm_memory_high_watermark", *(("absolute", "1MB") if on else ("0.8",)))
+    else:
+        node.control("set_disk_free_limit", "1000TB" if on else "50MB")
+
+
+@pytest.fixture
+def cluster(rabbitmq_cluster: Cluster) -> Iterator[Cluster]:
+    """Three nodes, all of which run again when the test is over."""
+    yield rabbitmq_cluster
+    rabbitmq_cluster.start()
+
+
+@forms(Form(400, 5.0, 1, again=60.0), Form(10_000, 30.0, 4, again=10.0), minutes=20)
+def test_a_node_of_a_cluster_is_killed(make: MakeFleet, commits: Commits, cluster: Cluster, form: Form) -> None:
+    """Matrix row 17, promises 1 and 8: the node that leads the queue, and that everybody is connected to.
+
+    Nothing confirmed is lost; workers consume again within 10 s, and producers are served by the others.
+    """
+    fleet = make("quorum", form.lease, broker=cluster.url(), broker_publish_timeout=10.0)
+    workers = [fleet.start(ready=True), fleet.start(ready=True)]
+    ids = fleet.publish(form.tasks // 2, seconds=0.005)
+    producer = Producer(fleet, form.tasks // 4)
+    for round in range(form.rounds):
+        fleet.wait(lambda goal=(round + 1) * form.tasks // (form.rounds + 3): fleet.begun() >= goal, 240)
+        victim, sent = cluster.nodes[round % 3], producer.count()
+        victim.kill()
+        ran, killed = fleet.begun(), time.monotonic()
+        fleet.wait(lambda ran=ran: fleet.begun() > ran + 20)
+        again = time.monotonic() - killed
+        fleet.wait(lambda sent=sent: producer.count() > sent + 5)
+        print(f"consuming again after {again:.1f} s, sending again after {time.monotonic() - killed:.1f} s")
+        assert again <= form.again
+        victim.start()
+    more = producer.confirmed()
+    assert set(fleet.settle(more, 240).values()) == {"SUCCESS"}
+    fleet.settle(ids, 240)
+    assert [worker.poll() for worker in workers] == [None, None]
+    check_kept(fleet, ids, commits)
+    commits.check(more)
