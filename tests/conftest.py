@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from rig import sqs as sqs_rig
 from rig.certificates import Certificates
 from rig.original import original_python
 from rig.places import kind as kind
@@ -196,6 +197,16 @@ def rabbitmq_vhost(rabbitmq_vhosts: Iterator[str]) -> str:
 @pytest.fixture
 def rabbitmq_url(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> str:
     return rabbitmq_server.url(rabbitmq_vhost)
+
+
+@pytest.fixture(scope="session")
+def sqs() -> Iterator[sqs_rig.SQS]:
+    """One server of SQS for all tests; the test is skipped where it cannot be installed."""
+    try:
+        with sqs_rig.running() as found:
+            yield found
+    except LookupError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ app = Celery(
 app.conf.update(broker_connection_retry_on_startup=True, task_acks_late=os.environ.get("BENCH_ACKS_LATE") == "1")
 if os.environ.get("BENCH_ATTRIBUTES"):
     app.conf.task_annotations = {"*": json.loads(os.environ["BENCH_ATTRIBUTES"])}
+app.conf.update(json.loads(os.environ.get("BENCH_SETTINGS") or "{}"))
 SINK = os.open(os.environ["BENCH_SINK"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 else:
     difflib, adapter = deferred("difflib"), deferred("celery.concurrency.adapter")
 
+BRIDGED = frozenset({
+    "SLMQ", "SQS", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
+    "gcpubsub", "kafka", "mongodb", "pgmq", "pyro", "qpid", "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper",
+})  # fmt: skip
+"""Schemes of kombu's transports that have no driver of their own here."""
+_BRIDGE = "celery.brokers.kombu:KombuBroker"
+
 BROKERS: Mapping[str, str] = {
+    **dict.fromkeys(BRIDGED, _BRIDGE),
     "memory": "celery.brokers.memory:MemoryBroker",
     **dict.fromkeys(
         ("redis", "rediss", "sentinel", "unix", "socket", "redis+socket"), "celery.brokers.redis:RedisBroker"
@@ -88,7 +96,10 @@ def door(name: str) -> Any:
 
 def broker_class(url: str) -> type[Broker]:
     """The broker driver for *url*; raises `ImproperlyConfigured` for an unknown scheme."""
-    return cast("type[Broker]", _find("broker", scheme(url), BROKERS, "celery.brokers"))
+    name = scheme(url)
+    if bridged(url) and name not in _plugins("celery.brokers"):
+        name = next(iter(BRIDGED))
+    return cast("type[Broker]", _find("broker", name, BROKERS, "celery.brokers"))
 
 
 def store_class(url: str) -> type[Store]:
@@ -132,6 +143,12 @@ def _load_pool(path: str) -> type[Pool]:
 def scheme(url: str) -> str:
     """The part of *url* before its first colon; a bare word is its own scheme."""
     return url.partition(":")[0]
+
+
+def bridged(url: str) -> bool:
+    """Whether *url* is for one of kombu's transports: by its scheme, or by the path of a class (`module:Transport://`)."""
+    name = scheme(url)
+    return name.partition("+")[0] in BRIDGED or ("." in name and "://" in url)
 
 
 def first_url(urls: str | Sequence[str]) -> str:

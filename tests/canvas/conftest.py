@@ -10,7 +10,7 @@ from canvas.stage import Stage, staged
 from celery.utils import uuid
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite", "redis", "split"])
+@pytest.fixture(scope="module", params=["memory", "sqlite", "redis", "split", "rabbitmq", "rpc"])
 def _stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     broker = backend = f"memory://{uuid()}"
     if request.param == "redis":
@@ -19,6 +19,13 @@ def _stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         broker, backend = server.url(0), server.url(1)
     elif request.param == "sqlite":
         broker = backend = f"sqlite:///{tmp_path_factory.mktemp('canvas')}/canvas.db"
+    elif request.param in {"rabbitmq", "rpc"}:
+        node, vhosts = request.getfixturevalue("rabbitmq_server"), request.getfixturevalue("rabbitmq_vhosts")
+        broker, backend = node.url(next(vhosts)), "rpc://"
+        if request.param == "rabbitmq":
+            server = request.getfixturevalue("redis_server")
+            server.command("FLUSHALL")
+            backend = server.url(1)
     elif request.param == "split":
         backend = f"sqlite:///{tmp_path_factory.mktemp('canvas')}/results.db"
     with staged(broker, backend) as stage:

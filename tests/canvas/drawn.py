@@ -39,7 +39,8 @@ def build(spec: Spec, node: Task[Any, Any], app: Celery) -> Any:
             signature.set(ignore_result=True)
         elif kind == "revoked":
             signature.set(task_id=uuid())
-            app.control.revoke(signature.id)
+            # Where no broker keeps revocations, the worker has to know before the task is sent.
+            app.control.revoke(signature.id, **({} if app.broker.can.revokes else {"reply": True, "limit": 1}))
         return signature
     parts = [build(part, node, app) for part in spec[1]]
     if spec[0] == "chain":

@@ -21,7 +21,7 @@ from celery.contrib.testing.worker import start_worker
 from celery.utils import uuid
 
 EXAMPLES, AT_ONCE = 90, 4
-"""Workflows for each broker: one times the other, which is more than a thousand for three."""
+"""Workflows for each broker: one times the other, which is more than a thousand for three; a third for RabbitMQ."""
 MORE = int(os.environ.get("WORKFLOWS", "1"))
 GRACE = 10.0
 
@@ -54,8 +54,8 @@ specs = st.recursive(tasks, _nest, max_leaves=12) | st.just(("group", ()))
 class Ground:
     """An app with a worker, and what its tasks did."""
 
-    def __init__(self, place: str) -> None:
-        self.app: Celery = TestApp(broker=place, backend=place)
+    def __init__(self, place: str, backend: str = "") -> None:
+        self.app: Celery = TestApp(broker=place, backend=backend or place)
         self.ran: list[int] = []
         self.changed = threading.Condition()
 
@@ -82,10 +82,27 @@ def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             place = f"sqlite:///{tmp_path_factory.mktemp('canvas')}/canvas.db"
         else:
             place = f"memory://{uuid()}"
-        ground = Ground(place)
-        stack.callback(ground.app.close)
-        stack.enter_context(start_worker(ground.app, pool="threads", concurrency=4, perform_ping_check=False))
-        yield ground
+        yield _ground(stack, place)
+
+
+@pytest.fixture(scope="module", params=["redis", "rpc"])
+def rabbit_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """Messages on RabbitMQ, and results in Redis or with the messages."""
+    node, vhosts = request.getfixturevalue("rabbitmq_server"), request.getfixturevalue("rabbitmq_vhosts")
+    backend = "rpc://"
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_server")
+        server.command("FLUSHALL")
+        backend = server.url()
+    with ExitStack() as stack:
+        yield _ground(stack, node.url(next(vhosts)), backend)
+
+
+def _ground(stack: ExitStack, place: str, backend: str = "") -> Ground:
+    ground = Ground(place, backend)
+    stack.callback(ground.app.close)
+    stack.enter_context(start_worker(ground.app, pool="threads", concurrency=4, perform_ping_check=False))
+    return ground
 
 
 # The worker's threads draw their jitter from `random` meanwhile, which is no part of what is drawn here.
@@ -97,6 +114,21 @@ def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 )
 @given(drawn=st.lists(specs, min_size=AT_ONCE, max_size=AT_ONCE))
 def test_real_outcomes_are_those_of_the_reference(ground: Ground, drawn: list[Spec]) -> None:
+    _compare(ground, drawn)
+
+
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+@settings(
+    max_examples=EXAMPLES // 3 * MORE,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(drawn=st.lists(specs, min_size=AT_ONCE, max_size=AT_ONCE))
+def test_outcomes_over_rabbitmq_are_those_of_the_reference(rabbit_ground: Ground, drawn: list[Spec]) -> None:
+    _compare(rabbit_ground, drawn)
+
+
+def _compare(ground: Ground, drawn: list[Spec]) -> None:
     workflows = [numbered(spec, _numbers) for spec in drawn]
     ground.ran.clear()
     sent = [(spec, build(spec, ground.node, ground.app).apply_async()) for spec in workflows]

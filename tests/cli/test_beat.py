@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,32 @@ def test_a_worker_with_a_beat_of_its_own(worker: Any, here: Path) -> None:
     count = waiting()
     time.sleep(0.5)
     assert waiting() == count
+
+
+def test_workers_whose_beats_share_a_schedule_send_each_tick_once(worker: Any, celery: Any, here: Path) -> None:
+    """The schedule in the store: one beat leads, and another takes over when it leaves."""
+    marks = here / "marks"
+
+    def more(count: int) -> None:
+        before = marks.read_text().count("often\n") if marks.exists() else 0
+        wait(lambda: marks.exists() and marks.read_text().count("often\n") >= before + count)
+
+    options = {"app": "timed", "MARKS": str(marks)}
+    with worker(
+        "-B", "-c", "1", "--scheduler", "store", "-n", "w1@%h", "--health", f"unix:{here}/health", **options
+    ) as first:
+        more(2)
+        assert celery("health", "--socket", f"{here}/health", "--check", "ready").code == 0
+        with worker("-B", "-c", "1", "--scheduler", "store", "-n", "w2@%h", **options) as second:
+            second.expect("beat: Starting...")
+            more(3)
+            assert "Sending due task" not in second.text()
+            assert first.stop() == 0
+            more(3)
+            assert second.stop() == 0
+    assert "Sending due task often" in second.text()
+    received = re.findall(r"Task timed\.mark\[(\S+)\] received", first.text() + second.text())
+    assert len(set(received)) == len(received) >= 8
 
 
 def test_in_the_background(celery: Any, here: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,12 +12,18 @@ from celery.backends.store import Store
 from celery.brokers.base import Broker
 from celery.brokers.rabbitmq import RabbitBroker
 from celery.contrib.testing.contract import BrokerContract, BusContract
-from celery.utils.clock import FakeClock
+from celery.utils.clock import SYSTEM, Clock, FakeClock
 from celery.wire.message import Queue
 
 
 class Marked(RabbitBroker):
-    """As a worker has it whose results are in a store of ours: its consumers keep their marks there."""
+    """As a worker has it whose results are in a store of ours: its consumers keep their marks there, it revocations."""
+
+    can = msgspec.structs.replace(RabbitBroker.can, revokes=True)
+
+    def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options=options, clock=clock)
+        self.aside = lambda: MemoryStore(f"memory://{url.rpartition('/')[2]}")
 
     def consumer(
         self,
@@ -39,7 +46,7 @@ class TestRabbitBroker(BrokerContract):
 class Quorum(Marked):
     """Queues of the kind quorum send before and after they have answered, and again what came back."""
 
-    can = msgspec.structs.replace(RabbitBroker.can, ordered=False)
+    can = msgspec.structs.replace(Marked.can, ordered=False)
 
 
 class TestRabbitBrokerWithQuorumQueues(BrokerContract):

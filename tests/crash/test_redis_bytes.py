@@ -21,8 +21,8 @@ from rig.proxy import Proxy, Way
 from rig.redis import RedisServer
 
 pytestmark = pytest.mark.crash
-PATIENCE = 0.3
-"""Seconds that a request through the proxy may take where it is meant to fail."""
+PATIENCE = 2.0
+"""Seconds that a request may take whose first attempt is held up: half of them, the second has the rest."""
 strides = pytest.mark.parametrize(
     "stride",
     [pytest.param(11, id="short"), pytest.param(1, id="full", marks=[pytest.mark.chaos, pytest.mark.timeout(600)])],
@@ -300,7 +300,7 @@ def test_what_is_given_back_is_given_back_once(connect: Connect, direct: Broker,
 
 
 def until(server: RedisServer, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         server.command("PING")

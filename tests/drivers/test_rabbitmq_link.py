@@ -126,6 +126,15 @@ def test_what_a_full_queue_refuses_is_told(make_link: MakeLink) -> None:
     assert link.publish([letter() for _ in range(5)]).refused == 3
 
 
+def test_a_connection_has_as_many_channels_as_one_needs_in_a_row(make_link: MakeLink) -> None:
+    connection = make_link().open()
+    try:
+        for _ in range(2100):  # the server allows 2047 at a time
+            connection.channel().close()
+    finally:
+        connection.close()
+
+
 def test_what_was_refused_is_sent_again_and_nothing_else(make_link: MakeLink) -> None:
     """A queue is full, or has no leader, only for a moment."""
     link = make_link(timeout=20.0)

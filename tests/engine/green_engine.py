@@ -149,6 +149,33 @@ def test_a_task_that_runs_is_revoked(app: Celery) -> None:
         assert cleaned_up.wait(5)
 
 
+def test_a_task_that_runs_is_revoked_by_its_stamp(app: Celery) -> None:
+    began, ended = threading.Semaphore(0), list[str]()
+
+    @app.task(shared=False)
+    def held(name: str, seconds: float) -> str:
+        began.release()
+        try:
+            time.sleep(seconds)
+        except BaseException:
+            ended.append(name)
+            raise
+        return name
+
+    with work(app):
+        doomed, spared = held.s("doomed", 600), held.s("spared", 1.0)
+        doomed.stamp(customer="7")
+        spared.stamp(customer="8")
+        results = doomed.apply_async(), spared.apply_async()
+        assert began.acquire(timeout=60)
+        assert began.acquire(timeout=60)
+        app.control.revoke_by_stamped_headers({"customer": "7"}, terminate=True)
+        with pytest.raises(TaskRevokedError):
+            results[0].get(timeout=60)
+        assert results[1].get(timeout=60) == "spared"
+    assert ended == ["doomed"]
+
+
 def test_a_task_that_will_not_end_is_left_behind(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celery.concurrency.crowd.GRACE", 0.2)
     gate = threading.Event()

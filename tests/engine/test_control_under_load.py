@@ -25,6 +25,7 @@ def ask(app: Celery, command: str, **arguments: Any) -> Any:
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_while_thousands_of_tiny_tasks_run(app: Celery, start: Any, jobs: ModuleType) -> None:
     enough = threading.Event()
+    app.conf.imports = ("engine.jobs",)
 
     def feed() -> None:
         while not enough.is_set():

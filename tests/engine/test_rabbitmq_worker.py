@@ -211,3 +211,40 @@ def test_remote_control(app: Celery, log: Path, jobs: Any) -> None:
         app.control.revoke(result.id, reply=True, timeout=10, limit=1)
         with pytest.raises(TaskRevokedError):
             result.get(timeout=20)
+
+
+def test_revocations_are_known_to_whoever_starts_later(
+    app: Celery, make_app: Callable[..., Celery], log: Path, jobs: Any
+) -> None:
+    """No worker was there to be told; the result store knows."""
+    revoked = jobs.mark.delay(str(log), "revoked")
+    with make_app(app.conf.broker_url, app.conf.result_backend) as client:
+        client.control.revoke(revoked.id)
+    app.set_current()
+    kept = jobs.mark.delay(str(log), "kept")
+    with work(app):
+        with pytest.raises(TaskRevokedError):
+            revoked.get(timeout=40)
+        assert kept.get(timeout=40) == "kept"
+        assert app.control.inspect(timeout=10, limit=1).revoked() == {NODE: [revoked.id]}
+    assert noted(log) == {"kept": 1}
+
+
+@pytest.mark.parametrize("results", [True, False])
+def test_what_is_revoked_while_it_waits_for_a_slot_does_not_run(
+    app: Celery, alone: Celery, log: Path, tmp_path: Path, jobs: Any, *, results: bool
+) -> None:
+    used = app if results else alone
+    used.set_current()
+    gate = tmp_path / "gate"
+    with work(used):
+        for name in ("first", "second"):
+            used.send_task("engine.jobs.early_at_gate", (str(log), name, str(gate)), ignore_result=True)
+        wait_until(lambda: len(noted(log)) == 2)
+        waiting = used.send_task("engine.jobs.mark", (str(log), "revoked"), ignore_result=not results)
+        inspect = used.control.inspect(timeout=10, limit=1)
+        wait_until(lambda: [one["id"] for one in (inspect.reserved() or {NODE: []})[NODE]] == [waiting.id], 40)
+        used.control.revoke(waiting.id, reply=True, timeout=10, limit=1)
+        gate.touch()
+        wait_until(lambda: counts(used) == (0, 0, 0), 40)
+    assert noted(log) == {"first": 1, "second": 1}

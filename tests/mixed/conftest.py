@@ -1,4 +1,4 @@
-"""Producers and workers of both kinds of Celery on one Redis server."""
+"""Producers and workers of both kinds of Celery on one broker, Redis or RabbitMQ; results are in Redis."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from rig.original import Party, ending
+from rig.rabbitmq import RabbitMQ
+from rig.redis import RedisServer
 
 APPLICATION = Path(__file__).parent / "application" / "fleet_app.py"
+brokers = pytest.mark.parametrize("broker_server", ["redis", "rabbitmq"], indirect=True, scope="session")
+on_rabbitmq = pytest.mark.parametrize("broker_server", ["rabbitmq"], indirect=True, scope="session")
 
 
 class Mixed(NamedTuple):
@@ -27,15 +31,38 @@ class Mixed(NamedTuple):
         return self.log.read_text().splitlines()
 
 
+@pytest.fixture(scope="session")
+def broker_server(request: pytest.FixtureRequest) -> RedisServer | RabbitMQ:
+    """Redis, or what the test asks for with `brokers` or `on_rabbitmq`. It outlives the test: see `redis_server`."""
+    found: RedisServer | RabbitMQ = request.getfixturevalue(f"{getattr(request, 'param', 'redis')}_server")
+    return found
+
+
 @pytest.fixture
-def make_mixed(original: Path, redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Mixed]]:
+def broker_url(request: pytest.FixtureRequest, broker_server: RedisServer | RabbitMQ, redis_url: str) -> str:
+    """An empty broker."""
+    return redis_url if isinstance(broker_server, RedisServer) else str(request.getfixturevalue("rabbitmq_url"))
+
+
+@pytest.fixture
+def left(broker_server: RedisServer | RabbitMQ, broker_url: str) -> Callable[[str], set[str]]:
+    """`left(word)`: lists or queues of the broker with *word* in their names."""
+    if isinstance(broker_server, RedisServer):
+        server = broker_server
+        return lambda word: server.keys(f"*{word}*")
+    node, vhost = broker_server, broker_url.rpartition("/")[2]
+    return lambda word: {row[0] for row in node.queues("name", vhost=vhost) if word in row[0]}
+
+
+@pytest.fixture
+def make_mixed(original: Path, redis_url: str, broker_url: str, tmp_path: Path) -> Iterator[Callable[..., Mixed]]:
     """`make_mixed(**settings)`: both kinds, with these settings besides the broker's."""
     with ExitStack() as stack:
 
         def make(**settings: Any) -> Mixed:
             log = tmp_path / "tasks.log"
             log.touch()
-            known = {"broker_url": redis_url, "result_backend": redis_url, "broker_connection_retry_on_startup": True}
+            known = {"broker_url": broker_url, "result_backend": redis_url, "broker_connection_retry_on_startup": True}
             env = {"MIXED_SETTINGS": json.dumps({**known, **settings}), "MIXED_LOG": str(log)}
             ours = Party("ours", sys.executable, APPLICATION, tmp_path / "ours", env)
             theirs = Party("theirs", original, APPLICATION, tmp_path / "theirs", env)

@@ -1,4 +1,4 @@
-"""Remote control between both kinds of Celery on one Redis server: who asks and who answers does not matter."""
+"""Remote control between both kinds of Celery on one broker: who asks and who answers does not matter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mixed.conftest import Mixed
+from mixed.conftest import Mixed, brokers
 from rig.original import Party
 from rig.redis import RedisServer
 
@@ -45,8 +45,9 @@ def roles(mixed: Mixed, asker: str) -> tuple[Party, str, Party]:
     return mixed.theirs, OURS, mixed.ours
 
 
+@brokers
 @pytest.mark.parametrize("asker", ["ours", "theirs"])
-def test_both_kinds_answer_alike(fleet: Mixed, asker: str, redis_server: RedisServer) -> None:
+def test_both_kinds_answer_alike(fleet: Mixed, asker: str, left: Callable[[str], set[str]]) -> None:
     party = roles(fleet, asker)[0]
     found = json.loads(party.run(ASK).splitlines()[-1])
     pong = {"ok": "pong"}
@@ -61,8 +62,8 @@ def test_both_kinds_answer_alike(fleet: Mixed, asker: str, redis_server: RedisSe
     for part in ((), ("pool",), ("broker",)):
         ours, theirs = (_inside(found["stats"][node], part) for node in (OURS, THEIRS))
         assert set(ours) == set(theirs)
-    # What was asked for is gone again: no list, no binding.
-    assert redis_server.keys("*reply*") == set()
+    # What was asked for is gone again: no list, no binding, no queue.
+    party.wait(lambda: left("reply") == set())
 
 
 def _inside(value: Any, path: tuple[str, ...]) -> Any:
@@ -71,6 +72,7 @@ def _inside(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
+@brokers
 @pytest.mark.parametrize("asker", ["ours", "theirs"])
 def test_command_lines_steer_workers_of_the_other_kind(fleet: Mixed, asker: str) -> None:
     party, node, other = roles(fleet, asker)
@@ -113,6 +115,38 @@ def test_answers_survive_other_prefixes_and_serializers(
     assert redis_server.keys("*reply*") == set()
 
 
+@brokers
+@pytest.mark.parametrize("asker", ["ours", "theirs"])
+def test_tasks_are_revoked_and_ended_by_the_other_kind(fleet: Mixed, asker: str) -> None:
+    """One that waits behind another is not run, one that runs is ended; both are known as revoked to who asked."""
+    party, node, other = roles(fleet, asker)
+    first = party.workers.pop()
+    first.terminate()
+    first.wait(30)
+    said = party.run(
+        "import json, time\n"
+        "running = mark_late.apply_async((1, 120))\n"
+        "waiting = [add.delay(n) for n in range(2)]\n"
+        f"asked = app.control.inspect(['{node}'], timeout=10)\n"
+        "until = time.monotonic() + 60\n"
+        "while not asked.active()[" + repr(node) + "] and time.monotonic() < until:\n"
+        "    time.sleep(0.05)\n"
+        "waiting[0].revoke()\n"
+        f"told = app.control.revoke([running.id], terminate=True, reply=True, destination=['{node}'], timeout=10)\n"
+        "states = []\n"
+        "for result in (running, waiting[0], waiting[1]):\n"
+        "    result.get(timeout=60, propagate=False)\n"
+        "    states.append(result.state)\n"
+        f"known = asked.revoked()['{node}']\n"
+        "print(json.dumps([len(told), states, {running.id, waiting[0].id} <= set(known)]))\n",
+        timeout=150,
+    )
+    assert json.loads(said.splitlines()[-1]) == [1, ["REVOKED", "REVOKED", "SUCCESS"], True]
+    assert fleet.lines() == []
+    assert other.workers[0].poll() is None
+
+
+@brokers
 def test_a_broadcast_task_reaches_workers_of_both_kinds(fleet: Mixed) -> None:
     said = fleet.ours.run("print(sorted(app.broadcast(add, (1, 2), timeout=3).get(timeout=20)))")
     assert said == "[3, 3]"

@@ -14,7 +14,7 @@ from celery import Celery
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
 from celery.signals import task_postrun
-from mixed.conftest import Mixed
+from mixed.conftest import Mixed, brokers
 from rig.original import Party
 
 PATIENCE = 30.0
@@ -43,6 +43,7 @@ def wait(condition: Callable[[], object], said: Callable[[], str]) -> None:
         time.sleep(0.05)
 
 
+@brokers
 def test_each_kind_prints_the_events_of_the_other(mixed: Mixed, tmp_path: Path) -> None:
     with dump(mixed.ours, tmp_path) as ours, dump(mixed.theirs, tmp_path) as theirs:
         mixed.ours.worker("-E", concurrency=1)
@@ -75,6 +76,7 @@ def test_each_kind_prints_the_events_of_the_other(mixed: Mixed, tmp_path: Path) 
         assert "Traceback" not in ours() + theirs()
 
 
+@brokers
 def test_what_each_kind_sends_is_told_alike(mixed: Mixed, tmp_path: Path) -> None:
     with dump(mixed.ours, tmp_path) as ours:
         for party in (mixed.ours, mixed.theirs):
@@ -85,6 +87,7 @@ def test_what_each_kind_sends_is_told_alike(mixed: Mixed, tmp_path: Path) -> Non
         assert names[0] == names[1]
 
 
+@brokers
 def test_mingle_and_gossip_with_workers_of_the_original(mixed: Mixed) -> None:
     """An original that starts beside ours is not disturbed; ours, asked to mingle, learns what it knows."""
     mixed.theirs.worker(concurrency=1)
@@ -103,10 +106,11 @@ def test_mingle_and_gossip_with_workers_of_the_original(mixed: Mixed) -> None:
     assert "Traceback" not in mixed.ours.said
 
 
-def test_gossip_among_our_own(redis_url: str) -> None:
+@brokers
+def test_gossip_among_our_own(broker_url: str, redis_url: str) -> None:
     joined: list[str] = []
     ran: list[str] = []
-    app = TestApp(broker=redis_url, backend=redis_url)
+    app = TestApp(broker=broker_url, backend=redis_url)
 
     @app.task(name="lead", shared=False)
     def lead() -> None: ...
@@ -123,7 +127,7 @@ def test_gossip_among_our_own(redis_url: str) -> None:
             gossip = gossip_of(first)
             gossip.on.node_join.add(lambda worker: joined.append(str(worker.hostname)))
             gossip.on.node_leave.add(lambda worker: joined.append(f"-{worker.hostname}"))
-            with start_worker(other(redis_url), perform_ping_check=False, **options("b@h")):
+            with start_worker(other(broker_url, redis_url), perform_ping_check=False, **options("b@h")):
                 wait(lambda: "b@h" in joined, lambda: str(joined))
                 app.control.election("e", "task", lead.s())
                 wait(lambda: ran, lambda: str(joined))
@@ -134,8 +138,8 @@ def test_gossip_among_our_own(redis_url: str) -> None:
         app.close()
 
 
-def other(url: str) -> Celery:
-    app = TestApp(broker=url, backend=url)
+def other(broker: str, backend: str) -> Celery:
+    app = TestApp(broker=broker, backend=backend)
 
     @app.task(name="lead", shared=False)
     def lead() -> None: ...

@@ -1,84 +1,272 @@
-"""Original Celery and ours on one RabbitMQ node, results in Redis."""
+"""Original Celery and ours on one RabbitMQ node, results in Redis: what Redis has no form of, and what each declares.
+
+What holds on both brokers is in the other files, which run on both.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from mixed.conftest import Mixed
+from mixed.conftest import Mixed, on_rabbitmq
+from rig.original import Party
 from rig.rabbitmq import RabbitMQ
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+senders = pytest.mark.parametrize("sender", ["ours", "theirs"])
+QUORUM = {"task_default_queue_type": "quorum", "worker_detect_quorum_queues": True}
+KINDS = pytest.mark.parametrize("kind", [{}, QUORUM], ids=["classic", "quorum"])
+SHOP: dict[str, Any] = {
+    "task_queues": {
+        "celery": {"exchange": "celery", "routing_key": "celery"},
+        "orders": {
+            "exchange": "shop",
+            "exchange_type": "topic",
+            "routing_key": "order.#",
+            "queue_arguments": {"x-message-ttl": 3_600_000, "x-dead-letter-exchange": "graveyard"},
+        },
+        "all": {"exchange": "shop", "exchange_type": "topic", "routing_key": "#", "message_ttl": 60, "expires": 600},
+        "urgent": {"exchange": "urgent", "routing_key": "urgent", "max_priority": 9},
+    }
+}
+TOPIC = {"task_default_exchange_type": "topic", **QUORUM}
 
 
-@pytest.mark.parametrize("sender", ["ours", "theirs"])
-def test_who_sends_and_who_runs_does_not_matter(
-    make_mixed: Callable[..., Mixed], rabbitmq_url: str, sender: str
+def roles(mixed: Mixed, sender: str) -> tuple[Party, Party]:
+    """Who sends, and the party of the other kind."""
+    return (mixed.ours, mixed.theirs) if sender == "ours" else (mixed.theirs, mixed.ours)
+
+
+def show(party: Party, code: str) -> Any:
+    """What *code* has made `seen`."""
+    return json.loads(party.run(f"import json, time\n{code}\nprint(json.dumps(seen))", timeout=150).splitlines()[-1])
+
+
+# -- who sends and who runs ----------------------------------------------------------------------------------------
+
+
+@on_rabbitmq
+@KINDS
+@pytest.mark.parametrize("task", ["mark", "mark_late"])
+def test_both_kinds_share_a_queue(
+    make_mixed: Callable[..., Mixed], left: Callable[[str], set[str]], kind: dict[str, Any], task: str
 ) -> None:
-    mixed = make_mixed(broker_url=rabbitmq_url)
-    producer, consumer = (mixed.ours, mixed.theirs) if sender == "ours" else (mixed.theirs, mixed.ours)
+    """600 tasks, half of them sent by each kind, each run once by whoever takes it."""
+    mixed, count = make_mixed(**kind), 300
+    for party, start in ((mixed.ours, 0), (mixed.theirs, count)):
+        party.run(f"for n in range({start}, {start + count}):\n    {task}.delay(n)\n")
+    mixed.theirs.worker()
+    mixed.ours.worker()
+    mixed.ours.wait(lambda: len(mixed.lines()) >= 2 * count, 90)
+    for party in (mixed.ours, mixed.theirs):
+        show(party, f"seen = [{task}.delay(n).get(timeout=60) for n in range(9000, 9010)]")
+    ran = Counter(line for line in mixed.lines() if int(line.split()[1]) < 9000)
+    assert ran == {f"ran {number}": 1 for number in range(2 * count)}
+
+
+@on_rabbitmq
+@senders
+def test_queues_of_a_topic_exchange(make_mixed: Callable[..., Mixed], sender: str) -> None:
+    """What goes to two queues is run from both; what waits for its time, or is tried again, comes the same way."""
+    mixed = make_mixed(**SHOP)
+    producer, consumer = roles(mixed, sender)
+    consumer.worker("-Q", "orders,all,urgent")
+    show(
+        producer,
+        "to = dict(exchange='shop')\n"
+        "log.apply_async(('new',), routing_key='order.new', **to)\n"
+        "log.apply_async(('old',), routing_key='parcel.old', **to)\n"
+        "log.apply_async(('late',), routing_key='parcel.late', countdown=2, **to)\n"
+        "first = add.apply_async((1, 2), queue='urgent', priority=5)\n"
+        "tried = flaky.apply_async((1,), queue='urgent')\n"
+        "seen = [first.get(timeout=60), tried.get(timeout=60)]",
+    )
+    consumer.wait(lambda: len(mixed.lines()) >= 6, 60)
+    assert sorted(mixed.lines()) == ["late", "new", "new", "old", "tried 0", "tried 1"]
+
+
+@on_rabbitmq
+@senders
+def test_higher_priorities_go_first(make_mixed: Callable[..., Mixed], sender: str) -> None:
+    """9 before 0, in a queue that has priorities; what has none counts as 0."""
+    mixed = make_mixed(task_queue_max_priority=10, worker_prefetch_multiplier=1)
+    producer, consumer = roles(mixed, sender)
+    producer.run(
+        "for number, priority in enumerate((0, 3, 6, 9, 5, None, 0, 9)):\n"
+        "    mark.apply_async((number,), priority=priority)\n"
+    )
+    consumer.worker("-P", "solo", concurrency=1)
+    consumer.wait(lambda: len(mixed.lines()) == 8, 60)
+    assert mixed.lines() == [f"ran {number}" for number in (3, 7, 2, 4, 1, 0, 5, 6)]
+
+
+@on_rabbitmq
+@KINDS
+def test_what_waits_is_run_by_whoever_is_there_then(make_mixed: Callable[..., Mixed], kind: dict[str, Any]) -> None:
+    """Sent by both kinds with a time, with workers of both: each once and not before."""
+    mixed = make_mixed(**kind)
+    mixed.theirs.worker()
+    mixed.ours.worker()
+    for producer in (mixed.ours, mixed.theirs):
+        seen = show(
+            producer,
+            "now = time.time()\n"
+            "sent = [facts.apply_async(countdown=2) for _ in range(10)] + [flaky.delay(2) for _ in range(5)]\n"
+            "seen = [r.get(timeout=60) for r in sent]\n"
+            "seen = [found['started'] - now for found in seen[:10]] + seen[10:]",
+        )
+        assert all(2 <= seconds < 40 for seconds in seen[:10])
+        assert seen[10:] == [2] * 5
+    assert Counter(mixed.lines()) == {"tried 0": 10, "tried 1": 10, "tried 2": 10}
+
+
+@on_rabbitmq
+@senders
+def test_what_waits_in_a_topology_of_the_other_kind_comes(make_mixed: Callable[..., Mixed], sender: str) -> None:
+    """Native delayed delivery of both: quorum queues on a topic exchange, which the original declares too."""
+    mixed = make_mixed(**TOPIC)
+    producer, consumer = roles(mixed, sender)
     consumer.worker()
-    code = (
-        "import json\n"
-        "plain = add.delay(1, 2)\n"
-        "named = echo.apply_async((1, [2, None]), {'a': 'é', 'b': {'c': 2.5}})\n"
-        "late = add.apply_async((3, 4), countdown=1)\n"
-        "full = facts.apply_async(task_id='full', priority=3, headers={'custom': 'x'}, expires=3600, time_limit=60,\n"
-        "                         soft_time_limit=50, root_id='root', parent_id='parent')\n"
-        "tried = flaky.delay(2)\n"
-        "print(json.dumps([r.get(timeout=40) for r in (plain, named, late, full, tried)]))\n"
+    seen = show(
+        producer,
+        "now = time.time()\n"
+        "sent = [facts.apply_async(countdown=seconds) for seconds in (1, 2, 5)]\n"
+        "seen = [r.get(timeout=60)['started'] - now for r in sent]",
     )
-    seen: list[Any] = json.loads(producer.run(code, timeout=120).splitlines()[-1])
-    assert seen[:3] == [3, [[1, [2, None]], {"a": "é", "b": {"c": 2.5}}], 7]
-    assert seen[4] == 2
-    facts = seen[3]
-    wanted = {"id": "full", "priority": 3, "custom": "x", "timelimit": [60, 50], "root_id": "root"}
-    assert {name: facts[name] for name in wanted} == wanted
-    assert facts["correlation_id"] == "full"
+    assert all(wanted - 0.01 <= found < wanted + 40 for found, wanted in zip(seen, (1, 2, 5), strict=True))
 
 
-@pytest.mark.parametrize("asker", ["ours", "theirs"])
-def test_who_asks_a_worker_does_not_matter(make_mixed: Callable[..., Mixed], rabbitmq_url: str, asker: str) -> None:
-    mixed = make_mixed(broker_url=rabbitmq_url)
-    client, asked = (mixed.ours, mixed.theirs) if asker == "ours" else (mixed.theirs, mixed.ours)
-    asked.worker()
-    assert "pong" in client.celery("inspect", "--timeout", "10", "ping")
+# -- what is declared ----------------------------------------------------------------------------------------------
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LISTED = """
+    V = <<"{vhost}">>,
+    Put = fun(What, Rows) -> [io:format("~s ~0p~n", [What, [Value || {{_, Value}} <- Row]]) || Row <- Rows] end,
+    Put("queue", rabbit_amqqueue:info_all(V, [name, durable, auto_delete, exclusive, arguments])),
+    Put("exchange", rabbit_exchange:info_all(V, [name, type, durable, auto_delete, internal, arguments])),
+    Put("binding", rabbit_binding:info_all(V,
+        [source_name, destination_kind, destination_name, routing_key, arguments])),
+    ok.
+"""
 
 
-DELAYED = "celery_delayed"
+def declared(node: RabbitMQ, vhost: str, *words: str) -> set[str]:
+    """What is there but for what is there in every vhost: queues, exchanges, bindings, with all that they have.
+
+    With *words* only what has one of them in it.
+    """
+    said = node.control("eval", LISTED.format(vhost=vhost)).replace(f'<<"{vhost}">>', "VHOST")
+    rows = {UUID.sub("UUID", line) for line in said.splitlines()[:-1]}
+    rows = {row for row in rows if '<<"amq.' not in row and "exchange,<<>>}" not in row}
+    return {row for row in rows if not words or any(word in row for word in words)}
 
 
-def declared(node: RabbitMQ, vhost: str) -> tuple[set[str], set[str], set[str]]:
-    """What stands there for delays: queues, exchanges and the bindings between them."""
+def ours_alone(rows: set[str]) -> set[str]:
+    return {row for row in rows if '<<"celeriac.' in row}
 
-    def rows(*words: str) -> set[str]:
-        return set(node.control(words[0], "-p", vhost, "--no-table-headers", *words[1:]).splitlines())
 
-    queues = rows("list_queues", "name", "durable", "auto_delete", "arguments")
-    exchanges = rows("list_exchanges", "name", "type", "durable", "auto_delete", "internal")
-    bindings = rows("list_bindings", "source_name", "destination_name", "destination_kind", "routing_key")
-    ours = {row for row in bindings if all(name.startswith(DELAYED) for name in row.split("\t")[:2])}
-    return (
-        {row for row in queues if row.startswith(DELAYED)},
-        {row for row in exchanges if row.startswith(DELAYED)},
-        ours,
-    )
+@contextmanager
+def alive(party: Party, *arguments: str) -> Iterator[None]:
+    """A worker, somebody who listens to events, and somebody who waits for an answer."""
+    with ExitStack() as stack:
+        for code in (
+            "app.control.ping(destination=['nobody@host'], timeout=250)",
+            "app.events.Receiver(app.connection(), handlers={}).capture(wakeup=False)",
+        ):
+            command = [party.python, "-c", f"from {party.file.stem} import *\n{code}"]
+            process = subprocess.Popen(command, env=party.env, cwd=party.folder)
+            stack.callback(process.wait, 30)
+            stack.callback(process.kill)
+        stack.callback(party.end)
+        party.worker("-n", "node@host", *arguments)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        ({}, ()),
+        (SHOP, ("-Q", "orders,all,urgent,celery")),
+        (TOPIC, ()),
+        ({"task_queue_max_priority": 5}, ("-Q", "new")),
+    ],
+    ids=["default", "shop", "quorum-topic", "created"],
+)
+def test_workers_and_clients_declare_what_those_of_the_original_do(
+    make_mixed: Callable[..., Mixed],
+    rabbitmq_server: RabbitMQ,
+    rabbitmq_vhosts: Iterator[str],
+    settings: dict[str, Any],
+    arguments: tuple[str, ...],
+) -> None:
+    """Then each begins where the other has been, finds what it wants, and runs a task there."""
+    found: dict[str, set[str]] = {}
+    vhosts = {name: next(rabbitmq_vhosts) for name in ("ours", "theirs")}
+    for name, vhost in vhosts.items():
+        mixed = make_mixed(broker_url=rabbitmq_server.url(vhost), **settings)
+        party = mixed.ours if name == "ours" else mixed.theirs
+        words = ("reply.celery.pidbox", "celeryev.UUID", "node@host.celery.pidbox")
+        with alive(party, "--gossip" if name == "ours" else "-Ofair", *arguments):
+
+            def listens(vhost: str = vhost, words: tuple[str, ...] = words) -> bool:
+                rows = declared(rabbitmq_server, vhost)
+                return all(any(row.startswith("binding") and word in row for row in rows) for word in words)
+
+            party.wait(listens, 90)
+            found[name] = declared(rabbitmq_server, vhost)
+    assert {row for row in found["ours"] - found["theirs"] if row not in ours_alone(found["ours"])} == set()
+    assert found["theirs"] - found["ours"] == set()
+
+    for name, vhost in vhosts.items():
+        mixed = make_mixed(broker_url=rabbitmq_server.url(vhost), **settings)
+        party = mixed.theirs if name == "ours" else mixed.ours
+        party.worker("-n", "node@host", *arguments)
+        queue = arguments[-1].rpartition(",")[2] if arguments else "celery"
+        assert show(party, f"seen = add.apply_async((1, 2), queue={queue!r}).get(timeout=60)") == 3
+        assert "pong" in party.celery("inspect", "ping", "-d", "node@host", "-t", "20")
+        assert "PRECONDITION_FAILED" not in party.said
+        party.end()
+
+
+@pytest.mark.parametrize("settings", [{}, SHOP, TOPIC], ids=["default", "shop", "quorum-topic"])
+def test_producers_declare_what_those_of_the_original_do(
+    make_mixed: Callable[..., Mixed],
+    rabbitmq_server: RabbitMQ,
+    rabbitmq_vhosts: Iterator[str],
+    settings: dict[str, Any],
+) -> None:
+    found = {}
+    for name in ("ours", "theirs"):
+        vhost = next(rabbitmq_vhosts)
+        mixed = make_mixed(broker_url=rabbitmq_server.url(vhost), **settings)
+        party = mixed.ours if name == "ours" else mixed.theirs
+        party.run("add.delay(1, 2)")
+        found[name] = declared(rabbitmq_server, vhost)
+    assert found["ours"] == found["theirs"]
 
 
 def test_delays_are_declared_as_the_original_declares_them(
-    make_mixed: Callable[..., Mixed], rabbitmq_server: RabbitMQ, rabbitmq_vhosts: Any
+    make_mixed: Callable[..., Mixed], rabbitmq_server: RabbitMQ, rabbitmq_vhosts: Iterator[str]
 ) -> None:
     theirs, ours = next(rabbitmq_vhosts), next(rabbitmq_vhosts)
-    settings = {"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"}
-    settings["worker_detect_quorum_queues"] = True  # type: ignore[assignment]
-    mixed = make_mixed(broker_url=rabbitmq_server.url(theirs), **settings)
+    mixed = make_mixed(broker_url=rabbitmq_server.url(theirs), **TOPIC)
     mixed.theirs.worker()
     mixed.theirs.end()
-    mine = make_mixed(broker_url=rabbitmq_server.url(ours), **settings)
+    mine = make_mixed(broker_url=rabbitmq_server.url(ours), **TOPIC)
     mine.ours.run("add.apply_async((1, 2), countdown=60)")
-    found = declared(rabbitmq_server, ours)
-    assert len(found[0]) == 28
-    assert found == declared(rabbitmq_server, theirs)
+    ends = re.compile(r"(celery_delayed_\w+|celeriac\.due\.\w+)")
+
+    def between_levels(vhost: str) -> set[str]:
+        rows = declared(rabbitmq_server, vhost, "celery_delayed_")
+        return {row for row in rows if not row.startswith("binding") or len(ends.findall(row)) == 2}
+
+    found = between_levels(ours)
+    assert sum(row.startswith("queue") for row in found) == 28
+    assert {row for row in found if row not in ours_alone(found)} == between_levels(theirs)

@@ -53,7 +53,7 @@ MODULES_LEFT_OUT = {
         for name in (
             "arangodb", "azureblockblob", "cache", "cassandra", "consul", "cosmosdbsql", "couchbase", "couchdb",
             "database", "database.models", "database.session", "dynamodb", "elasticsearch", "filesystem", "gcs",
-            "mongodb", "rpc", "s3",
+            "mongodb", "s3",
         )
     },
 }  # fmt: skip
@@ -74,6 +74,10 @@ NAMES_LEFT_OUT: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("celery.backends.redis", "classes around redis-py, which is not used here"): (
         "ResultConsumer", "SentinelManagedSSLConnection",
+    ),
+    ("celery.backends.rpc", SENTENCE): ("E_NO_CHORD_SUPPORT",),
+    ("celery.backends.rpc", "the inside of its waiting: here the broker's thread takes results in"): (
+        "ResultConsumer",
     ),
     ("celery.backends.asynchronous", SENTENCE): ("E_RETRY_LIMIT_EXCEEDED",),
     ("celery.bin.celery", SENTENCE): (

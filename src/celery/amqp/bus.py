@@ -37,6 +37,17 @@ def _place(topic: str) -> tuple[str, str, str, int]:
     return SHARED, "topic", topic, 0
 
 
+def _pattern(exchange: str, key: str) -> str:
+    """What to bind, so that at least the topics come which *key* matches; patterns of AMQP are made of whole words."""
+    if not key.endswith("*"):
+        return key
+    stem = key[:-1]
+    if not stem or stem.endswith("."):
+        return f"{stem}#"
+    # Events are named after whole words: `worker*` means `worker` and all that begin with `worker.`.
+    return "#" if exchange == SHARED else f"{stem}.#"
+
+
 def _have(channel: Channel, exchange: str, kind: str, bits: int) -> None:
     data = frames.exchange_declare(channel.number, exchange, kind, bits, {})
     channel.call(data, frames.EXCHANGE_DECLARE_OK)
@@ -160,8 +171,8 @@ class RabbitSubscription(Subscription):
         for topic in self._topics:
             exchange, kind, key, bits = _place(topic)
             _have(channel, exchange, kind, bits)
-            pattern = f"{key[:-1]}#" if key.endswith("*") else key
-            channel.call(frames.queue_bind(channel.number, queue, exchange, pattern, {}), frames.QUEUE_BIND_OK)
+            data = frames.queue_bind(channel.number, queue, exchange, _pattern(exchange, key), {})
+            channel.call(data, frames.QUEUE_BIND_OK)
 
     def get(self, timeout: float | None = None) -> tuple[str, bytes] | None:
         end = None if timeout is None else time.monotonic() + timeout

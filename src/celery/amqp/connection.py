@@ -23,6 +23,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -91,7 +92,9 @@ class Connection:
         self._chime = Chime()
         self._lock = threading.Lock()
         self._channels: dict[int, Channel] = {}
-        self._free = iter(range(1, (greeted.channel_max or 2047) + 1))
+        self._fresh = iter(range(1, (greeted.channel_max or 2047) + 1))
+        self._free: deque[int] = deque()
+        """Numbers of channels that have ended."""
         self._heard = self._said = time.monotonic()
         self._watched = watched
         self._asked_at = 0.0
@@ -115,12 +118,16 @@ class Connection:
     def channel(self) -> Channel:
         """A new channel. Raises `BrokerError`."""
         with self._lock:
-            number = next(self._free, 0)
+            number = self._next_number()
             if not number:
                 raise BrokerError(f"RabbitMQ at {self.where} allows no further channel on this connection.")
             channel = self._channels[number] = Channel(self, number)
         channel.call(frames.method(number, frames.CHANNEL_OPEN, b"\0"), frames.CHANNEL_OPEN_OK)
         return channel
+
+    def _next_number(self) -> int:
+        """Of a channel; 0 if all are in use. The lock is held."""
+        return next(self._fresh, 0) or (self._free.popleft() if self._free else 0)
 
     def send(self, data: bytes) -> None:
         """Returns when it is on its way, or in the buffer. Raises `BrokerError` if the connection has ended."""
@@ -283,7 +290,7 @@ class Connection:
         """Whether there was a way to ask: a channel is opened, or closed the next time."""
         if not self._question:
             with self._lock:
-                self._question = next(self._free, 0)
+                self._question = self._next_number()
         if not self._question:
             return False
         number = self._question
@@ -404,7 +411,8 @@ class Channel:
     def end(self, error: BrokerError) -> None:
         if self.ended is None:
             self.ended = error
-            self.connection._channels.pop(self.number, None)
+            if self.connection._channels.pop(self.number, None) is not None:
+                self.connection._free.append(self.number)
             self._replies.put((0, error))
             if self.on_end is not None:
                 self.on_end(error)

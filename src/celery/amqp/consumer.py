@@ -28,11 +28,12 @@ from celery.amqp.frames import Delivered
 from celery.amqp.held import Claimed, Held, came_home, dead_letter, next_turn, parted, picked, put_off
 from celery.amqp.link import Link
 from celery.amqp.marks import ENDED, Mark, Marks
-from celery.amqp.messages import COUNT, INNER, comes_again, name_of, put_together
+from celery.amqp.messages import COUNT, INNER, comes_again, name_of, put_together, task_of
 from celery.amqp.publisher import Letter
 from celery.amqp.receipts import Receipts
 from celery.backends.store import Store
 from celery.brokers.base import LEASE, NOTHING, Consumer, Needs, Verdict
+from celery.brokers.revocations import Revocations
 from celery.exceptions import BackendError, BrokerError
 from celery.utils.bell import Chime
 from celery.utils.clock import Clock
@@ -65,6 +66,7 @@ class RabbitConsumer(Consumer):
         store: Store | None,
         clock: Clock,
         *,
+        revocations: Revocations,
         send: Callable[[Sequence[Letter]], object],
         post: Callable[[Sequence[Outgoing]], object],
         declare: Callable[[Sequence[str]], object],
@@ -79,6 +81,9 @@ class RabbitConsumer(Consumer):
         self._link = link
         self._marks = Marks(store, self._id, lease, clock)
         self._lease_time = lease
+        self._revocations = revocations
+        self._informed = False
+        """Whether it knows what was revoked before it began."""
         self._moved_after = moved_after
         self._clock = clock
         self._send, self._post, self._declare, self._delay = send, post, declare, delay
@@ -115,6 +120,9 @@ class RabbitConsumer(Consumer):
 
     def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         self._check_open()
+        if not self._informed:
+            self._revocations.refresh()
+            self._informed = True
         end = time.monotonic() + timeout
         while True:
             self._ask_for(limit)
@@ -255,7 +263,8 @@ class RabbitConsumer(Consumer):
         if source != queue:
             key = queue
         again = came.redelivered if not self._marks else started > 0
-        return Delivery(tag, queue, put_together(came, exchange, key), fence, started, count > 0, again)
+        revoked = bool(self._revocations) and task_of(came) in self._revocations
+        return Delivery(tag, queue, put_together(came, exchange, key), fence, started, count > 0, again, revoked)
 
     # -- starting and ending ---------------------------------------------------------------------------------------
 
@@ -265,12 +274,15 @@ class RabbitConsumer(Consumer):
         _refuse_effects(bool(records))
         verdicts: list[Verdict] = []
         counts: dict[str, int] = {}
+        revoked = self._revocations
         with self._lock:
             for delivery in deliveries:
                 held = self._of(delivery)
                 if held is None or not (held.tag or held.started):
                     self._forget(delivery)
                     verdicts.append("lost")
+                elif revoked and task_of(held.came) in revoked:
+                    verdicts.append("revoked")
                 else:
                     counts[held.name] = held.deliveries + 1
                     held.started = True
@@ -440,6 +452,7 @@ class RabbitConsumer(Consumer):
         if self._closed:
             return False
         self._marks.sign()
+        self._revocations.refresh()
         self._tidy()
         if self._marks:
             self._move()

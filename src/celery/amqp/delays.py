@@ -18,6 +18,7 @@ from typing import Any
 
 from celery.amqp import frames
 from celery.amqp.connection import Channel, Refused
+from celery.wire.message import Queue
 
 LEVELS = 28
 LAST = "celery_delayed_delivery"
@@ -93,6 +94,13 @@ def bind_target(channel: Channel, exchange: str, routing_key: str) -> None:
         }
         channel.call(frames.queue_declare(number, target, 2, arguments), frames.QUEUE_DECLARE_OK)
     channel.call(frames.queue_bind(number, target, LAST, "*." * LEVELS + target, {}), frames.QUEUE_BIND_OK)
+
+
+def bind_queue(channel: Channel, queue: Queue) -> None:
+    """Have delayed messages for the exchange of *queue* find both, as original Celery publishes and binds them."""
+    number, name, key = channel.number, queue.exchange.name, f"#.{queue.routing_key}"
+    channel.call(frames.exchange_bind(number, name, LAST, key), frames.EXCHANGE_BIND_OK)
+    channel.call(frames.queue_bind(number, queue.name, name, key, {}), frames.QUEUE_BIND_OK)
 
 
 def forget_target(channel: Channel, exchange: str, routing_key: str) -> None:

@@ -29,6 +29,7 @@ class Letter(msgspec.Struct):
     routing_key: str
     properties: bytes
     body: bytes
+    flags: int = frames.MANDATORY
 
 
 class Waiter:
@@ -99,7 +100,13 @@ class Publisher:
                 data = b"".join(
                     [
                         frames.publish(
-                            number, letter.exchange, letter.routing_key, letter.properties, letter.body, room
+                            number,
+                            letter.exchange,
+                            letter.routing_key,
+                            letter.properties,
+                            letter.body,
+                            room,
+                            letter.flags,
                         )
                         for letter in piece
                     ]

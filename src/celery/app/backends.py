@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import drivers
-from celery.app.home import embedded_url
+from celery.app.home import embedded_url, state_folder
 from celery.backends.base import DisabledBackend, ResultBackend
 from celery.backends.store import Store
 from celery.brokers.base import Broker
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 UNKNOWN_BACKEND = "Unknown result backend: {0!r}. Did you spell it correctly? ({1!r})"
 GROUP = "celery.result_backends"
-BACKEND_ALIASES: dict[str, str] = {"disabled": "celery.backends.base:DisabledBackend"}
+BACKEND_ALIASES: dict[str, str] = {
+    "disabled": "celery.backends.base:DisabledBackend",
+    "rpc": "celery.backends.rpc:RPCBackend",
+}
 
 
 def broker_url(app: Celery, url: str | Sequence[str] | None) -> str:
@@ -57,17 +60,30 @@ def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
             connect_timeout=conf.broker_connection_timeout,
             failover_strategy=conf.broker_failover_strategy,
             heartbeat=conf.broker_heartbeat,
+            delay_queue_type=conf.broker_native_delayed_delivery_queue_type,
             login_method=conf.broker_login_method,
             username=conf.broker_user,
             password=conf.broker_password,
             port=conf.broker_port,
             virtual_host=conf.broker_vhost,
         )
+    if drivers.bridged(address):
+        options.update(
+            connect_timeout=conf.broker_connection_timeout,
+            heartbeat=conf.broker_heartbeat,
+            login_method=conf.broker_login_method,
+            username=conf.broker_user,
+            password=conf.broker_password,
+            port=conf.broker_port,
+            virtual_host=conf.broker_vhost,
+            spool=lambda: state_folder() / "held",
+        )
     options.update(conf.broker_transport_options or {})
     broker = drivers.broker_class(address)(address, options=options)
-    if drivers.scheme(address) in drivers.RABBITMQ:
+    if drivers.scheme(address) in drivers.RABBITMQ or drivers.bridged(address):
         known = weakref.ref(app)
         broker.plan = lambda: _planned(known())
+        broker.aside = lambda: None if (living := known()) is None else living.store
     return broker
 
 

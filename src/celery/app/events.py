@@ -91,7 +91,7 @@ class Events:
 
     def _sent(self, message: Outgoing, at: float | None) -> dict[str, Any] | None:
         """What is told of a message; None for what is no task, or none of the user's."""
-        if message.inner:
+        if message.inner or message.reply:
             return None
         try:
             head = peek(message.envelope)

@@ -111,6 +111,7 @@ def not_started(app: Celery, step: Mapping[str, Any], cause: Any) -> Context:
         errbacks=options.get("link_error"),
         stamped_headers=options.get("stamped_headers"),
         root_id=request_field(cause, "root_id"),
+        reply_to=options.get("reply_to") or request_field(cause, "reply_to"),
         delivery_info=request_field(cause, "delivery_info"),
         ignore_result=bool(ignored),
         called_directly=False,

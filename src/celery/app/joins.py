@@ -17,12 +17,13 @@ from celery._state import connect_on_app_finalize
 from celery.app.context import Context
 from celery.app.followups import never_follow, never_run, not_started
 from celery.app.runner import ONCE, is_first
-from celery.backends.base import ResultBackend
-from celery.backends.chords import JOIN
+from celery.backends.chords import JOIN, ChordParts
+from celery.backends.store import Store, in_order, messages_of
+from celery.brokers.answers import Joins
 from celery.canvas.ids import fixed_ids
 from celery.canvas.shelf import unfold_body
 from celery.canvas.underway import steps_behind
-from celery.exceptions import BackendError, ChordError, Ignore, Reject
+from celery.exceptions import BackendError, BrokerError, ChordError, Ignore, Reject
 from celery.states import FAILURE, PROPAGATE_STATES
 from celery.utils.functional import maybe_list
 from celery.utils.log import get_logger
@@ -69,16 +70,20 @@ class Join:
 
     def run(self) -> None:
         """Send the body with the results of the parts, or fail it."""
-        if not isinstance(self.backend, ResultBackend):
+        if not isinstance(self.backend, ChordParts):
             raise Reject(f"The chord {self.group_id} was counted in a result store, and this worker has none.")
+        joins = self.backend.joins
         try:
-            self._claim()
-            self._send(*self._results())
-        except BackendError as error:
+            if isinstance(joins, Joins):
+                self._run_held(joins)
+                return
+            self._claim(joins)
+            self._send(*self._results(joins.arrived(self.backend.join_key(self.group_id))))
+        except (BackendError, BrokerError) as error:
             if not error.temporary:
                 self._fail(error)
                 return
-            logger.warning("The chord %s waits for the result store: %s", self.group_id, error)
+            logger.warning("The chord %s waits: %s", self.group_id, error)
             time.sleep(PAUSE)
             raise Reject(error, requeue=True) from error
         except (Ignore, Reject):
@@ -86,20 +91,50 @@ class Join:
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the body are told
             self._fail(error)
 
-    def _claim(self) -> None:
+    def _run_held(self, joins: Joins) -> None:
+        """What follows is sent at once, and the join forgotten then, while nobody else has its parts."""
+        held = joins.hold(self.backend.join_key(self.group_id))
+        if held is None:
+            raise Ignore(f"The chord {self.group_id} is not complete, or has been seen to.")
+        try:
+            try:
+                self._send(*self._results(in_order(held.parts)))
+            except (BackendError, BrokerError):
+                raise
+            except Exception as error:  # noqa: BLE001 - as below
+                self._fail(error)
+            self._commit(joins)
+            held.finish()
+        finally:
+            held.close()
+
+    def _commit(self, joins: Joins) -> None:
+        """Do now what would be the effects of this task: without the parts it could not be done again."""
+        app, outbox, arrivals = self.app, self.request.outbox, self.request.arrivals
+        assert outbox is not None
+        if arrivals:
+            outbox += messages_of(arrivals, joins.arrive(arrivals))
+            arrivals.clear()
+        if outbox:
+            app.broker.publish(outbox)
+            if app.conf.task_send_sent_event:
+                app.events.announce(outbox)
+            outbox.clear()
+
+    def _claim(self, store: Store) -> None:
         """Of two copies of this task, where messages and results are not committed together, the first runs."""
-        store, backend = self.backend.store, self.backend
+        backend = self.backend
         if self.app.broker.fuses(store):
             return
         if not is_first(store, backend.join_key(self.group_id) + "fired", self.request):
             raise Ignore(f"Another copy of this task has seen to the chord {self.group_id}.")
 
-    def _results(self) -> tuple[list[Any], str]:
+    def _results(self, parts: list[bytes]) -> tuple[list[Any], str]:
         """The results of the parts in the order of the header, and the id of the last; raises if one of them failed."""
         backend = self.backend
         results: list[Any] = []
         task_id = ""
-        for raw in backend.store.arrived(backend.join_key(self.group_id)):
+        for raw in parts:
             _, task_id, state, result = backend.decode(raw)
             if state in PROPAGATE_STATES:
                 raise ChordError(f"Dependency {task_id} raised {backend.exception_to_python(result)!r}")
@@ -120,7 +155,8 @@ class Join:
         with app.publisher.collect(outbox), fixed_ids(f"join:{self.group_id}"):
             signature.apply_async((results,), add_to_parent=False, **place)
         assert request.outbox is not None
-        fused = app.broker.fuses(self.backend.store)
+        store = app.store
+        fused = store is None or app.broker.fuses(store)  # without a store, the parts are held by this copy alone
         request.outbox += outbox if fused else map(once, outbox)
 
     def _fail(self, error: Exception) -> None:

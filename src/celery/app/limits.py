@@ -9,6 +9,7 @@ task and options of `apply_async`.  As an attribute a key is a template over the
 from __future__ import annotations
 
 import string
+import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ PARTS = ("group_id", "chord", "chain", "link", "link_error")
 
 _formatter = string.Formatter()
 _parameters: WeakKeyDictionary[type, inspect.Signature] = WeakKeyDictionary()
+_compiled: WeakKeyDictionary[type, dict[Any, Template]] = WeakKeyDictionary()
+_MISSING: Any = object()
 
 
 def has_limits(task: Any) -> bool:
@@ -105,6 +108,12 @@ def derive(task: Any, rule: Any, what: str, args: Any, kwargs: Any) -> str:
     if callable(rule):
         found = rule(*(args or ()), **(kwargs or {}))
         return "" if found is None else tidy(str(found))
+    known = _compiled.setdefault(task.__class__, {})
+    if (template := known.get(rule)) is None:
+        template = known[rule] = Template(task, str(rule))
+    found = template.fill(args or (), kwargs or {})
+    if found is not None:
+        return tidy(found)
     positional, named = arguments(task, args, kwargs)
     try:
         return tidy(_formatter.vformat(str(rule), positional, named))
@@ -112,11 +121,67 @@ def derive(task: Any, rule: Any, what: str, args: Any, kwargs: Any) -> str:
         raise ValueError(f"{task.name}: the {what} {rule!r} does not fit its arguments: {error}.") from error
 
 
+class Template:
+    """A template over the arguments of a task, read once: what nearly every call needs is looked up, not bound."""
+
+    def __init__(self, task: Any, text: str) -> None:
+        self._parts: list[tuple[str, str, int, Any]] | None = []
+        """What stands before an argument; its name, place and default. None: it asks for more than such arguments."""
+        parameters = list(signature_of(task).parameters.values())
+        plain = {
+            parameter.name: (parameter, place)
+            for place, parameter in enumerate(parameters)
+            if parameter.kind in {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+        }
+        by_place = [parameter.name for parameter in parameters] if len(plain) == len(parameters) else []
+        try:
+            fields = list(_formatter.parse(text))
+        except ValueError:
+            self._parts = None
+            return
+        for literal, field, spec, conversion in fields:
+            if field is not None and field.isdecimal() and int(field) < len(by_place):
+                field = by_place[int(field)]  # noqa: PLW2901 - what it stands for
+            if spec or conversion or (field is not None and field not in plain):
+                self._parts = None
+                return
+            parameter, place = plain[field] if field is not None else (None, -1)
+            if parameter is None:
+                self._parts.append((literal, "", -1, ""))
+                continue
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                place = sys.maxsize
+            default = _MISSING if parameter.default is inspect.Parameter.empty else parameter.default
+            self._parts.append((literal, parameter.name, place, default))
+
+    def fill(self, args: Any, kwargs: Any) -> str | None:
+        """The text for these arguments; None where it takes more to say."""
+        if self._parts is None:
+            return None
+        text = ""
+        for literal, name, place, default in self._parts:
+            if not name:
+                value = ""
+            elif place < len(args):
+                value = args[place]
+            else:
+                value = kwargs.get(name, default)
+            if value is _MISSING:
+                return None
+            text += f"{literal}{value}"
+        return text
+
+
+def signature_of(task: Any) -> inspect.Signature:
+    found = _parameters.get(task.__class__)
+    if found is None:
+        found = _parameters[task.__class__] = inspect.signature(task.run)
+    return found
+
+
 def arguments(task: Any, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a call in their order and by their names, defaults included."""
-    parameters = _parameters.get(type(task))
-    if parameters is None:
-        parameters = _parameters[type(task)] = inspect.signature(task.run)
+    parameters = signature_of(task)
     try:
         bound = parameters.bind(*(args or ()), **(kwargs or {}))
     except TypeError:  # a partial call, whose arguments come later

@@ -64,8 +64,8 @@ class Mailbox:
         """The content types of messages that are read."""
         return accept_types(self.app.conf.accept_content)
 
-    def slot(self, name: str = "") -> Slot:
-        """The queue of a worker or of a client, as the settings `control_queue_*` describe it."""
+    def slot(self, name: str = "", lasts: float = 0.0) -> Slot:
+        """The queue of a worker, or of a client who waits *lasts* seconds, as `control_queue_*` describe it."""
         conf = self.app.conf
         return Slot(
             name=name,
@@ -73,6 +73,7 @@ class Mailbox:
             durable=bool(conf.control_queue_durable),
             expires=conf.control_queue_expires,
             ttl=conf.control_queue_ttl,
+            lasts=lasts,
         )
 
     # -- as kombu's mailbox has them -------------------------------------------------------------------------------
@@ -143,8 +144,7 @@ class Mailbox:
         body |= {"ticket": ticket, "reply_to": {"exchange": self.reply_exchange, "routing_key": key}}
         if limit is None and destination:
             limit = len(destination)
-        slot = self.slot()
-        with bus.open_box(self.reply_exchange, key, _outlasting(slot, wait)) as box:
+        with bus.open_box(self.reply_exchange, key, self.slot(lasts=wait)) as box:
             bus.publish(self.exchange, self._pack(body, time.time() + wait if wait else 0))
             return self._gather(box, ticket, wait, limit, callback)
 
@@ -190,9 +190,3 @@ class Mailbox:
 
 def _listed(nodes: str | Sequence[str]) -> list[str]:
     return [nodes] if isinstance(nodes, str) else list(nodes)
-
-
-def _outlasting(slot: Slot, wait: float) -> Slot:
-    """*slot*, kept for as long as answers are waited for."""
-    expires = (slot.expires or 0.0) + wait
-    return Slot(exclusive=slot.exclusive, durable=slot.durable, expires=expires, ttl=slot.ttl)

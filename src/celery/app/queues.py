@@ -6,7 +6,7 @@ our own `celery.wire.message.Queue`, so that sending a task needs nothing of kom
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from importlib import import_module
 from textwrap import indent as indent_text
 from typing import Any, Literal, cast
@@ -198,7 +198,6 @@ class Queues(MutableMapping[str, Any]):
             wire_exchange = self.default_exchange or Exchange(name)
         else:
             wire_exchange = exchange_of(exchange if exchange is not None else name, options.get("exchange_type"))
-        arguments = options.get("queue_arguments")
         return self._with_priority(
             Queue(
                 name=name,
@@ -206,7 +205,7 @@ class Queues(MutableMapping[str, Any]):
                 routing_key=options.get("routing_key") or binding_key or self.default_routing_key or name,
                 durable=bool(options.get("durable", True)),
                 max_priority=options.get("max_priority"),
-                arguments=dict(arguments) if arguments else None,
+                arguments=_arguments(options.get("queue_arguments"), options.get),
             )
         )
 
@@ -235,6 +234,14 @@ class Queues(MutableMapping[str, Any]):
         if not given.routing_key:
             given.routing_key = queue.routing_key
         return given
+
+
+OPTIONS = (
+    ("expires", "x-expires", 1000),
+    ("message_ttl", "x-message-ttl", 1000),
+    ("max_length", "x-max-length", 1),
+    ("max_length_bytes", "x-max-length-bytes", 1),
+)
 
 
 def split_names(names: str | Iterable[str]) -> list[str]:
@@ -269,8 +276,18 @@ def queue_of(value: Any) -> Queue:
         routing_key=value.routing_key or "",
         durable=bool(value.durable),
         max_priority=value.max_priority,
-        arguments=dict(value.queue_arguments) if value.queue_arguments else None,
+        arguments=_arguments(value.queue_arguments, lambda name: getattr(value, name, None)),
     )
+
+
+def _arguments(given: Mapping[str, Any] | None, option: Callable[[str], Any]) -> dict[str, Any] | None:
+    """Those *given*, and those that a queue has as options by names of kombu's, times in seconds there."""
+    found = dict(given or {})
+    for name, argument, factor in OPTIONS:
+        value = option(name)
+        if value is not None:
+            found.setdefault(argument, int(value * factor))
+    return found or None
 
 
 def to_kombu_exchange(exchange: Exchange) -> Any:

@@ -54,11 +54,11 @@ def _end(app: Celery, entry: Entry) -> None:
     with app.publisher.collect(context.outbox), fixed_ids(cause_of(context, ":failed")):
         app.backend.mark_as_revoked(head.id, str(error), request=context, store_result=not ignored)
     outgoing = list(context.outbox or ())
-    if app.store is not None:
-        if context.records:
-            app.store.put(context.records)
-        if context.arrivals:
-            outgoing += messages_of(context.arrivals, app.store.arrive(context.arrivals))
+    if app.store is not None and context.records:
+        app.store.put(context.records)
+    joins = app.store if app.store is not None else app.broker.joins()
+    if joins is not None and context.arrivals:
+        outgoing += messages_of(context.arrivals, joins.arrive(context.arrivals))
     if outgoing:
         app.publish(outgoing)
     if app.broker.remove([entry.tag]):

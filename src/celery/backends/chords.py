@@ -21,6 +21,7 @@ from celery.wire.serialization import dumps
 
 if TYPE_CHECKING:
     from celery.backends.store import Store
+    from celery.brokers.answers import Joins
 
 JOIN = "celery.chord_join"
 """The task that is sent when all parts of a chord have ended."""
@@ -33,13 +34,19 @@ _NAMESPACE = UUID("5d0d8b9e-3c0f-5f0c-9d5e-6a1f6c0b7a11")
 
 
 class ChordParts(BaseKeyValueStoreBackend):
-    """The joins of a result backend over `store`."""
+    """The joins of a result backend over `store`, or over what its `joins` are where it has none."""
 
-    store: Store
+    store: Store | None
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(app, *args, **kwargs)
         self._join_messages: dict[tuple[Any, ...], Outgoing] = {}
+
+    @property
+    def joins(self) -> Store | Joins:
+        """What counts the parts."""
+        assert self.store is not None
+        return self.store
 
     def join_key(self, group_id: str) -> str:
         """The key of the join of the chord whose header is the group *group_id*."""
@@ -83,7 +90,7 @@ class ChordParts(BaseKeyValueStoreBackend):
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Tell workers of original Celery how many parts the chord has, if they count in the same store."""
-        if not self.store.can.shared_joins:
+        if self.store is None or not self.store.can.shared_joins:
             return
         record = Record(f"{self.join_key(group_id)}s", str(chord_size).encode(), NEVER_SET)
         task = get_current_worker_task()
@@ -97,7 +104,7 @@ class ChordParts(BaseKeyValueStoreBackend):
         arrivals = request.collected_arrivals() if isinstance(request, Context) else None
         if arrivals is not None:
             arrivals.append(arrival)
-        elif self.store.arrive([arrival]) == [True] and arrival.message is not None:
+        elif self.joins.arrive([arrival]) == [True] and arrival.message is not None:
             self.app.publisher.publish([arrival.message])
 
     def _join_message(self, request: Any, group_id: str, key: str, chord: Mapping[str, Any]) -> Outgoing:

@@ -35,6 +35,7 @@ RECHECK = 5.0
 class ResultBackend(ChordParts):
     """Results in *store*. Thread-safe. Waiting readers are woken by the store where it can notify."""
 
+    store: Store
     key_t = staticmethod(lambda key: key.decode() if isinstance(key, bytes) else key)
     supports_native_join = True
     supports_autoexpire = True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
+from celery.brokers.answers import Joins, OnReply, Replies
 from celery.brokers.book import Book
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
@@ -70,6 +71,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Consumers share between their queues by weight, or serve them strictly in order."""
     withdraws: bool = False
     """`revoke` brings messages that wait for their time or for a permit forward, and keeps revocations of stamps."""
+    fifo: bool = True
+    """Delivers messages of one priority in the order in which they were published."""
     ordered: bool = True
     """Messages that come back are in their order, and do not overtake those that have not been claimed."""
     marks: bool = True
@@ -80,7 +83,11 @@ class Capabilities(msgspec.Struct, frozen=True):
     lists: bool = True
     """Says what it holds: `entries` has ready, delayed and leased messages, `stats` counts them for all consumers."""
     revokes: bool = True
-    """Keeps revocations, and claims and starts see them. Without that only workers that are told know of one."""
+    """Keeps revocations, and claims and starts see them.
+
+    Without that they are kept in the result store, if there is one (`Broker.aside`): whoever is told of one, starts
+    later or renews its lease knows of it.
+    """
 
 
 class QueueStats(msgspec.Struct, frozen=True):
@@ -129,6 +136,8 @@ class Broker(ABC):
         self.lease = float(self.options.get("lease", LEASE))
         self.plan: Callable[[], Iterable[Queue]] = tuple
         """The queues that the application has in mind: what a message is sent to and is not there is made like that."""
+        self.aside: Callable[[], Store | None] = lambda: None
+        """The result store of the application, for what this broker cannot keep itself."""
 
     def introduce(self, who: str) -> None:  # noqa: B027 - most stores have nobody to tell
         """Call the connections that are made from now on those of *who*, where the store lists connections."""
@@ -253,6 +262,14 @@ class Broker(ABC):
     def bus(self) -> Bus:
         """The fan-out channel of this store."""
 
+    def replies(self, on_reply: OnReply, expires: float | None) -> Replies | None:
+        """Reply queues for results that are wanted for *expires* seconds; None where the broker has none."""
+        return None
+
+    def joins(self) -> Joins | None:
+        """Joins for apps without a result store; None where the broker keeps none."""
+        return None
+
     def book(self, name: str) -> Book | None:
         """The schedule book *name* of beats that share this broker; None where it has none."""
         return None
@@ -370,7 +387,8 @@ class Slot(msgspec.Struct, frozen=True):
     """The queue of one listener, on stores where listeners have queues; the others pass over what they need not know.
 
     `name`: empty has the store make one up.  `exclusive`: nobody else may listen under that name.  After `expires`
-    seconds in which nobody listened it is gone, and what nobody took within `ttl` seconds is.
+    seconds in which nobody listened it is gone, and what nobody took within `ttl` seconds is.  Stores that do not see
+    who listens keep it for `lasts` seconds besides.
     """
 
     name: str = ""
@@ -378,6 +396,7 @@ class Slot(msgspec.Struct, frozen=True):
     durable: bool = False
     expires: float | None = None
     ttl: float | None = None
+    lasts: float = 0.0
 
 
 NO_SLOT = Slot()

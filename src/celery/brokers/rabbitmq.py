@@ -18,6 +18,7 @@ from celery.amqp.bus import RabbitBus
 from celery.amqp.connection import Channel, Refused
 from celery.amqp.consumer import RabbitConsumer
 from celery.amqp.frames import Delivered, encode_properties
+from celery.amqp.joins import RabbitJoins
 from celery.amqp.link import Link
 from celery.amqp.messages import (
     COUNT,
@@ -34,14 +35,18 @@ from celery.amqp.messages import (
     task_of,
 )
 from celery.amqp.publisher import Letter
+from celery.amqp.replies import RabbitReplies
 from celery.backends.store import Store
+from celery.brokers.answers import OnReply
 from celery.brokers.base import MOST_REVOKED, Broker, Bus, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.revocations import Revocations
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
 from celery.wire.message import Outgoing, Queue
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
 DURABLE = 2
+NOT_MANDATORY = 0
 KIND = "x-queue-type"
 CONSUMER_TIMEOUT = 1800.0
 """Seconds, RabbitMQ's default. No client can ask for it: the option of that name says if it was set otherwise."""
@@ -76,6 +81,7 @@ class RabbitBroker(Broker):
         """Targets that delayed messages find."""
         self._levels = False
         self._consumers: weakref.WeakSet[RabbitConsumer] = weakref.WeakSet()
+        self.revocations = Revocations(self._aside, clock)
 
     def introduce(self, who: str) -> None:
         self.link.introduce(who)
@@ -180,6 +186,8 @@ class RabbitBroker(Broker):
         if properties.priority is None:
             properties.priority = message.priority
         exchange, key = message.exchange, message.routing_key
+        if message.reply:
+            return Letter(exchange, key, encode_properties(properties), body, NOT_MANDATORY)
         if message.inner and not exchange:
             key = INNER + key
         if exchange:
@@ -221,14 +229,31 @@ class RabbitBroker(Broker):
     def _delay_to(self, exchange: str, key: str, seconds: float) -> tuple[str, str]:
         """Where a message is sent that is to come to *exchange* under *key* in so many seconds."""
         target = delays.target_of(exchange, key)
-        if not self._levels:
-            kind = str(self.options.get("delay_queue_type") or "quorum")
-            self.link.control(lambda channel: delays.declare_levels(channel, kind))
-            self._levels = True
+        self._have_levels()
         if target not in self._delayed:
             self.link.control(lambda channel: delays.bind_target(channel, exchange, key))
             self._delayed.add(target)
         return delays.route(seconds, target)
+
+    def _await_delayed(self) -> None:
+        """Have what producers of original Celery delay find its queues.
+
+        Where one is of the kind quorum they publish into the queues of the delays, and rely on their workers for them.
+        """
+        planned = self.plan()
+        if not any((queue.arguments or {}).get("x-queue-type") == "quorum" for queue in planned):
+            return
+        self._have_levels()
+        for queue in planned:
+            if queue.exchange.name and queue.exchange.type != "direct":
+                self.declare([queue])
+                self.link.control(lambda channel, queue=queue: delays.bind_queue(channel, queue))  # type: ignore[misc]
+
+    def _have_levels(self) -> None:
+        if not self._levels:
+            kind = str(self.options.get("delay_queue_type") or "quorum")
+            self.link.control(lambda channel: delays.declare_levels(channel, kind))
+            self._levels = True
 
     # -- consuming -------------------------------------------------------------------------------------------------
 
@@ -240,12 +265,14 @@ class RabbitBroker(Broker):
         store: Store | None = None,
         weights: Mapping[str, int] | None = None,
     ) -> RabbitConsumer:
+        self._await_delayed()
         made = RabbitConsumer(
             self.link,
             queues,
             name,
             store,
             self.clock,
+            revocations=self.revocations,
             send=self._send,
             post=self.publish,
             declare=self._redeclare,
@@ -349,13 +376,25 @@ class RabbitBroker(Broker):
             channel.close()  # what was only looked at goes back to its place
 
     def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
-        """Nothing to keep it in: workers are told by remote control."""
+        """In the result store, if there is one; else only consumers of this broker see it."""
+        if task_ids:
+            self.revocations.add(task_ids, ttl, most)
+
+    def _aside(self) -> Store | None:
+        return self.aside()
 
     def revoked(self) -> list[str]:
-        return []
+        self.revocations.refresh()
+        return self.revocations.ids()
 
     def bus(self) -> Bus:
         return RabbitBus(self.link)
+
+    def replies(self, on_reply: OnReply, expires: float | None) -> RabbitReplies:
+        return RabbitReplies(self.link, on_reply, expires)
+
+    def joins(self) -> RabbitJoins:
+        return RabbitJoins(self.link, self._send)
 
 
 def _declare(channel: Channel, queue: Queue) -> None:

@@ -192,7 +192,7 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
 
         With *stays_open*, steps can be put behind the body while the header is running.
         """
-        app = app or self.app
+        app = app or self._own_app() or (body._own_app() if isinstance(body, Signature) else None) or self.app
         if body is None:
             raise TypeError("This chord has no body: give it one, chord(header, body) or chord(header)(body).")
         copy = type(self)(_as_header(header, app, clone=True), maybe_signature(body, app, clone=True), app=app)

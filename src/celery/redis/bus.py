@@ -112,7 +112,7 @@ class RedisBox(Box):
         self._exchange = exchange
         self._queue = slot.name or f"{key}.{exchange}"
         self._member = f"{key}{sep}{sep}{self._queue}"
-        self._life = slot.expires or BOX_KEPT
+        self._life = (slot.expires or 0.0) + slot.lasts or BOX_KEPT
         self._keys = (
             f"{prefix}_kombu.binding.{exchange}",
             f"{prefix}_kombu.binding_deadlines",

@@ -9,7 +9,7 @@
 --            records {{key, state, writer, ttl}...}, messages {{queue, step, due in ms or 0, task}...},
 --            arrivals {{group, index, size, 1 if it makes the join wait for more, places in joined...}...}: a value or
 --            envelope each
---   starts   {{queue, {number...}, whether some may be started already or not held, permits}...}: to be marked as
+--   starts   {{queue, {number...}, whether some may be started already or not held, permits, ignored}...}: to be marked as
 --            started; permits (permits.lua): without which they must not be, if any
 --   begun    {{key, state, writer, ttl}...}, a value each: records that say so
 --   joined   messages, an envelope each: what completed joins send

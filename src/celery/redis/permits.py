@@ -35,9 +35,10 @@ class Permits:
             group = groups.get((queue, id(permits), again))
             if group is None:
                 wanted = [_permit(permit) for permit in permits] or None
-                group = groups[queue, id(permits), again] = queue, list[str](), again, wanted
+                slots = any(permit.slots for permit in permits)
+                group = groups[queue, id(permits), again] = queue, list[str](), again, wanted, slots
             group[1].append(str(number))
-            if permits and remember:
+            if remember and group[4]:
                 known[number] = permits
         return list(groups.values())
 
@@ -49,14 +50,17 @@ class Permits:
     def by_slots(self, group: Group, places: Sequence[int], doubtful: set[int]) -> Iterable[tuple[Group, list[int]]]:
         """Divide what is done of a queue into what holds slots and what does not."""
         parts: dict[int, tuple[tuple[str, ...], list[str], list[int]]] = {}
-        known = self.known
-        for number, place in zip(group[1], places, strict=True):
-            permits = known.get(int(number), ())
-            part = parts.get(id(permits))
-            if part is None:
-                part = parts[id(permits)] = self.slots(int(number)), [], []
-            part[1].append(number)
-            part[2].append(place)
+        known, numbers = self.known, group[1]
+        found = [known.get(int(number), ()) for number in numbers]
+        if len(set(map(id, found))) == 1:  # nearly always
+            parts[0] = self.slots(int(numbers[0])), numbers, list(places)
+        else:
+            for permits, number, place in zip(found, numbers, places, strict=True):
+                part = parts.get(id(permits))
+                if part is None:
+                    part = parts[id(permits)] = self.slots(int(number)), [], []
+                part[1].append(number)
+                part[2].append(place)
         queue, sure = group[0], doubtful.isdisjoint(map(int, group[1]))
         together: tuple[list[Any], list[str], list[int]] = [], [], []
         for keys, numbers, its_places in parts.values():

@@ -27,6 +27,8 @@ SPINS = 120
 """Times that an answer is looked for before the thread sleeps for it. A server on this machine answers in less time
 than it takes to fall asleep and be woken: 26 us for an exchange instead of 70, 75 for a script instead of 115. Between
 two looks whoever else wants this processor gets it: on a small machine that may be the server."""
+ALONE = 8
+"""Looks before it gives way."""
 MISSES = 8
 """Answers in a row that came later than that, after which looking is given up..."""
 REST = 512
@@ -135,11 +137,12 @@ class Wire:
                 self.spins = self._most
             return
         descriptor = self.descriptor
-        for _ in range(self.spins):
+        for turn in range(self.spins):
             try:
                 data = read(descriptor, CHUNK)
             except BlockingIOError:
-                give_way()  # to the server itself, where there is no other processor for it
+                if turn >= ALONE:
+                    give_way()  # to the server itself, where there is no other processor for it
                 continue
             if not data:
                 raise ConnectionResetError(CLOSED)

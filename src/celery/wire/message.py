@@ -38,7 +38,8 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
     `due` is the Unix time in seconds before which it must not be delivered; `expires` the one after which nobody
     wants it.  Routing is AMQP's: with the default exchange `''`, `routing_key` is the name of the queue.  `inner`: it
     belongs to the machinery (the join of a chord): workers of ours get it before whatever waits in the queue, and
-    workers of original Celery, which share the queue, do not get it.
+    workers of original Celery, which share the queue, do not get it.  `reply`: it goes to the reply queue of somebody
+    who may be gone, and is then wanted by nobody.
     """
 
     envelope: bytes
@@ -49,6 +50,7 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
     expires: float | None = None
     task_id: str = ""
     inner: bool = False
+    reply: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True):

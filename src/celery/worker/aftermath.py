@@ -67,13 +67,21 @@ class Aftermath:
         self._accept = accept_types(app.conf.accept_content)
 
     def started(self, batch: Iterable[Request]) -> list[Record]:
-        """The records of `task_track_started`, for those of *batch* that have one."""
+        """The records of `task_track_started`, for those of *batch* that have one; where results are messages, these
+        are sent. Raises `BrokerError`."""
+        tracked = [request for request in batch if request.facts.track_started and not request.ignore_result]
+        if not tracked:
+            return []
         records: list[Record] = []
-        for request in batch:
-            if request.facts.track_started and not request.ignore_result:
-                context, meta = self._bare(request), {"pid": os.getpid(), "hostname": self.hostname}
+        messages: list[Outgoing] = []
+        meta = {"pid": os.getpid(), "hostname": self.hostname}
+        with self.app.publisher.collect(messages):
+            for request in tracked:
+                context = self._bare(request)
                 self.app.backend.store_result(request.id, meta, states.STARTED, request=context)
                 records += (context.records or ())[:1]
+        if messages:
+            self.app.broker.publish(messages)
         return records
 
     def dropped(self, request: Request, reason: Reason, *, terminated: bool = False, signum: Any = None) -> Settlement:
@@ -195,7 +203,10 @@ class Aftermath:
         return self._collecting(context, request)
 
     def _bare(self, request: Request) -> Context:
-        context = Context(id=request.id, task=request.type, hostname=self.hostname, called_directly=False)
+        context = Context(
+            id=request.id, task=request.type, hostname=self.hostname, reply_to=request.reply_to,
+            correlation_id=request.correlation_id, called_directly=False,
+        )  # fmt: skip
         return self._collecting(context, request)
 
     @staticmethod

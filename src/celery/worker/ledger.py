@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from celery.backends.store import Store, messages_of
+from celery.brokers.answers import Joins
 from celery.brokers.base import NOTHING, Broker, Consumer, Needs, Verdict
 from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
@@ -22,6 +23,7 @@ class Ledger:
     def __init__(self, broker: Broker, store: Store | None) -> None:
         self.broker = broker
         self.store = store
+        self.joins: Store | Joins | None = store if store is not None else broker.joins()
         self.fused = store is not None and broker.fuses(store)
         self.stale = 0
         """Settlements and results that were refused because another execution of the message came first."""
@@ -100,8 +102,8 @@ class Ledger:
         messages = [message for settlement in settlements for message in settlement.messages]
         if records and self.store is not None:
             self.stale += self.store.put(records).count(False)
-        if arrivals and self.store is not None:
-            messages += messages_of(arrivals, self.store.arrive(arrivals))
+        if arrivals and self.joins is not None:
+            messages += messages_of(arrivals, self.joins.arrive(arrivals))
         if messages:
             self.broker.publish(messages)
             if self.on_sent is not None:

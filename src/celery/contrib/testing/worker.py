@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from celery.concurrency import get_implementation
 from celery.result import AsyncResult, allow_join_result
 from celery.utils.dispatch import Signal
 from celery.utils.nodenames import anon_nodename
@@ -117,6 +118,10 @@ def _start_worker_thread(
     setup_app_for_worker(app, loglevel, logfile)
     if perform_ping_check and "celery.ping" not in app.tasks:
         raise RuntimeError("start_worker() pings with the task celery.ping: import celery.contrib.testing.tasks first.")
+    if isinstance(pool, str):
+        # Here, and not by the worker in its thread: eventlet keeps a copy of the module threading, which takes the
+        # thread that first imports eventlet for the main one. Nobody could wait for its end any more.
+        get_implementation(pool)
     worker = WorkController(
         app=app,
         hostname=kwargs.pop("hostname", anon_nodename()),

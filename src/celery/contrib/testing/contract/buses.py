@@ -60,6 +60,18 @@ class BusContract:
             ]
             assert subscription.get(0.0) is None
 
+    def test_a_beginning_is_a_whole_word_or_less(self, broker: Broker) -> None:
+        """Of events: `worker*` is what hears of `worker.online`; and what begins with no word hears of all."""
+        with broker.bus().subscribe(["celeryev/worker*"]) as some, broker.bus().subscribe(["celeryev/*"]) as every:
+            for topic in ("celeryev/task.sent", "celeryev/worker.online", "celeryev/worker.offline"):
+                broker.bus().publish(topic, topic.encode())
+            assert [some.get(10.0) for _ in range(2)] == [
+                ("celeryev/worker.online", b"celeryev/worker.online"),
+                ("celeryev/worker.offline", b"celeryev/worker.offline"),
+            ]
+            assert every.get(10.0) == ("celeryev/task.sent", b"celeryev/task.sent")
+            assert some.get(0.0) is None
+
     def test_what_nobody_heard_is_gone(self, broker: Broker) -> None:
         broker.bus().publish("t", b"before")
         with broker.bus().subscribe(["t"]) as subscription:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from celery.backends.store import Store
+from celery.brokers.revocations import Revocations
 from celery.utils.clock import FakeClock
 from celery.wire.message import Arrival, Record
 
@@ -112,6 +113,31 @@ class StoreContract:
         assert store.expire() in {1250, 0}, "0 where the store does it by itself"
         assert store.expire() == 0
         assert store.get(["1", "2"]) == [None, b""]
+
+    def test_keeps_revocations_of_brokers_that_keep_none(self, store: Store, connect: Callable[..., Store]) -> None:
+        other = connect()
+        writers = [Revocations(lambda: store), Revocations(lambda: other), Revocations(lambda: store)]
+        names = [[f"{writer}-{number}" for number in range(5)] for writer in range(3)]
+        threads = [
+            threading.Thread(target=lambda w=writer, ids=ids: [w.add([one], 60.0) for one in ids])
+            for writer, ids in zip(writers, names, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        reader = Revocations(lambda: other)
+        assert not reader
+        reader.refresh()
+        assert reader.ids() == sorted(one for ids in names for one in ids)
+        assert "0-0" in reader
+        writers[0].add(["longer"], 600.0, most=2)
+        assert "0-0" in reader
+        reader.refresh()
+        assert len(reader.ids()) == 2
+        assert "longer" in reader
+        assert "nobody" not in reader
+        other.close()
 
     def test_set_replaces_whatever_is_there(self, store: Store) -> None:
         store.put([Record("k", b"final", "SUCCESS")])

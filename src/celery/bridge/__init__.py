@@ -1,0 +1,1 @@
+"""Every transport of kombu that has no driver of its own here: what `celery.brokers.kombu` is made of."""

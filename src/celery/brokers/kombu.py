@@ -1,0 +1,355 @@
+"""Every broker that kombu has a transport for and we have no driver: SQS, Pub/Sub, Service Bus, Kafka, SQL, files, …
+
+docs/brokers.md says which there are, what each can do, and what is promised.  Publishing is as sure as the transport:
+kombu tells of errors, few of its transports confirm.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from celery.backends.store import Store
+from celery.bridge import spool
+from celery.bridge.bus import KombuBus
+from celery.bridge.consumer import KombuConsumer
+from celery.bridge.messages import (
+    COUNT,
+    DEAD,
+    DIED,
+    DUE,
+    INNER,
+    INTERRUPTED,
+    PLACE,
+    REASON,
+    TAG,
+    prepare,
+    put_together,
+    read,
+    take_apart,
+    task_of,
+    with_headers,
+)
+from celery.bridge.sqs import LONGEST_DELAY
+from celery.bridge.way import Line, Way
+from celery.brokers.base import MOST_REVOKED, Broker, Bus, Entry, Kind, QueueStats
+from celery.exceptions import BrokerError
+from celery.utils.clock import SYSTEM, Clock
+from celery.utils.routing import ROUTED, Binding, matches, routes
+from celery.wire.message import Outgoing, Queue
+from celery.wire.protocol import Message
+
+
+class KombuBroker(Broker):
+    """A transport of kombu. `can` says what that can do.
+
+    Options besides the transport's own: `timeout`; `spool`, a folder (or a function that names one) for what a worker
+    holds of a transport that forgets it; `exact_claims`: claims wait until every queue has been looked at.
+    """
+
+    def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options=options, clock=clock)
+        self._way = Way(url, self.options)
+        self.can = self._way.can
+        self._line = Line(self._way)
+        self._lock = threading.Lock()
+        self._queues: set[str] = set()
+        """Queues that are known to be there."""
+        self._kinds: dict[str, str] = {}
+        """By exchange that is known: its type."""
+        self._bindings: list[Binding] = []
+        self._consumers: weakref.WeakSet[KombuConsumer] = weakref.WeakSet()
+
+    def describe(self) -> str:
+        return self._way.describe()
+
+    def connect(self) -> None:
+        self._line.call(lambda channel: None)
+
+    def close(self) -> None:
+        self._line.close()
+
+    # -- queues ----------------------------------------------------------------------------------------------------
+
+    def declare(self, queues: Sequence[Queue]) -> None:
+        for queue in queues:
+            self._line.call(lambda channel, queue=queue: self._declare(channel, queue))  # type: ignore[misc]
+            exchange = queue.exchange
+            with self._lock:
+                self._queues.add(queue.name)
+                if exchange.name:
+                    self._kinds[exchange.name] = exchange.type
+                    binding = exchange.name, exchange.type, queue.routing_key, queue.name
+                    if binding not in self._bindings:
+                        self._bindings.append(binding)
+
+    def _declare(self, channel: Any, queue: Queue) -> None:
+        exchange = queue.exchange
+        arguments = dict(queue.arguments or {})
+        if queue.max_priority is not None:
+            arguments["x-max-priority"] = queue.max_priority
+        channel.queue_declare(queue=queue.name, durable=queue.durable, auto_delete=False, arguments=arguments)
+        if not exchange.name or not self._routes(exchange.type):
+            if exchange.name and exchange.type not in ROUTED:
+                raise BrokerError(
+                    f"Exchange {exchange.name!r} has type {exchange.type!r}, which {self._way.scheme}:// does not"
+                    f" route: use direct, topic or fanout."
+                )
+            return
+        channel.exchange_declare(exchange=exchange.name, type=exchange.type, durable=exchange.durable)
+        channel.queue_bind(queue=queue.name, exchange=exchange.name, routing_key=queue.routing_key)
+
+    def _routes(self, kind: str) -> bool:
+        """Whether the transport routes by exchanges of this type; if not, we do, by what has been declared."""
+        return kind in self._way.exchange_types and (kind != "fanout" or self._way.fans_out)
+
+    def _ensure(self, names: Sequence[str]) -> None:
+        missing = [name for name in names if name not in self._queues]
+        if missing:
+            planned = {queue.name: queue for queue in self.plan() if queue.name in missing}
+            self.declare([planned.get(name, Queue(name)) for name in missing])
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """What cannot be routed is refused before anything is sent; after an error the rest is sent."""
+        letters = [
+            (exchange, key, self._message(message))
+            for message in messages
+            for exchange, key in self._places(message.exchange, message.routing_key, inner=message.inner)
+        ]
+        self._publish(letters)
+
+    def _publish(self, letters: Sequence[tuple[str, str, Message]]) -> None:
+        sent = 0
+
+        def work(channel: Any) -> None:
+            nonlocal sent
+            for exchange, key, message in letters[sent:]:
+                seconds = self._delay(message)
+                more = {"DelaySeconds": seconds} if seconds else {}
+                channel.basic_publish(prepare(channel, message, **more), exchange=exchange, routing_key=key)
+                sent += 1
+
+        if letters:
+            self._line.call(work)
+
+    def _message(self, message: Outgoing) -> Message:
+        made = take_apart(message.envelope, message.task_id)
+        if message.priority is not None:
+            made.properties.setdefault("priority", message.priority)
+        if message.due is not None and message.due > self.clock.time():
+            made.headers = {**made.headers, DUE: int(message.due * 1000)}
+            made.properties.pop("expiration", None)  # whoever claims the message looks at `expires`
+        return made
+
+    def _delay(self, message: Message) -> int:
+        """Seconds for which the transport is to delay *message*; it does so again where that is not enough."""
+        due = message.headers.get(DUE)
+        if due is None or self._way.kind != "sqs":
+            return 0
+        left = int(due) / 1000 - self.clock.time()
+        return min(LONGEST_DELAY, max(0, int(left) + (left > int(left))))
+
+    def _places(self, exchange: str, key: str, *, inner: bool) -> list[tuple[str, str]]:
+        """(exchange, routing key) of what is to be published; raises `BrokerError` where nothing would be reached."""
+        if not exchange:
+            name = INNER + key if inner else key
+            self._ensure([name])
+            return [("", name)]
+        if exchange not in self._kinds:
+            self.declare([queue for queue in self.plan() if queue.exchange.name == exchange])
+        kind = self._kinds.get(exchange)
+        if not self._way.virtual:
+            return [(exchange, key)]
+        theirs, ours = self._reached(exchange, kind, key)
+        if not ours:
+            raise BrokerError(
+                f"No queue takes what is sent to the exchange {exchange!r} as {key!r}: declare one that is bound to it."
+            )
+        return [(exchange, key)] if theirs == ours else [("", queue) for queue in sorted(ours)]
+
+    def _reached(self, exchange: str, kind: str | None, key: str) -> tuple[set[str], set[str]]:
+        """The queues that a message reaches in kombu's opinion and in ours: kombu keeps `a` from a binding to `a.#`."""
+
+        def work(channel: Any) -> tuple[set[str], set[str]]:
+            try:
+                table = channel.get_table(exchange)
+            except KeyError:
+                table = []
+            theirs = set(channel.typeof(exchange).lookup(table, exchange, key, None)) if table else set()
+            found = {str(bound[2]) for bound in table if kind in ROUTED and matches(kind or "", bound[0] or "", key)}
+            return theirs, theirs | found | set(routes(self._bindings, exchange, key))
+
+        return self._line.call(work)
+
+    def _send(self, queue: str, message: Message, delay: float) -> None:
+        """Publish a copy."""
+        self._ensure([queue])
+        if delay > 0:
+            headers = {**message.headers, DUE: int((self.clock.time() + delay) * 1000)}
+            message = msgspec.structs.replace(message, headers=headers)
+        self._publish([("", queue, message)])
+
+    # -- consuming -------------------------------------------------------------------------------------------------
+
+    def consumer(
+        self,
+        queues: Sequence[str],
+        *,
+        name: str,
+        store: Store | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> KombuConsumer:
+        self._ensure([name for queue in queues for name in (queue, INNER + queue)])
+        made = KombuConsumer(
+            self._way,
+            queues,
+            name,
+            None if self.can.marks else store,
+            self.clock,
+            lease=self.lease,
+            send=self._send,
+            post=self.publish,
+            spool=self._spool(),
+        )
+        self._consumers.add(made)
+        return made
+
+    def _spool(self) -> Path | None:
+        if not self.can.marks:
+            return None
+        root = self.options["spool"]
+        return spool.place(Path(os.fspath(root() if callable(root) else root)), self.url, self._way.options)
+
+    def sweep(self) -> int:
+        """Put back what workers on this machine held that have been killed."""
+        folder = self._spool()
+        return 0 if folder is None else spool.sweep(folder, self._put_back)
+
+    def _put_back(self, left: spool.Left) -> None:
+        message = left.message
+        if left.started:
+            count = int(message.headers.get(COUNT) or 0) + 1
+            message = with_headers(message, **{COUNT: count, INTERRUPTED: True})
+        self._send(left.queue, message, 0.0)
+
+    # -- looking and tidying ---------------------------------------------------------------------------------------
+
+    def purge(self, queue: str) -> int:
+        def work(channel: Any) -> int:
+            return sum(int(channel.queue_purge(name) or 0) for name in (queue, INNER + queue))
+
+        return self._line.call(work)
+
+    def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
+        """`leased` and `delayed` count what consumers of this process hold."""
+        found = []
+        for name in sorted(set(self._plain() if queues is None else queues)):
+            ready, leased, delayed = self._count(name) + self._count(INNER + name), 0, 0
+            consumers = [consumer for consumer in list(self._consumers) if name in consumer.queues]
+            for consumer in consumers:
+                claimed, fetched, later = consumer.counts()
+                leased += claimed[name]
+                ready += fetched[name]
+                delayed += later[name]
+            found.append(QueueStats(name, ready, leased, delayed, self._count(DEAD + name), None, len(consumers)))
+        return found
+
+    def _plain(self) -> list[str]:
+        return sorted(name for name in self._queues if not name.startswith((INNER, DEAD)))
+
+    def _count(self, name: str) -> int:
+        """Ready messages; none in a queue that is not there."""
+        missing: tuple[type[BaseException], ...] = self._way.connection().channel_errors
+
+        def work(channel: Any) -> int:
+            try:
+                return int(channel.queue_declare(queue=name, passive=True).message_count or 0)
+            except missing:
+                return 0
+
+        return self._line.call(work)
+
+    def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
+        """Only dead ones can be listed."""
+        found: list[Entry] = []
+        if kind == "dead":
+            for queue in self._plain() if queues is None else queues:
+                self._walk(queue, lambda message: bool(found.append(_entry(message))))  # type: ignore[func-returns-value]
+        return sorted(found, key=lambda entry: entry.since)[:limit]
+
+    def remove(self, tags: Sequence[int | str]) -> int:
+        return self._end_dead(tags, lambda message: None)
+
+    def replay(self, tags: Sequence[int | str]) -> int:
+        def send_back(message: Message) -> None:
+            self._send(str(message.headers.get(PLACE)), with_headers(message), 0.0)
+
+        return self._end_dead(tags, send_back)
+
+    def _end_dead(self, tags: Sequence[int | str], work: Callable[[Message], object]) -> int:
+        wanted, ended = set(map(str, tags)), 0
+
+        def look(message: Message) -> bool:
+            nonlocal ended
+            if str(message.headers.get(TAG)) not in wanted:
+                return False
+            work(message)
+            ended += 1
+            return True
+
+        for queue in self._plain() if wanted else ():
+            self._walk(queue, look)
+        return ended
+
+    def _walk(self, queue: str, look: Callable[[Message], bool]) -> None:
+        """Show each dead message of *queue* once; those that *look* says True to are removed, others put at its end."""
+        name, seen = DEAD + queue, set()
+
+        def step(channel: Any) -> bool:
+            came = channel.basic_get(name, no_ack=False)
+            if came is None:
+                return False
+            message = read(came)
+            tag = message.headers.get(TAG)
+            if tag in seen or not look(message):
+                channel.basic_publish(prepare(channel, message), exchange="", routing_key=name)
+            seen.add(tag)
+            channel.basic_ack(came.delivery_tag)
+            return True
+
+        for _ in range(self._count(name)):
+            if not self._line.call(step):
+                return
+
+    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
+        """Nothing to keep it in: workers are told by remote control, where there is some."""
+
+    def revoked(self) -> list[str]:
+        return []
+
+    def bus(self) -> Bus:
+        return KombuBus(self._way, self._line)
+
+
+def _entry(message: Message) -> Entry:
+    headers = message.headers
+    queue = str(headers.get(PLACE) or "")
+    return Entry(
+        str(headers.get(TAG) or ""),
+        queue,
+        "dead",
+        task_of(message),
+        put_together(message, "", queue),
+        int(headers.get(DIED) or 0) / 1000,
+        None,
+        int(headers.get(COUNT) or 0),
+        str(headers.get(REASON) or ""),
+    )

@@ -1,0 +1,162 @@
+"""Joins that RabbitMQ keeps for apps without a result store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from celery.amqp.joins import DONE, OPEN
+from celery.backends.store import in_order
+from celery.brokers.answers import Held, Joins
+from celery.brokers.rabbitmq import RabbitBroker
+from celery.contrib.testing.contract.stores import part
+from celery.exceptions import BrokerError
+from celery.wire.message import Arrival
+from rig.rabbitmq import RabbitMQ
+
+Connect = Callable[[], RabbitBroker]
+
+
+@pytest.fixture
+def connect(rabbitmq_url: str) -> Iterator[Connect]:
+    made: list[RabbitBroker] = []
+
+    def broker() -> RabbitBroker:
+        made.append(RabbitBroker(rabbitmq_url))
+        return made[-1]
+
+    yield broker
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def joins(connect: Connect) -> Joins:
+    return connect().joins()
+
+
+def values(held: Held | None) -> list[bytes] | None:
+    """What is held, given back."""
+    if held is None:
+        return None
+    found = in_order(held.parts)
+    held.close()
+    return found
+
+
+def test_a_join_may_be_complete_after_its_last_part(joins: Joins) -> None:
+    assert joins.arrive([part(2, 3)]) == [False]
+    assert joins.arrive([part(0, 3)]) == [False]
+    assert values(joins.hold("g.")) is None
+    assert joins.arrive([part(10, 3)]) == [True]
+    assert values(joins.hold("g.")) == [b"0", b"2", b"10"]
+    assert values(joins.hold("g.")) == [b"0", b"2", b"10"], "it was let go of"
+
+
+def test_a_part_that_comes_twice_counts_once(joins: Joins) -> None:
+    joins.arrive([part(0, 2), part(0, 2, b"another")])
+    assert values(joins.hold("g.")) is None
+    assert joins.arrive([part(1, 2)]) == [True]
+    assert values(joins.hold("g.")) == [b"0", b"1"]
+
+
+def test_a_join_grows_by_each_index_once(joins: Joins) -> None:
+    more = Arrival("g.", "+more", b"", 2, grows=True)
+    joins.arrive([part(0, 2), more, more, part(1, 2)])
+    assert values(joins.hold("g.")) is None
+    assert joins.arrive([part(2, 2)]) == [True]
+    assert values(joins.hold("g.")) == [b"0", b"1", b"2"]
+
+
+def test_one_at_a_time_holds_a_join(joins: Joins, connect: Connect) -> None:
+    joins.arrive([part(0, 1)])
+    held = joins.hold("g.")
+    assert held is not None
+    for other in (joins, connect().joins()):
+        with pytest.raises(BrokerError, match="Somebody else") as caught:
+            other.hold("g.")
+        assert caught.value.temporary
+    held.close()
+    held.close()
+    assert values(connect().joins().hold("g.")) == [b"0"]
+
+
+def test_what_a_dead_holder_held_is_there_for_the_next(joins: Joins, connect: Connect) -> None:
+    joins.arrive([part(0, 2), part(1, 2)])
+    dying = connect()
+    assert dying.joins().hold("g.") is not None
+    dying.close()
+    assert values(joins.hold("g.")) == [b"0", b"1"]
+
+
+def test_a_finished_join_leaves_only_the_note_that_it_is(
+    joins: Joins, rabbitmq_server: RabbitMQ, rabbitmq_url: str
+) -> None:
+    vhost = rabbitmq_url.rpartition("/")[2]
+    joins.arrive([part(0, 1)])
+    held = joins.hold("g.")
+    assert held is not None
+    held.finish()
+    held.close()
+    assert rabbitmq_server.queues("name", vhost=vhost) == [[f"{DONE}g."]]
+    assert joins.arrive([part(0, 1)]) == [True], "a part that is repeated"
+    assert joins.hold("g.") is None
+    assert rabbitmq_server.queues("name", vhost=vhost) == [[f"{DONE}g."]]
+    assert joins.hold("another.") is None
+
+
+def test_an_open_join_is_durable_and_ends_a_week_after_its_last_part(
+    joins: Joins, rabbitmq_server: RabbitMQ, rabbitmq_url: str
+) -> None:
+    joins.arrive([part(0, 2)])
+    rows = rabbitmq_server.queues(
+        "name", "durable", "arguments", "messages_persistent", vhost=rabbitmq_url.rpartition("/")[2]
+    )
+    assert rows == [[f"{OPEN}g.", "true", '[{"x-expires",604800000}]', "1"]]
+
+
+def test_joins_do_not_touch(joins: Joins) -> None:
+    assert joins.arrive([part(0, 2, group="g."), part(0, 1, group="h."), part(0, 2, group="gg.")]) == [
+        False, True, False,
+    ]  # fmt: skip
+    assert values(joins.hold("h.")) == [b"0"]
+    assert values(joins.hold("g.")) is None
+
+
+def test_of_parts_that_arrive_at_once_somebody_finds_it_complete(connect: Connect) -> None:
+    """Whatever the order: whoever is told that it may be complete looks, and one of them finds that it is."""
+    found: dict[str, list[list[bytes]]] = {}
+    start = threading.Barrier(4)
+
+    def see_to(joins: Joins, group: str) -> None:
+        while True:
+            try:
+                held = joins.hold(group)
+            except BrokerError as error:
+                if not error.temporary:
+                    raise
+            else:
+                break
+        if held is not None:
+            found[group].append(in_order(held.parts))
+            held.finish()
+            held.close()
+
+    def work(joins: Joins, numbers: range, group: str) -> None:
+        start.wait()
+        for number in numbers:
+            if joins.arrive([part(number, 20, group=group)]) == [True]:
+                see_to(joins, group)
+
+    for group in ("a.", "b.", "c.", "d.", "e."):
+        found[group] = []
+        threads = [
+            threading.Thread(target=work, args=(connect().joins(), range(first, 20, 4), group)) for first in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert found[group] == [[b"%d" % number for number in range(20)]]

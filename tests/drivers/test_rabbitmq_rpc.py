@@ -1,0 +1,357 @@
+"""Results over `rpc://`: what is on the wire, who gets what, and what broken connections, forks and threads change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import amqp
+import pytest
+
+from celery import Celery, chord, group
+from celery.backends import rpc
+from celery.backends.rpc import Inbox
+from celery.contrib.testing.app import TestApp
+from celery.contrib.testing.worker import start_worker
+from celery.exceptions import Ignore, ImproperlyConfigured, TimeoutError  # noqa: A004
+from celery.result import AsyncResult
+from rig.proxy import Proxy
+from rig.rabbitmq import RabbitMQ
+
+SOON = 30.0
+MakeApp = Callable[..., Celery]
+
+
+def make(broker: str, **settings: Any) -> Celery:
+    app = TestApp(broker=broker, backend="rpc://", config={"broker_connection_timeout": 5.0, **settings})
+
+    @app.task(name="add", shared=False)
+    def add(x: Any, y: Any = 0) -> Any:
+        return x + y
+
+    @app.task(name="fail", shared=False)
+    def fail() -> None:
+        raise ValueError("no", 7)
+
+    @app.task(name="steps", bind=True, shared=False, track_started=True)
+    def steps(self: Any) -> str:
+        self.update_state(state="PROGRESS", meta={"done": 1})
+        return "end"
+
+    @app.task(name="only", bind=True, shared=False)
+    def only(self: Any) -> None:
+        self.update_state(state="PROGRESS", meta={"done": 2})
+        raise Ignore
+
+    @app.task(name="again", bind=True, shared=False)
+    def again(self: Any) -> int:
+        if self.request.retries < 2:
+            raise self.retry(countdown=0)
+        return int(self.request.retries)
+
+    return app
+
+
+@pytest.fixture
+def make_app(rabbitmq_url: str) -> Iterator[MakeApp]:
+    """`make_app(**settings)`: an app, in which nothing works unless `work` has been called."""
+    with ExitStack() as stack:
+
+        def made(url: str = rabbitmq_url, **settings: Any) -> Celery:
+            app = make(url, **settings)
+            stack.callback(app.close)
+            return app
+
+        yield made
+
+
+@pytest.fixture
+def work(rabbitmq_url: str) -> Iterator[Celery]:
+    """An app with a worker."""
+    app = make(rabbitmq_url)
+    with start_worker(app, pool="threads", concurrency=2, perform_ping_check=False):
+        yield app
+    app.close()
+
+
+class Reader:
+    """A queue of an original client, read message by message."""
+
+    def __init__(self, node: RabbitMQ, vhost: str, name: str) -> None:
+        self.connection = amqp.Connection(f"127.0.0.1:{node.port}", virtual_host=vhost)
+        self.connection.connect()
+        self.channel = self.connection.channel()
+        self.name = name
+        self.channel.queue_declare(name, durable=True, auto_delete=True, arguments={"x-expires": 86_400_000})
+        self.came: list[Any] = []
+        self.channel.basic_consume(name, no_ack=True, callback=self.came.append)
+
+    def read(self, count: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The bodies and properties of that many messages."""
+        while len(self.came) < count:
+            self.connection.drain_events(timeout=SOON)
+        return [(json.loads(message.body), message.properties) for message in self.came]
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+@pytest.fixture
+def reader(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> Iterator[Reader]:
+    made = Reader(rabbitmq_server, rabbitmq_vhost, "client")
+    yield made
+    made.close()
+
+
+def test_results_are_messages_as_the_original_sends_them(work: Celery, reader: Reader) -> None:
+    sent = work.tasks["add"].apply_async((1, 2), reply_to="client")
+    [(body, properties)] = reader.read(1)
+    done = body.pop("date_done")
+    assert done.endswith("+00:00")
+    assert body == {
+        "status": "SUCCESS", "result": 3, "traceback": None, "children": [], "task_id": sent.id,
+    }  # fmt: skip
+    assert properties == {
+        "content_type": "application/json", "content_encoding": "utf-8", "application_headers": {}, "delivery_mode": 1,
+        "priority": 0, "correlation_id": sent.id,
+    }  # fmt: skip
+
+
+def test_every_state_is_sent(work: Celery, reader: Reader) -> None:
+    work.tasks["steps"].apply_async(reply_to="client")
+    assert [body["status"] for body, _ in reader.read(3)] == ["STARTED", "PROGRESS", "SUCCESS"]
+    work.tasks["again"].apply_async(reply_to="client")
+    assert [body["status"] for body, _ in reader.read(6)[3:]] == ["RETRY", "RETRY", "SUCCESS"]
+    work.tasks["fail"].apply_async(reply_to="client")
+    body = reader.read(7)[6][0]
+    assert body["result"] == {"exc_type": "ValueError", "exc_message": ["no", 7], "exc_module": "builtins"}
+    assert "ValueError: ('no', 7)" in body["traceback"]
+
+
+def test_result_persistent_makes_them_durable(make_app: MakeApp, reader: Reader) -> None:
+    app = make_app(result_persistent=True)
+    with start_worker(app, pool="solo", perform_ping_check=False):
+        app.tasks["add"].apply_async((1, 2), reply_to="client")
+        assert reader.read(1)[0][1]["delivery_mode"] == 2
+
+
+def test_a_task_that_nobody_claims_any_more_has_a_result_too(work: Celery, reader: Reader) -> None:
+    work.tasks["add"].apply_async((1,), reply_to="client", expires=-10)
+    assert reader.read(1)[0][0]["status"] == "REVOKED"
+    work.send_task("nobody", reply_to="client")
+    body = reader.read(2)[1][0]
+    assert (body["status"], body["result"]["exc_type"]) == ("FAILURE", "NotRegistered")
+
+
+def test_the_sender_reads_its_results(work: Celery) -> None:
+    add = work.tasks["add"]
+    result = add.delay(1, 2)
+    assert result.get(timeout=SOON) == 3
+    assert (result.state, result.ready(), result.successful(), result.exists()) == ("SUCCESS", True, True, True)
+    assert work.AsyncResult(result.id).get(timeout=SOON) == 3, "also by its id"
+    failed = work.tasks["fail"].delay()
+    with pytest.raises(ValueError, match="no"):
+        failed.get(timeout=SOON)
+    assert failed.failed()
+    assert "no" in str(failed.traceback)
+    result.forget()
+    assert work.AsyncResult(result.id).state == "PENDING"
+    with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
+        work.AsyncResult(result.id).get(timeout=0.05)
+
+
+def test_groups_are_gathered_as_they_end(work: Celery) -> None:
+    add = work.tasks["add"]
+    sent = group(add.s(number, 0) for number in range(50)).delay()
+    assert sent.get(timeout=SOON) == list(range(50))
+    sent = group(add.s(number, 0) for number in range(9)).delay()
+    assert sorted(sent.get(timeout=SOON, order="completion")) == list(range(9))
+    assert {meta["result"] for _, meta in sent.iter_native(timeout=SOON)} == set(range(9))
+    with pytest.raises(NotImplementedError, match="result store"):
+        sent.save()
+    with pytest.raises(NotImplementedError, match="result store"):
+        work.GroupResult.restore(sent.id)
+    with pytest.raises(NotImplementedError, match="result store"):
+        sent.delete()
+
+
+def test_on_message_sees_every_state_of_what_is_waited_for(work: Celery) -> None:
+    seen: list[str] = []
+    work.tasks["add"].delay(1)
+    result = work.tasks["steps"].delay()
+    assert result.get(timeout=SOON, on_message=lambda meta: seen.append(meta["status"])) == "end"
+    assert seen[-1] == "SUCCESS"
+    assert set(seen) <= {"STARTED", "PROGRESS", "SUCCESS"}
+
+
+def test_a_state_before_the_end_is_known(work: Celery) -> None:
+    result = work.tasks["only"].delay()
+    came = threading.Event()
+    work.backend.inbox.tell([result.id], lambda task_id, meta: came.set())
+    assert came.wait(SOON)
+    assert (result.state, result.info) == ("PROGRESS", {"done": 2})
+
+
+def test_any_thread_waits_for_what_any_thread_has_sent(work: Celery) -> None:
+    add = work.tasks["add"]
+    with ThreadPoolExecutor(6) as pool:
+        sent = list(pool.map(add.delay, range(60)))
+        values = list(pool.map(lambda result: result.get(timeout=SOON), reversed(sent)))
+    assert values == list(range(60))[::-1]
+    assert [result.get(timeout=SOON) for result in sent] == list(range(60))
+
+
+def test_coroutines_wait_too(work: Celery) -> None:
+    async def main() -> list[Any]:
+        sent = [work.tasks["add"].delay(number) for number in range(10)]
+        gathered = await asyncio.gather(*(result.aget(timeout=SOON) for result in sent))
+        return [gathered, await work.GroupResult("g", sent).aget(timeout=SOON)]
+
+    assert asyncio.run(main()) == [list(range(10))] * 2
+
+    async def in_vain() -> None:
+        await work.AsyncResult("nobody's").aget(timeout=0.05)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(in_vain())
+
+
+def test_another_process_learns_nothing(work: Celery, make_app: MakeApp) -> None:
+    result = work.tasks["add"].delay(1, 2)
+    assert result.get(timeout=SOON) == 3
+    other: AsyncResult[int] = make_app().AsyncResult(result.id)
+    assert (other.state, other.ready(), other.result, other.exists()) == ("PENDING", False, None, False)
+    with pytest.raises(TimeoutError):
+        other.get(timeout=0.05)
+
+
+def test_a_forked_child_has_a_queue_of_its_own(work: Celery) -> None:
+    add = work.tasks["add"]
+    before = add.delay(1, 2)
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(write, json.dumps([add.delay(20, 22).get(timeout=SOON), work.backend.oid]).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        value, oid = json.loads(answer.read())
+    os.waitpid(pid, 0)
+    assert value == 42
+    assert oid != work.backend.oid
+    assert before.get(timeout=SOON) == 3
+    assert add.delay(2, 2).get(timeout=SOON) == 4
+
+
+def test_what_came_while_the_connection_was_broken_is_there(
+    work: Celery, make_app: MakeApp, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str
+) -> None:
+    with Proxy(rabbitmq_server.port) as proxy:
+        app = make_app(f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}", broker_heartbeat=2)
+        first = app.tasks["add"].delay(1, 1)
+        assert first.get(timeout=SOON) == 2
+        proxy.refuse()
+        proxy.reset()
+        sent = [work.tasks["add"].apply_async((number,), reply_to=app.backend.oid) for number in range(5)]
+        started, values = threading.Event(), []
+
+        def wait() -> None:
+            started.set()
+            values.extend(app.AsyncResult(result.id).get(timeout=SOON) for result in sent)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert started.wait(SOON)
+        proxy.heal()
+        waiting.join(SOON)
+        assert values == list(range(5))
+        assert app.tasks["add"].delay(5, 5).get(timeout=SOON) == 10
+        app.close()
+
+
+def test_a_client_that_has_gone_is_no_trouble(
+    work: Celery, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, reader: Reader
+) -> None:
+    work.tasks["add"].apply_async((1,), reply_to="gone")
+    work.tasks["add"].apply_async((1,), reply_to="client")
+    reader.read(1)
+    assert "gone" not in {row[0] for row in rabbitmq_server.queues("name", vhost=rabbitmq_vhost)}
+
+
+def test_its_queue_goes_with_the_app(make_app: MakeApp, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> None:
+    app = make_app()
+    app.tasks["add"].delay(1)
+    oid = app.backend.oid
+    rows = rabbitmq_server.queues("name", "durable", "auto_delete", "arguments", "consumers", vhost=rabbitmq_vhost)
+    assert [oid, "true", "false", '[{"x-expires",600000}]', "1"] in rows
+    app.close()
+    assert oid not in {row[0] for row in rabbitmq_server.queues("name", vhost=rabbitmq_vhost)}
+
+
+def test_results_that_may_not_be_read_are_told_to_who_waits(work: Celery, make_app: MakeApp) -> None:
+    work.conf.result_serializer = "json"
+    client = make_app(result_accept_content=["yaml"])
+    result = client.tasks["add"].delay(1, 2)
+    with pytest.raises(Exception, match="json"):
+        result.get(timeout=SOON)
+
+
+def test_without_rabbitmq_it_says_what_to_do() -> None:
+    app = TestApp(broker="memory://rpc", backend="rpc://")
+
+    @app.task(name="add", shared=False)
+    def add() -> None: ...
+
+    with pytest.raises(ImproperlyConfigured, match="through RabbitMQ"):
+        add.delay()
+    with pytest.raises(NotImplementedError, match="only with RabbitMQ"):
+        chord([add.s()], add.si()).delay()
+    app.close()
+
+
+# -- what has come ----------------------------------------------------------------------------------------------------
+
+
+def meta(task_id: str, status: str, result: Any = None) -> dict[str, Any]:
+    return {"task_id": task_id, "status": status, "result": result}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "stays"),
+    [
+        ("STARTED", "RETRY", "RETRY"), ("STARTED", "SUCCESS", "SUCCESS"), ("SUCCESS", "FAILURE", "SUCCESS"),
+        ("SUCCESS", "STARTED", "SUCCESS"), ("FAILURE", "STARTED", "FAILURE"), ("FAILURE", "SUCCESS", "SUCCESS"),
+    ],
+)  # fmt: skip
+def test_an_end_is_final(first: str, then: str, stays: str) -> None:
+    inbox = Inbox()
+    inbox.take("a", meta("a", first), 1)
+    inbox.take("a", meta("a", then), 1)
+    kept = inbox.get("a")
+    assert kept is not None
+    assert kept["status"] == stays
+
+
+def test_what_nobody_asks_for_is_dropped_in_time_and_what_is_waited_for_is_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rpc, "MOST_KEPT", 1000)
+    inbox, seen = Inbox(), []
+    inbox.tell(["0"], lambda task_id, meta: seen.append(task_id))
+    for number in range(30):
+        inbox.take(str(number), meta(str(number), "SUCCESS"), 100)
+    assert [number for number in range(30) if inbox.get(str(number)) is not None] == [0, *range(21, 30)]
+    assert seen == ["0"]
+    assert len([record for record in caplog.records if "ignore_result" in record.message]) == 1
+    inbox.forget("0")
+    inbox.forget("0")
+    inbox.take("30", meta("30", "SUCCESS"), 100)
+    assert inbox.get("21") is not None, "what is forgotten makes room"
