@@ -19,6 +19,11 @@ def add(x: int, y: int) -> int:
 
 
 @shared_task
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@shared_task
 def mark(log: str, line: str, seconds: float = 0.0) -> str:
     note(log, line)
     if seconds:
