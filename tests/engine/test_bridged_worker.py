@@ -41,12 +41,17 @@ def over(kind: str, folder: Path, request: pytest.FixtureRequest) -> dict[str, A
     return {
         "broker_url": sqs.url,
         "broker_transport_options": {**sqs.options, "queue_name_prefix": sqs.prefix(), "visibility_timeout": 3},
+        "worker_lease": 3.0,
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kind(request: pytest.FixtureRequest) -> str:
-    return str(getattr(request, "param", "files"))
+    """Decided before a test begins, which the server of SQS outlives."""
+    kind = str(getattr(request, "param", "files"))
+    if kind == "sqs":
+        request.getfixturevalue("sqs")
+    return kind
 
 
 @pytest.fixture
@@ -157,7 +162,7 @@ def spawn(app: Celery, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen
         "app.conf.update(json.loads(sys.argv[1]))\n"
         "app.set_default(); app.worker_main(['worker', '-c', '1', '-P', 'solo', '-l', 'WARNING'])\n"
     )
-    names = ("broker_url", "broker_transport_options", "result_backend")
+    names = ("broker_url", "broker_transport_options", "result_backend", "worker_lease")
 
     def spawn() -> subprocess.Popen[bytes]:
         settings = json.dumps({name: app.conf[name] for name in names})
@@ -209,7 +214,6 @@ def test_a_killed_worker_loses_nothing(
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", ["sqs"], indirect=True)
 def test_a_task_may_run_for_longer_than_messages_are_invisible(app: Celery, log: Path, jobs: Any) -> None:
-    app.conf.worker_lease = 1.5
     with work(app):
         assert jobs.late.delay(str(log), "long", 8.0).get(timeout=PATIENCE) == "long"
     assert noted(log) == {"long": 1}
