@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import time
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,10 +20,12 @@ from typing import Any
 
 import pytest
 
+from celery.utils.digests import sha1
 from mixed.conftest import Mixed, brokers
 from rig.original import PACKAGES, environment
 from rig.redis import RedisServer, free_port
 
+ROOT = Path(__file__).parents[2]
 PATIENCE = 45.0
 FLOWER = ("flower-2.2.0", "flower==2.2.0", *PACKAGES)
 EXPORTER = ("celery-exporter-0.11.2", "prometheus-exporter-celery==0.11.2", "celery[redis]==5.5.3")
@@ -81,18 +84,30 @@ class Served:
         self.process.wait(10)
 
 
-@pytest.fixture
-def flower(mixed: Mixed, tmp_path: Path) -> Iterator[Served]:
-    python = python_of(*FLOWER)
+@pytest.fixture(params=["original", "ours"])
+def flower(request: pytest.FixtureRequest, mixed: Mixed, tmp_path: Path) -> Iterator[Served]:
+    """Flower on the original library, and on ours, which stands before the one that it was installed with."""
+    env = {"FLOWER_UNAUTHENTICATED_API": "true"}
+    if request.param == "ours":
+        about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        extras = about["optional-dependencies"]
+        needed = [*about["dependencies"], *extras["redis"], *extras["rabbitmq"]]
+        python = python_of(f"flower-2.2.0-on-ours-{sha1(repr(needed).encode())[:8]}", "flower==2.2.0", *needed)
+        env["PYTHONPATH"] = f"{ROOT / 'src'}:{mixed.ours.env['PYTHONPATH']}"
+        which = [python, "-c", "import celery; print(celery.__file__)"]
+        assert subprocess.check_output(which, env={**os.environ, **env}, text=True).startswith(str(ROOT / "src"))
+    else:
+        python = python_of(*FLOWER)
     port = free_port()
     command = [str(python), "-m", "celery", "-A", mixed.theirs.file.stem, "flower"]
     command += [f"--port={port}", "--address=127.0.0.1", "--inspect_timeout=2000"]
-    served = Served(command, port, mixed.theirs, tmp_path, FLOWER_UNAUTHENTICATED_API="true")
+    served = Served(command, port, mixed.theirs, tmp_path, **env)
     yield served
     served.end()
 
 
 @brokers
+@pytest.mark.timeout(600)  # it may install Flower
 def test_flower_shows_our_workers_and_their_tasks_and_its_buttons_work(
     mixed: Mixed, flower: Served, broker_server: object
 ) -> None:
