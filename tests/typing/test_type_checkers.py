@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rig.original import environment
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -76,3 +78,28 @@ def test_pyright_understands_tasks() -> None:
     found = reported_by_pyright(right, wrong)
     assert found["right.py"] == {}
     assert set(found["wrong.py"]) == marked(wrong), found["wrong.py"]
+
+
+STUBBED = HERE / "stubbed.py"
+
+
+@pytest.mark.timeout(300)
+def test_a_program_written_for_other_stubs_passes(cache: Path) -> None:
+    assert reported_by_mypy(STUBBED, cache=cache) == {"stubbed.py": {}}
+    assert reported_by_pyright(STUBBED) == {"stubbed.py": {}}
+
+
+def test_a_program_written_for_other_stubs_runs() -> None:
+    done = subprocess.run([sys.executable, str(STUBBED)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.strip() == "[3, 7, [0, 2, 4], 3, 11, 'retries: 0'] 2 3.0", done.stderr
+
+
+@pytest.mark.timeout(600)  # it may install them
+def test_it_is_one_that_those_stubs_pass(tmp_path: Path) -> None:
+    try:
+        python = environment("celery-types-0.26.0", "celery-types==0.26.0", "mypy==1.18.2", "celery==5.7.0")
+    except LookupError as error:
+        pytest.skip(str(error))
+    command = [str(python), "-m", "mypy", "--cache-dir", str(tmp_path), "--config-file", os.devnull, str(STUBBED)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "Success" in run.stdout, run.stdout + run.stderr

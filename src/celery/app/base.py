@@ -91,9 +91,10 @@ class Celery(Parts):
     steps: dict[str, set[Any]]
     user_options: dict[str, set[Any]]
     on_configure: Any = None
-    on_after_configure: Any = None
-    on_after_finalize: Any = None
-    on_after_fork: Any = None
+    # Each app has its own.
+    on_after_configure: Signal = cast("Signal", None)
+    on_after_finalize: Signal = cast("Signal", None)
+    on_after_fork: Signal = cast("Signal", None)
 
     configured = False
     finalized = False
