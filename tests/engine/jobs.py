@@ -59,6 +59,14 @@ def refuse_once(self: Task[Any, Any], log: str) -> bool:
 
 
 @shared_task(acks_late=True)
+def reject_once(log: str) -> str:
+    note(log, "tried")
+    if noted(Path(log))["tried"] == 1:
+        raise Reject("not yet", requeue=False)
+    return "done"
+
+
+@shared_task(acks_late=True)
 def late(log: str, line: str, seconds: float = 0.0) -> str:
     note(log, line)
     if seconds:

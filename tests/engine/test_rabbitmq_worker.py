@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import Exchange, Queue, binding
 
 from celery import Celery
 from celery.contrib.testing.worker import TestWorkController, start_worker
@@ -248,3 +249,39 @@ def test_what_is_revoked_while_it_waits_for_a_slot_does_not_run(
         gate.touch()
         wait_until(lambda: counts(used) == (0, 0, 0), 40)
     assert noted(log) == {"first": 1, "second": 1}
+
+
+def test_a_rejected_task_goes_round_through_a_dead_letter_exchange(app: Celery, log: Path, jobs: Any) -> None:
+    """As people let things be tried again later with nothing but queues."""
+    wait = {"x-message-ttl": 300, "x-dead-letter-exchange": "work", "x-dead-letter-routing-key": "work"}
+    app.conf.task_queues = [
+        Queue("work", Exchange("work"), "work", queue_arguments={"x-dead-letter-exchange": "later"}),
+        Queue("wait", Exchange("later", "fanout"), queue_arguments=wait),
+    ]
+    app.amqp.queues.select("work")
+    app.broker.declare(app.amqp.queues.apart(["wait"]))
+    with work(app):
+        result = jobs.reject_once.apply_async((str(log),), queue="work", exchange="work", routing_key="work")
+        assert result.get(timeout=40) == "done"
+        wait_until(lambda: counts(app, "work") == (0, 0, 0))
+    assert noted(log) == {"tried": 2}
+
+
+def test_bindings_are_listed(app: Celery, capsys: pytest.CaptureFixture[str], rabbitmq_server: RabbitMQ) -> None:
+    topics = Exchange("topics", "topic")
+    app.conf.task_queues = [
+        Queue("plain"),
+        Queue("many", [binding(topics, "a.*"), binding(topics, "b.#")]),
+    ]
+    app.broker.declare(app.amqp.queues.apart())
+    app.start(["list", "bindings"])
+    listed = [tuple(line.split()) for line in capsys.readouterr().out.splitlines()[2:]]
+    vhost = app.conf.broker_url.rpartition("/")[2]
+    said = rabbitmq_server.control(
+        "list_bindings", "-p", vhost, "--no-table-headers", "source_name", "destination_name", "routing_key"
+    )
+    there = {tuple(line.split("\t")) for line in said.splitlines()}
+    assert sorted(listed) == sorted(
+        (queue, exchange, key) for exchange, queue, key in there if exchange in {"celery", "topics"}
+    )
+    assert len(listed) == 4

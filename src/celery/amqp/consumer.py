@@ -56,7 +56,10 @@ MOVED_AFTER = 600.0
 
 
 class RabbitConsumer(Consumer):
-    """*send* publishes letters with confirms, *declare* sees to queues, *post* publishes messages."""
+    """*send* publishes letters with confirms, *declare* sees to queues, *post* publishes messages.
+
+    *bury* says whether it has sent a dead message where its queue wants it.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class RabbitConsumer(Consumer):
         clock: Clock,
         *,
         revocations: Revocations,
+        bury: Callable[[Held, str], bool],
         send: Callable[[Sequence[Letter]], object],
         post: Callable[[Sequence[Outgoing]], object],
         declare: Callable[[Sequence[str]], object],
@@ -82,6 +86,7 @@ class RabbitConsumer(Consumer):
         self._marks = Marks(store, self._id, lease, clock)
         self._lease_time = lease
         self._revocations = revocations
+        self._bury = bury
         self._informed = False
         """Whether it knows what was revoked before it began."""
         self._moved_after = moved_after
@@ -343,7 +348,7 @@ class RabbitConsumer(Consumer):
         if messages:
             self._post(messages)
         for settlement, held in ended:
-            if settlement.verb == "dead":
+            if settlement.verb == "dead" and not self._bury(held, settlement.reason):
                 letters.append(dead_letter(settlement, held, self._clock.time()))
                 places.append(letters[-1].routing_key)
             elif settlement.verb == "requeue":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import suppress
 from typing import Any
 
 from celery.amqp import frames
@@ -25,6 +24,8 @@ LAST = "celery_delayed_delivery"
 LONGEST = 2**LEVELS - 1
 """Seconds, eight and a half years; what is due later goes through once more."""
 THROUGH = "celeriac.due."
+HORIZONS = 3600, 86_400, 48 * 86_400
+"""Seconds; RabbitMQ has no room for 50 days."""
 PRECONDITION_FAILED = 406
 
 
@@ -43,11 +44,21 @@ def arrived_from(routing_key: str) -> str:
     return routing_key[2 * LEVELS :]
 
 
-def target_of(exchange: str, routing_key: str) -> str:
-    """What a message for *exchange* under *routing_key* is delayed as."""
+def horizon(delay: float) -> int:
+    """Seconds for which the queue in between stays that a message with this delay passes; 0 for ever.
+
+    A queue expires that is not declared anew: few kinds of horizons, each at least twice as long as the delay, so that
+    whoever publishes declares it again after a quarter of it and no message finds it gone.
+    """
+    return next((seconds for seconds in HORIZONS if 2 * delay <= seconds), 0)
+
+
+def target_of(exchange: str, routing_key: str, stays: int = 0) -> str:
+    """What a message for *exchange* under *routing_key* is delayed as. *stays*: its `horizon`."""
     if not exchange:
         return routing_key
-    return THROUGH + hashlib.sha256(f"{exchange}\n{routing_key}".encode()).hexdigest()[:32]
+    name = THROUGH + hashlib.sha256(f"{exchange}\n{routing_key}".encode()).hexdigest()[:32]
+    return f"{name}.{stays}" if stays else name
 
 
 def level_arguments(number: int, queue_type: str) -> dict[str, Any]:
@@ -83,15 +94,17 @@ def declare_levels(channel: Channel, queue_type: str) -> Channel:
     return channel
 
 
-def bind_target(channel: Channel, exchange: str, routing_key: str) -> None:
+def bind_target(channel: Channel, exchange: str, routing_key: str, stays: int = 0) -> None:
     """Have delayed messages for this target find it. Raises `Refused` where there is no such queue or exchange."""
-    number, target = channel.number, target_of(exchange, routing_key)
+    number, target = channel.number, target_of(exchange, routing_key, stays)
     if exchange:
         arguments = {
             "x-message-ttl": 0,
             "x-dead-letter-exchange": exchange,
             "x-dead-letter-routing-key": routing_key,
         }
+        if stays:
+            arguments["x-expires"] = stays * 1000
         channel.call(frames.queue_declare(number, target, 2, arguments), frames.QUEUE_DECLARE_OK)
     channel.call(frames.queue_bind(number, target, LAST, "*." * LEVELS + target, {}), frames.QUEUE_BIND_OK)
 
@@ -103,11 +116,7 @@ def bind_queue(channel: Channel, queue: Queue) -> None:
     channel.call(frames.queue_bind(number, queue.name, name, key, {}), frames.QUEUE_BIND_OK)
 
 
-def forget_target(channel: Channel, exchange: str, routing_key: str) -> None:
-    """Undo `bind_target` for an exchange."""
-    if exchange:
-        data = frames.method(
-            channel.number, frames.QUEUE_DELETE, b"\0\0", frames.short(target_of(exchange, routing_key)), b"\0"
-        )
-        with suppress(Refused):
-            channel.call(data, frames.QUEUE_DELETE_OK)
+def bind_made(channel: Channel, queue: str) -> None:
+    """Have what is delayed already find a queue that was just made, maybe in place of one that is gone."""
+    channel.call(frames.exchange_declare(channel.number, LAST, "topic", 2, {}), frames.EXCHANGE_DECLARE_OK)
+    bind_target(channel, "", queue)

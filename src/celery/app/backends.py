@@ -90,7 +90,7 @@ def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
 def _planned(app: Celery | None) -> list[Queue]:
     """The queues of an application."""
     queues = None if app is None else app.amqp.queues
-    return [] if queues is None else [queues.wire(name) for name in queues]
+    return [] if queues is None else queues.apart(queues)
 
 
 def result_url(app: Celery) -> str | None:

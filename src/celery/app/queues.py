@@ -11,8 +11,10 @@ from importlib import import_module
 from textwrap import indent as indent_text
 from typing import Any, Literal, cast
 
+from msgspec.structs import replace
+
 from celery.exceptions import ImproperlyConfigured
-from celery.wire.message import Exchange, Queue
+from celery.wire.message import Binding, Exchange, Queue
 
 ExchangeType = Literal["direct", "topic", "fanout", "headers"]
 
@@ -66,6 +68,11 @@ class Queues(MutableMapping[str, Any]):
     def given(self, name: str) -> Any:
         """kombu's queue *name* if it was given, or has been read; else None."""
         return self._given.get(name)
+
+    def apart(self, names: Iterable[str] | None = None) -> list[Queue]:
+        """Those of these names, or all that a worker consumes from, once for each of their bindings."""
+        wanted = self._consumed() if names is None else names
+        return [one for name in wanted for one in self.wire(name).apart()]
 
     def consuming(self) -> list[Queue]:
         """What a worker consumes from: the selected queues, or all."""
@@ -215,16 +222,14 @@ class Queues(MutableMapping[str, Any]):
             exchange = self.default_exchange
         if not routing_key:
             routing_key = self.default_routing_key or queue.name
-        return self._with_priority(
-            Queue(queue.name, exchange, routing_key, queue.durable, queue.max_priority, queue.arguments)
-        )
+        return self._with_priority(replace(queue, exchange=exchange, routing_key=routing_key))
 
     def _with_priority(self, queue: Queue) -> Queue:
         given = (queue.arguments or {}).get("x-max-priority", queue.max_priority)
         wanted = self.max_priority if given is None else given
         if wanted == queue.max_priority:
             return queue
-        return Queue(queue.name, queue.exchange, queue.routing_key, queue.durable, wanted, queue.arguments)
+        return replace(queue, max_priority=wanted)
 
     @staticmethod
     def _completed(given: Any, queue: Queue) -> Any:
@@ -277,6 +282,11 @@ def queue_of(value: Any) -> Queue:
         durable=bool(value.durable),
         max_priority=value.max_priority,
         arguments=_arguments(value.queue_arguments, lambda name: getattr(value, name, None)),
+        bindings=tuple(
+            Binding(exchange_of(way.exchange), way.routing_key or "", way.arguments or None)
+            for way in sorted(value.bindings or (), key=lambda way: (way.exchange.name, way.routing_key or ""))
+        ),
+        binding_arguments=value.binding_arguments or None,
     )
 
 

@@ -26,7 +26,7 @@ def bindings(ctx: click.Context) -> None:
     app = ctx.obj.app
     rows = [
         (queue.name, queue.exchange.name or queue.name, queue.routing_key or queue.name)
-        for queue in app.amqp.queues.consuming()
+        for queue in app.amqp.queues.apart()
     ]
     known = {row[0] for row in rows}
     rows += [(stats.name, "", stats.name) for stats in app.broker.stats() if stats.name not in known]

@@ -6,7 +6,9 @@ say whether a message that comes again had been started (`celery.amqp.marks` doe
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +20,7 @@ from celery.amqp.bus import RabbitBus
 from celery.amqp.connection import Channel, Refused
 from celery.amqp.consumer import RabbitConsumer
 from celery.amqp.frames import Delivered, encode_properties
+from celery.amqp.held import Held
 from celery.amqp.joins import RabbitJoins
 from celery.amqp.link import Link
 from celery.amqp.messages import (
@@ -35,6 +38,7 @@ from celery.amqp.messages import (
     task_of,
 )
 from celery.amqp.publisher import Letter
+from celery.amqp.rejects import Grave, grave_of, rejected_letter
 from celery.amqp.replies import RabbitReplies
 from celery.backends.store import Store
 from celery.brokers.answers import OnReply
@@ -44,7 +48,7 @@ from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
 from celery.wire.message import Outgoing, Queue
 
-NOT_FOUND, PRECONDITION_FAILED = 404, 406
+FORBIDDEN, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
 DURABLE = 2
 NOT_MANDATORY = 0
 KIND = "x-queue-type"
@@ -77,9 +81,11 @@ class RabbitBroker(Broker):
         self._queues: set[str] = set()
         """Queues that are known to be there."""
         self._exchanges: set[str] = set()
-        self._delayed: set[str] = set()
-        """Targets that delayed messages find."""
+        self._delayed: dict[str, float] = {}
+        """Targets that delayed messages find, and until when (monotonic seconds) they need not be declared again."""
         self._levels = False
+        self._graves: dict[str, Grave] = {}
+        """By queue: where it has its dead letters sent, if it says so."""
         self._consumers: weakref.WeakSet[RabbitConsumer] = weakref.WeakSet()
         self.revocations = Revocations(self._aside, clock)
 
@@ -101,10 +107,26 @@ class RabbitBroker(Broker):
     def declare(self, queues: Sequence[Queue]) -> None:
         for queue in queues:
             self.link.control(lambda channel, queue=queue: _declare(channel, queue))  # type: ignore[misc]
+            self._bind_made(queue.name)
             with self._lock:
                 self._queues.add(queue.name)
+                if (grave := grave_of(queue.arguments)) is not None:
+                    self._graves[queue.name] = grave
                 if queue.exchange.name:
                     self._exchanges.add(queue.exchange.name)
+
+    def _bind_made(self, name: str) -> None:
+        """Whoever makes a queue has it found by what is delayed: others may think that it has been there all along."""
+        if name.startswith(DEAD):
+            return
+        try:
+            self.link.control(lambda channel: delays.bind_made(channel, name))
+        except Refused as error:
+            if error.code != FORBIDDEN:
+                raise
+            self._delayed.pop(name, None)  # whoever delays something for it has to be allowed to
+        else:
+            self._delayed[name] = math.inf
 
     def _ensure(self, names: Sequence[str]) -> None:
         """Have these queues: as they are, as the application has them in mind, or plain and durable."""
@@ -228,11 +250,13 @@ class RabbitBroker(Broker):
 
     def _delay_to(self, exchange: str, key: str, seconds: float) -> tuple[str, str]:
         """Where a message is sent that is to come to *exchange* under *key* in so many seconds."""
-        target = delays.target_of(exchange, key)
+        stays = delays.horizon(seconds) if exchange else 0
+        target = delays.target_of(exchange, key, stays)
         self._have_levels()
-        if target not in self._delayed:
-            self.link.control(lambda channel: delays.bind_target(channel, exchange, key))
-            self._delayed.add(target)
+        now = time.monotonic()
+        if self._delayed.get(target, 0.0) <= now:
+            self.link.control(lambda channel: delays.bind_target(channel, exchange, key, stays))
+            self._delayed[target] = now + stays / 4 if stays else math.inf
         return delays.route(seconds, target)
 
     def _await_delayed(self) -> None:
@@ -273,6 +297,7 @@ class RabbitBroker(Broker):
             store,
             self.clock,
             revocations=self.revocations,
+            bury=self._bury,
             send=self._send,
             post=self.publish,
             declare=self._redeclare,
@@ -283,6 +308,19 @@ class RabbitBroker(Broker):
         )
         self._consumers.add(made)
         return made
+
+    def _bury(self, held: Held, reason: str) -> bool:
+        """Send a dead message to its queue's dead-letter exchange; False if there is none, or nothing behind it."""
+        grave = self._graves.get(held.queue)
+        if grave is None:
+            return False
+        try:
+            self._send([rejected_letter(held, grave, reason, self.clock.time())])
+        except BrokerError as error:
+            if error.temporary:
+                raise
+            return False
+        return True
 
     def sweep(self) -> int:
         return 0  # the server gives back what a consumer held as soon as its connection ends
@@ -411,7 +449,9 @@ def _declare(channel: Channel, queue: Queue) -> None:
         bits = DURABLE if queue.durable else 0
         channel.call(frames.queue_declare(number, queue.name, bits, arguments), frames.QUEUE_DECLARE_OK)
         if exchange.name:
-            data = frames.queue_bind(number, queue.name, exchange.name, queue.routing_key, {})
+            data = frames.queue_bind(
+                number, queue.name, exchange.name, queue.routing_key, queue.binding_arguments or {}
+            )
             channel.call(data, frames.QUEUE_BIND_OK)
     except Refused as error:
         if error.code != PRECONDITION_FAILED:

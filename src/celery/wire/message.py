@@ -21,8 +21,16 @@ class Exchange(msgspec.Struct, frozen=True):
     durable: bool = True
 
 
+class Binding(msgspec.Struct, frozen=True):
+    """One more way into a queue. *arguments*: what an exchange of the kind headers compares, where there are some."""
+
+    exchange: Exchange
+    routing_key: str = ""
+    arguments: dict[str, Any] | None = None
+
+
 class Queue(msgspec.Struct, frozen=True):
-    """A named queue and how it is bound to its exchange."""
+    """A named queue and how it is bound to its exchange; `bindings`: to others besides."""
 
     name: str
     exchange: Exchange = Exchange()
@@ -30,6 +38,21 @@ class Queue(msgspec.Struct, frozen=True):
     durable: bool = True
     max_priority: int | None = None
     arguments: dict[str, Any] | None = None
+    bindings: tuple[Binding, ...] = ()
+    binding_arguments: dict[str, Any] | None = None
+
+    def apart(self) -> list[Queue]:
+        """This queue once for each of its bindings, the main one first, as brokers declare them."""
+        plain = msgspec.structs.replace(self, bindings=())
+        return [
+            plain,
+            *(
+                msgspec.structs.replace(
+                    plain, exchange=way.exchange, routing_key=way.routing_key, binding_arguments=way.arguments
+                )
+                for way in self.bindings
+            ),
+        ]
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):

@@ -288,7 +288,7 @@ class WorkController:
     def _reach(self) -> None:
         """Declare the queues. Raises what keeps the broker or the result store from being used."""
         self.broker.connect()
-        self.broker.declare(self.app.amqp.queues.consuming())
+        self.broker.declare(self.app.amqp.queues.apart())
         stamps.refresh(self.broker)
         store = self.app.store
         ask_store(store, self.app)

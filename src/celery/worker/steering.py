@@ -56,7 +56,7 @@ def add_consumer(
         given: Mapping[str, Any] = {"exchange": exchange, "exchange_type": exchange_type, "routing_key": routing_key}
         wanted = {key: value for key, value in {**given, **options}.items() if value is not None}
         queues.select_add(queue, **{"exchange": queue, "routing_key": queue, **wanted})
-    consumer.broker.declare([queues.wire(queue)])
+    consumer.broker.declare(queues.apart([queue]))
     done = state.tell(lambda: consumer.add_queue(queue))
     logger.info("Started consuming from %s%s", queue, "" if done else AFTERWARDS)
     return ok(f"add consumer {queue}")

@@ -128,7 +128,7 @@ class Surface:
         else:
             wanted = {key: value for key, value in given.items() if value is not None}
             queues.select_add(name, **{"exchange": name, "routing_key": name, **wanted})
-        self.broker.declare([queues.wire(name)])
+        self.broker.declare(queues.apart([name]))
         self.ask(lambda: self.add_queue(name))  # type: ignore[attr-defined] # of the class it is mixed into
 
     def cancel_task_queue(self, queue: Any) -> None:
