@@ -107,7 +107,9 @@ class RabbitBroker(Broker):
     def declare(self, queues: Sequence[Queue]) -> None:
         for queue in queues:
             self.link.control(lambda channel, queue=queue: _declare(channel, queue))  # type: ignore[misc]
-            self._bind_made(queue.name)
+            self._delayed.pop(queue.name, None)
+            if "x-expires" in (queue.arguments or {}):
+                self._bind_made(queue.name)
             with self._lock:
                 self._queues.add(queue.name)
                 if (grave := grave_of(queue.arguments)) is not None:
@@ -116,17 +118,14 @@ class RabbitBroker(Broker):
                     self._exchanges.add(queue.exchange.name)
 
     def _bind_made(self, name: str) -> None:
-        """Whoever makes a queue has it found by what is delayed: others may think that it has been there all along."""
-        if name.startswith(DEAD):
-            return
+        """Have what is delayed find a queue that may have been gone: others may think that it was there all along."""
         try:
             self.link.control(lambda channel: delays.bind_made(channel, name))
         except Refused as error:
             if error.code != FORBIDDEN:
                 raise
-            self._delayed.pop(name, None)  # whoever delays something for it has to be allowed to
-        else:
-            self._delayed[name] = math.inf
+            return  # whoever delays something for it has to be allowed to
+        self._delayed[name] = math.inf
 
     def _ensure(self, names: Sequence[str]) -> None:
         """Have these queues: as they are, as the application has them in mind, or plain and durable."""
