@@ -60,7 +60,7 @@ def test_delayed_messages_come_when_they_are_due(broker: RabbitBroker, consumer:
     assert bodies(collect(consumer, 1)) == [b"now"]
     [soon] = collect(consumer, 1)
     assert soon.envelope == b"soon"
-    assert 1 <= time.time() - now < 6
+    assert 1 <= time.time() - now < 30
     [later] = collect(consumer, 1)
     assert later.envelope == b"later"
     assert time.time() - now >= 2.5

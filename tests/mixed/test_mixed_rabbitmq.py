@@ -169,7 +169,10 @@ def declared(node: RabbitMQ, vhost: str, *words: str) -> set[str]:
 
 
 def ours_alone(rows: set[str]) -> set[str]:
-    return {row for row in rows if '<<"celeriac.' in row}
+    """Queues of ours; and the way by which a queue that expires (`all`) gets what was delayed for one before it."""
+    last, found = '<<"celery_delayed_delivery">>', {row for row in rows if '<<"celeriac.' in row}
+    way = {row for row in rows if row.startswith(f'binding [{last},queue,<<"all">>')}
+    return found | way | {row for row in rows if way and f"exchange,{last}}}" in row}
 
 
 @contextmanager
