@@ -25,7 +25,7 @@ from contextlib import suppress
 from celery.amqp import delays, frames
 from celery.amqp.connection import Channel, Connection
 from celery.amqp.frames import Delivered
-from celery.amqp.held import Claimed, Held, came_home, dead_letter, next_turn, parted, picked, put_off
+from celery.amqp.held import Claimed, Held, came_home, dead_letter, next_turn, parted, picked, put_off, refuse_effects
 from celery.amqp.link import Link
 from celery.amqp.marks import ENDED, Mark, Marks
 from celery.amqp.messages import COUNT, INNER, comes_again, name_of, put_together, task_of
@@ -276,7 +276,7 @@ class RabbitConsumer(Consumer):
     def start(
         self, deliveries: Sequence[Delivery], records: Sequence[Record] = (), needs: Needs = NOTHING
     ) -> list[Verdict]:
-        _refuse_effects(bool(records))
+        refuse_effects(bool(records))
         verdicts: list[Verdict] = []
         counts: dict[str, int] = {}
         revoked = self._revocations
@@ -327,7 +327,7 @@ class RabbitConsumer(Consumer):
             self._ack(tags)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        _refuse_effects(any(s.records or s.arrivals for s in settlements))
+        refuse_effects(any(s.records or s.arrivals for s in settlements))
         self._tidy(2 * len(settlements))
         applied, ended, letters, places = [], [], [], []
         seen: set[str] = set()
@@ -596,8 +596,3 @@ class RabbitConsumer(Consumer):
                 channel.send(data)
             self._give_back(tags)
         self._chime.ring()
-
-
-def _refuse_effects(given: bool) -> None:
-    if given:
-        raise ValueError("RabbitMQ has no store in the same place: records are to be put before the settlement.")

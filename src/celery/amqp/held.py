@@ -128,3 +128,8 @@ def picked(buffers: Mapping[str, deque[Delivered]], first: int, turn: int, limit
         else:
             empty += 1
     return found, turn
+
+
+def refuse_effects(given: bool) -> None:
+    if given:
+        raise ValueError("RabbitMQ has no store in the same place: records are to be put before the settlement.")

@@ -137,18 +137,16 @@ class RabbitBroker(Broker):
             except Refused as error:
                 if error.code != NOT_FOUND:
                     raise
-                self.declare([self._planned(name)])
+                self.declare(self._planned(name))
             self._queues.add(name)
 
-    def _planned(self, name: str) -> Queue:
+    def _planned(self, name: str) -> list[Queue]:
         """As the application has it in mind. Queues of ours beside one of its queues are as safe as that one."""
-        home = name.removeprefix(INNER).removeprefix(DEAD)
-        for queue in self.plan():
-            if queue.name == name:
-                return queue
-            if queue.name == home and (queue.arguments or {}).get(KIND) == "quorum":
-                return Queue(name, arguments={KIND: "quorum"})
-        return Queue(name)
+        home, planned = name.removeprefix(INNER).removeprefix(DEAD), list(self.plan())
+        found = [queue for queue in planned if queue.name == name]
+        if not found and any(queue.name == home and (queue.arguments or {}).get(KIND) == "quorum" for queue in planned):
+            return [Queue(name, arguments={KIND: "quorum"})]
+        return found or [Queue(name)]
 
     def _redeclare(self, names: Sequence[str]) -> None:
         """For whoever has connected anew: queues may have gone with a node."""
