@@ -16,6 +16,7 @@ from pathlib import Path
 # name -> (program, Debian's package, folders beside PATH in which Debian keeps the program)
 SERVERS = {
     "redis": ("redis-server", "redis-server", []),
+    "memcached": ("memcached", "memcached", []),
     "rabbitmq": ("rabbitmq-server", "rabbitmq-server", ["/usr/lib/rabbitmq/bin"]),
     "postgres": ("postgres", "postgresql", ["/usr/lib/postgresql/*/bin"]),
 }

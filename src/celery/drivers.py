@@ -43,7 +43,12 @@ BROKERS: Mapping[str, str] = {
     "sqlite": "celery.brokers.sqlite:SQLiteBroker",
 }
 STORES: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("cache+memcached", "cache+memcache", "cache+pymemcache", "cache+pylibmc"),
+        "celery.backends.cache:MemcachedStore",
+    ),
     "cache+memory": "celery.backends.memory:MemoryStore",
+    "file": "celery.backends.filesystem:FilesystemStore",
     "memory": "celery.backends.memory:MemoryStore",
     **dict.fromkeys(
         ("redis", "rediss", "sentinel", "unix", "socket", "redis+socket"), "celery.backends.redis:RedisStore"
@@ -76,6 +81,7 @@ DOORS: Mapping[str, str] = {
 REDIS = frozenset({"redis", "rediss", "sentinel", "unix", "socket", "redis+socket"})
 """Schemes of Redis, whose drivers take several URLs and options for their connections."""
 RABBITMQ = frozenset({"amqp", "amqps", "pyamqp", "py-amqp", "librabbitmq"})
+MEMCACHED = frozenset({"cache+memcached", "cache+memcache", "cache+pymemcache", "cache+pylibmc"})
 COMING = frozenset({"postgresql"})
 """Drivers of Celery that are still to come, by name."""
 

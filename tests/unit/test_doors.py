@@ -51,8 +51,8 @@ MODULES_LEFT_OUT = {
     **{
         f"celery.backends.{name}": "this result backend is not there yet: its URL says so"
         for name in (
-            "arangodb", "azureblockblob", "cache", "cassandra", "consul", "cosmosdbsql", "couchbase", "couchdb",
-            "database", "database.models", "database.session", "dynamodb", "elasticsearch", "filesystem", "gcs",
+            "arangodb", "azureblockblob", "cassandra", "consul", "cosmosdbsql", "couchbase", "couchdb",
+            "database", "database.models", "database.session", "dynamodb", "elasticsearch", "gcs",
             "mongodb", "s3",
         )
     },
@@ -79,6 +79,13 @@ NAMES_LEFT_OUT: dict[tuple[str, str], tuple[str, ...]] = {
     ("celery.backends.rpc", "the inside of its waiting: here the broker's thread takes results in"): (
         "ResultConsumer",
     ),
+    ("celery.backends.cache", SENTENCE): ("W_CHORD_EXPIRES_TOO_LONG", "REQUIRES_BACKEND", "UNKNOWN_BACKEND"),
+    ("celery.backends.cache", "the inside of its choice among clients: here there is one"): (
+        "MAX_RELATIVE_EXPIRES", "PYLIBMC_ONLY_OPTIONS", "DEFAULT_CLIENT_OPTIONS", "get_memcache_client",
+        "import_best_memcache", "get_best_memcache", "DummyClient", "backends", "logger",
+    ),
+    ("celery.backends.filesystem", SENTENCE): ("E_NO_PATH_SET", "E_PATH_NON_CONFORMING_SCHEME", "E_PATH_INVALID"),
+    ("celery.backends.filesystem", "names are UTF-8"): ("default_encoding",),
     ("celery.backends.asynchronous", SENTENCE): ("E_RETRY_LIMIT_EXCEEDED",),
     ("celery.bin.celery", SENTENCE): (
         "UNABLE_TO_LOAD_APP_MODULE_NOT_FOUND", "UNABLE_TO_LOAD_APP_ERROR_OCCURRED", "UNABLE_TO_LOAD_APP_APP_MISSING",

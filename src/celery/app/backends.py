@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import drivers
@@ -99,6 +100,13 @@ def result_url(app: Celery) -> str | None:
     given: str | None = conf.result_backend
     if given is None and not conf.broker_write_url:
         return broker_url(app, None)
+    if given == "cache":
+        cache = conf.cache_backend
+        if not cache:
+            raise ImproperlyConfigured(
+                "result_backend is 'cache': say which in cache_backend, such as memcached://host."
+            )
+        return f"cache+{cache}" if "://" in cache else f"cache+{cache}://"
     return given
 
 
@@ -151,6 +159,11 @@ def store_options(app: Celery, url: str) -> dict[str, Any]:
             username=conf.redis_username,
             virtual_host=conf.redis_db,
         )
+    if drivers.scheme(url) in drivers.MEMCACHED:
+        options.update(conf.cache_backend_options or {})
+    if drivers.scheme(url) == "file":
+        expires = conf.result_expires
+        options["expires"] = expires.total_seconds() if isinstance(expires, timedelta) else expires
     options.update(conf.result_backend_transport_options or {})
     return options
 
