@@ -129,7 +129,7 @@ class MemcachedStore(Store):
             found, cas = self._do(lambda client: client.gets(key))
             if found is None:
                 stored = self._do(lambda client: client.add(key, record.value, ttl, noreply=False, flags=flags))
-            elif found == (record.value, flags):
+            elif final and found == (record.value, flags):
                 return True  # this very record, by a request whose answer was lost
             else:
                 was, writer = _known(found)
