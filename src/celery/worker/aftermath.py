@@ -205,7 +205,8 @@ class Aftermath:
     def _bare(self, request: Request) -> Context:
         context = Context(
             id=request.id, task=request.type, hostname=self.hostname, reply_to=request.reply_to,
-            correlation_id=request.correlation_id, called_directly=False,
+            correlation_id=request.correlation_id, group=request.head.group, parent_id=request.head.parent_id,
+            called_directly=False,
         )  # fmt: skip
         return self._collecting(context, request)
 
