@@ -12,6 +12,8 @@ from urllib.parse import unquote
 from rig.redis import free_port
 
 GRACE = 30.0
+HELD = 1_000_000_000
+"""Seconds that are added to the life of what `pass_time` has touched."""
 
 
 class Memcached:
@@ -70,15 +72,21 @@ class Memcached:
             fields = dict(field.partition("=")[::2] for field in line.split())
             if "key" in fields:
                 end = int(fields["exp"])
-                found[unquote(fields["key"])] = -1 if end < 0 else end - now
+                left = end - now
+                found[unquote(fields["key"])] = -1 if end < 0 else left - HELD if left > HELD // 2 else left
         return found
 
     def pass_time(self, seconds: float) -> None:
-        """All that has an end is that much nearer to it. The server's clock has whole seconds."""
+        """All that has an end is that much nearer to it; from now on it gets there by calls of this alone.
+
+        The server's clock has whole seconds: what has few of them left would be gone before it is looked at.
+        """
         commands = []
+        now = int(time.time())
         for key, left in self.left().items():
             if left >= 0:
-                commands.append(f"touch {key} {int(left - seconds) + 1}" if left > seconds else f"delete {key}")
+                after = int(left - seconds)
+                commands.append(f"touch {key} {now + HELD + after}" if after > 0 else f"delete {key}")
         if commands:
             self.command(*commands)
 
