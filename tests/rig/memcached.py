@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from rig.redis import free_port
 
 GRACE = 30.0
-HELD = 1_000_000_000
+HELD = 200_000_000
 """Seconds that are added to the life of what `pass_time` has touched."""
 
 
