@@ -175,7 +175,7 @@ def known(kind: str) -> list[str]:
         "result backend": (STORES, "celery.result_stores"),
         "pool": (POOLS, "celery.pools"),
     }[kind]
-    return sorted({*table, *_plugins(group)})
+    return sorted({*table, *_plugins(group)}, key=str.lower)
 
 
 @cache

@@ -21,6 +21,7 @@ platform -> system:{system} arch:{arch}
 loader   -> {loader}
 settings -> transport:{transport} results:{results}
 driver   -> {driver}
+brokers  -> {drivers}
 
 {human_settings}
 """
@@ -30,7 +31,16 @@ _REDIS = ("redis", "hiredis")
 _DRIVERS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("amqp", "amqps", "pyamqp"), ("amqp",)),
     **dict.fromkeys(drivers.REDIS, _REDIS),
-    "sqs": ("boto3",),
+    **dict.fromkeys(("sqs", "SQS"), ("boto3",)),
+    **dict.fromkeys(("sqla", "sqlalchemy"), ("SQLAlchemy",)),
+    "azureservicebus": ("azure-servicebus",),
+    "azurestoragequeues": ("azure-storage-queue",),
+    **dict.fromkeys(("confluentkafka", "kafka"), ("confluent-kafka",)),
+    "consul": ("python-consul2",),
+    "gcpubsub": ("google-cloud-pubsub",),
+    "mongodb": ("pymongo",),
+    "pgmq": ("pgmq",),
+    "zookeeper": ("kazoo",),
 }
 
 filter_hidden_settings: Callable[[Mapping[str, Any]], dict[str, Any]] = mask_settings
@@ -98,20 +108,34 @@ def bugreport(app: Any) -> str:
         py_v=platform.python_version(),
         celery_v=VERSION_BANNER,
         kombu_v=_version("kombu"),
-        driver_v=" ".join(f"{name}:{_version(name)}" for name in _DRIVERS.get(scheme, ())) or "driver: built in",
+        driver_v=" ".join(f"{name}:{_version(name)}" for name in _DRIVERS.get(scheme.partition("+")[0], ()))
+        or "driver: built in",
         transport=scheme,
-        driver=driver_kind(scheme),
+        driver=driver_kind(url),
+        drivers=_drivers_there_are(),
         results=sanitize_url(str(app.conf.result_backend or ("disabled" if url else "embedded"))),
         human_settings=app.conf.humanize(),
         loader=f"{type(app.loader).__module__}.{type(app.loader).__qualname__}",
     )
 
 
-def driver_kind(scheme: str) -> str:
-    """How a broker is spoken to: `native` by a driver of ours, `bridged` through kombu, else by another package."""
-    if scheme in drivers.BROKERS or scheme == "embedded":
-        return "bridged" if ":Kombu" in drivers.BROKERS.get(scheme, "") else "native"
-    return "plug-in" if scheme in drivers.known("broker") else "bridged"
+def driver_kind(url: str) -> str:
+    """How a broker is spoken to: `native` by a driver of ours, `over kombu`, or by the `plug-in` of a package."""
+    scheme = drivers.scheme(url)
+    if scheme in drivers.known("broker") and scheme not in drivers.BROKERS:
+        return "plug-in"
+    if drivers.bridged(url):
+        return "over kombu"
+    return "native" if not url or scheme in drivers.BROKERS else "unknown"
+
+
+def _drivers_there_are() -> str:
+    known = drivers.known("broker")
+    native = [name for name in known if name in drivers.BROKERS and name not in drivers.BRIDGED]
+    plugins = [name for name in known if name not in drivers.BROKERS]
+    bridged = sorted(drivers.BRIDGED, key=str.lower)
+    kinds = {"native": native, "over kombu": bridged, "plug-ins": plugins}
+    return "\n            ".join(f"{kind}: {' '.join(names)}" for kind, names in kinds.items() if names)
 
 
 def _version(distribution: str) -> str:

@@ -46,6 +46,8 @@ _OURS = {
 _KEPT = frozenset({*_OURS, "lease", "timeout", "exact_claims", "spool", "queue_order_strategy"})
 """Options that are not the transport's."""
 FILES = "celery.bridge.files:Transport"
+_MISSING = (ImportError, NameError, AttributeError, RuntimeError)
+"""What transports raise whose packages are not there."""
 PAUSES = 0.1, 1.0
 """Seconds before the second attempt, and the most before any."""
 
@@ -78,7 +80,10 @@ class Way:
         self.exchange_types = frozenset(transport.implements.exchange_type)
         fanout = self._has_fanout()
         self.fans_out = fanout
-        self.troubles = (OSError, *transport.connection_errors, *transport.channel_errors)
+        errors = (OSError, *transport.connection_errors, *transport.channel_errors)
+        if not all(isinstance(error, type) for error in errors):  # None stands for those of a package that is not there
+            raise ImproperlyConfigured(self._missing(ImportError("its client library")))
+        self.troubles: tuple[type[BaseException], ...] = errors
         self._about = transport
         shared_tables = self._overrides("get_table")
         self.can = Capabilities(
@@ -96,17 +101,22 @@ class Way:
         )
 
     def _load(self) -> Any:
-        extra = _NEEDS.get(self.scheme, self.scheme)
         try:
             return self.connection().transport
-        except (ImportError, NameError, AttributeError) as error:
-            advice = f": pip install 'celery[{extra}]'" if extra in _EXTRAS else "; install them"
-            raise ImproperlyConfigured(
-                f"The broker {self.scheme}:// goes over kombu and needs packages that are not installed"
-                f" ({_line(error)}){advice}."
-            ) from error
+        except _MISSING as error:
+            raise ImproperlyConfigured(self._missing(error)) from error
         except (KeyError, ValueError, TypeError) as error:
             raise ImproperlyConfigured(f"Kombu has no transport for {self.scheme}://: {_line(error)}.") from error
+
+    def _missing(self, error: BaseException) -> str:
+        if self._path:
+            return f"The transport {self._path!r} cannot be loaded: {_line(error)}."
+        extra = _NEEDS.get(self.scheme, self.scheme)
+        advice = f": pip install 'celery[{extra}]'" if extra in _EXTRAS else "; install them"
+        return (
+            f"The broker {self.scheme}:// goes over kombu and needs packages that are not installed"
+            f" ({_line(error)}){advice}."
+        )
 
     def _has_fanout(self) -> bool:
         if not self.virtual:
@@ -136,18 +146,31 @@ class Way:
             raise self.trouble(error) from error
         return connection, channel
 
+    def take_shared(self) -> list[Any]:
+        """What a transport shares between its connections, taken out so that new ones do not use it."""
+        engines = getattr(self.channel_class, "_engines", None)  # of SQLAlchemy, by URL
+        if not isinstance(engines, dict):
+            return []
+        taken = list(engines.values())
+        engines.clear()
+        return taken
+
     def trouble(self, error: BaseException) -> BrokerError:
         """What a transport has raised, as a broker's error."""
         if isinstance(error, BrokerError):
             return error
+        if isinstance(error, (ImportError, NameError)):
+            return BrokerError(self._missing(error))
         made = BrokerError(f"The broker {self.scheme}:// (over kombu) fails: {_line(error)}.")
         made.temporary = isinstance(error, (*self.troubles, library.exceptions.OperationalError))
         return made
 
     def describe(self) -> str:
+        version = ""
         with suppress(Exception):  # whatever a client library has to say of its version
-            return f"{self._about.driver_name} {self._about.driver_version()} over kombu {library.__version__}"
-        return f"{self._about.driver_name} over kombu {library.__version__}"
+            version = str(self._about.driver_version())
+        name = f"{self._about.driver_name} {version}" if version not in {"", "N/A"} else self._about.driver_name
+        return f"{name} over kombu {library.__version__}"
 
 
 class Line:
@@ -177,7 +200,7 @@ class Line:
     def _once(self, work: Callable[[Any], Found]) -> Found:
         if os.getpid() != self._pid:  # a fork: the lock may be held by a thread that is not here
             self._lock, self._pid = threading.RLock(), os.getpid()
-            self._former.append((self._connection, self._channel))
+            self._former += [self._connection, self._channel, *self._way.take_shared()]
             self._connection = self._channel = None
         with self._lock:
             if self._channel is None:

@@ -41,9 +41,12 @@ from celery.bridge.way import Line, Way
 from celery.brokers.base import MOST_REVOKED, Broker, Bus, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
+from celery.utils.log import get_logger
 from celery.utils.routing import ROUTED, Binding, matches, routes
 from celery.wire.message import Outgoing, Queue
 from celery.wire.protocol import Message
+
+logger = get_logger(__name__)
 
 
 class KombuBroker(Broker):
@@ -207,6 +210,7 @@ class KombuBroker(Broker):
         store: Store | None = None,
         weights: Mapping[str, int] | None = None,
     ) -> KombuConsumer:
+        self._warn_of_two_folders()
         self._ensure([name for queue in queues for name in (queue, INNER + queue)])
         made = KombuConsumer(
             self._way,
@@ -221,6 +225,15 @@ class KombuBroker(Broker):
         )
         self._consumers.add(made)
         return made
+
+    def _warn_of_two_folders(self) -> None:
+        ways = [self._way.options.get(f"data_folder_{way}", f"data_{way}") for way in ("in", "out")]
+        if self._way.kind == "filesystem" and ways[0] != ways[1]:
+            logger.warning(
+                "data_folder_in (%s) and data_folder_out (%s) differ: what this worker sends, retries or gives back"
+                " goes where it does not look. Have one folder for both (broker_transport_options).",
+                *ways,
+            )
 
     def _spool(self) -> Path | None:
         if not self.can.marks:
