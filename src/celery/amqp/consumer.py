@@ -58,7 +58,7 @@ MOVED_AFTER = 600.0
 class RabbitConsumer(Consumer):
     """*send* publishes letters with confirms, *declare* sees to queues, *post* publishes messages.
 
-    *bury* says whether it has sent a dead message where its queue wants it.
+    *bury* says whether it has sent a dead message where its queue wants it; *ended* is that of the broker.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class RabbitConsumer(Consumer):
         *,
         revocations: Revocations,
         bury: Callable[[Held, str], bool],
+        ended: Callable[[str, float], bool],
         send: Callable[[Sequence[Letter]], object],
         post: Callable[[Sequence[Outgoing]], object],
         declare: Callable[[Sequence[str]], object],
@@ -86,7 +87,7 @@ class RabbitConsumer(Consumer):
         self._marks = Marks(store, self._id, lease, clock)
         self._lease_time = lease
         self._revocations = revocations
-        self._bury = bury
+        self._bury, self._ended = bury, ended
         self._informed = False
         """Whether it knows what was revoked before it began."""
         self._moved_after = moved_after
@@ -236,14 +237,14 @@ class RabbitConsumer(Consumer):
         return claimed
 
     def _put_off(self, found: Claimed, marks: Mapping[str, Mark]) -> Claimed:
-        """Those that may be claimed; the others are being run, by others or as another copy by us."""
+        """Those that may be claimed; the others are being run, by others or as another copy by us, or have ended."""
         with self._lock:
             ours = {held.name for held in self._held.values()}
-        free, busy = parted(found, marks, ours, self._id)
+        free, busy, over = parted(found, marks, ours, self._id, self._ended)
         if busy:
             self._send([self._later(came, source) for source, came in busy])
-            with self._lock:
-                self._ack([came.tag for _, came in busy])
+        with self._lock:
+            self._ack([came.tag for _, came in (*busy, *over)])
         return free
 
     def _later(self, came: Delivered, source: str, least: float = 1.0) -> Letter:

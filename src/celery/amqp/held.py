@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -17,12 +17,15 @@ from celery.amqp.messages import (
     INNER,
     PLACE,
     REASON,
+    SENT,
     TAG,
     comes_again,
     copy_of,
     home_of,
     name_of,
+    sent_at,
     sent_back,
+    task_of,
 )
 from celery.amqp.publisher import Letter
 from celery.wire.message import Settlement
@@ -80,7 +83,7 @@ def put_off(came: Delivered, source: str) -> tuple[int, Letter]:
     """
     headers = came.properties.headers or {}
     times = int(headers.get(AGAIN) or 0)
-    kept = {COUNT: headers[COUNT]} if COUNT in headers else {}
+    kept = {name: headers[name] for name in (COUNT, SENT) if name in headers}
     place = INNER + source.removeprefix(INNER)
     return times, copy_of(came, place, **kept, **{AGAIN: times + 1, PLACE: home_of(came, source)})
 
@@ -93,18 +96,31 @@ def came_home(came: Delivered, source: str) -> tuple[Delivered, str]:
     return msgspec.structs.replace(came, exchange="", routing_key=home.removeprefix(INNER), redelivered=True), home
 
 
-def parted(found: Claimed, marks: Mapping[str, Mark], ours: Collection[str], me: str) -> tuple[Claimed, Claimed]:
-    """Messages that may be claimed, and those that are being run: by others, or as another copy (of *ours*) by *me*."""
+def parted(
+    found: Claimed, marks: Mapping[str, Mark], ours: Collection[str], me: str, ended: Callable[[str, float], bool]
+) -> tuple[Claimed, Claimed, Claimed]:
+    """Messages that may be claimed; those that are being run: by others, or as another copy (of *ours*) by *me*; and
+    those that were sent twice, of which the other copy was started, or has *ended* since (task id, Unix time)."""
     free: Claimed = []
     busy: Claimed = []
+    over: Claimed = []
     names = set(ours)
     for source, came in found:
         name = name_of(came)
         mark = marks.get(name)
         alive = mark is not None and mark.alive and mark.owner != me
-        (busy if comes_again(came) and (alive or name in names) else free).append((source, came))
+        known, sent, task = mark is not None or name in names, sent_at(came), task_of(came)
+        if sent is not None and task and not came.redelivered and known:
+            place = over
+        elif comes_again(came) and (alive or name in names):
+            place = busy
+        elif sent is not None and task and mark is None and ended(task, sent):
+            place = over
+        else:
+            place = free
+        place.append((source, came))
         names.add(name)
-    return free, busy
+    return free, busy, over
 
 
 def picked(buffers: Mapping[str, deque[Delivered]], first: int, turn: int, limit: int) -> tuple[Claimed, int]:

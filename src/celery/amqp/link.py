@@ -6,6 +6,7 @@ who publish: acknowledgements must get through.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 from celery.amqp.address import Address, trouble
 from celery.amqp.connection import Channel, Connection
+from celery.amqp.messages import said_again
 from celery.amqp.publisher import Letter, Publisher, Waiter
 from celery.exceptions import BrokerError
 
@@ -94,7 +96,12 @@ class Link:
         return waiter
 
     def _publish(self, letters: Sequence[Letter]) -> Waiter:
+        first, attempts = time.time(), itertools.count()
+
         def once() -> Waiter:
+            nonlocal letters
+            if next(attempts) == 1:  # the first may have arrived all the same
+                letters = [said_again(letter, first) for letter in letters]
             publisher = self._publishing()
             connection = publisher.connection
             if not connection.flowing.wait(self.timeout) and connection.blocked:

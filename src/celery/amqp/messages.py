@@ -12,7 +12,7 @@ from zlib import crc32
 
 import msgspec
 
-from celery.amqp.frames import Delivered, Properties, encode_properties
+from celery.amqp.frames import Delivered, Properties, decode_properties, encode_properties
 from celery.amqp.publisher import Letter
 from celery.utils.digests import sha1
 
@@ -21,9 +21,10 @@ INNER, DEAD = "celeriac.inner.", "celeriac.dead."
 REASON, PLACE, TAG, DIED, COUNT = (
     "celeriac_reason", "celeriac_queue", "celeriac_tag", "celeriac_died", "celeriac_deliveries",
 )  # fmt: skip
-AGAIN, TURN = "celeriac_again", "celeriac_turn"
-"""On a message that may be there more than once: how many times it was put off; and how often it was sent back."""
-OURS = frozenset({REASON, PLACE, TAG, DIED, COUNT, AGAIN, TURN})
+AGAIN, TURN, SENT = "celeriac_again", "celeriac_turn", "celeriac_sent"
+"""On a message that may be there more than once: how many times it was put off; how often it was sent back; and, if its
+sender did not learn whether it had arrived, when it was sent first (Unix milliseconds)."""
+OURS = frozenset({REASON, PLACE, TAG, DIED, COUNT, AGAIN, TURN, SENT})
 """Headers that tasks do not see."""
 _SERVERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
 PERSISTENT = 2
@@ -137,6 +138,22 @@ def name_of(came: Delivered) -> str:
 def comes_again(came: Delivered) -> bool:
     """Whether it may have been delivered, or sent, before."""
     return came.redelivered or AGAIN in (came.properties.headers or ())
+
+
+def said_again(letter: Letter, sent: float) -> Letter:
+    """A letter whose sender does not know whether the broker has it since *sent* (Unix seconds)."""
+    properties = decode_properties(letter.properties, 0)
+    headers = properties.headers or {}
+    if AGAIN in headers:
+        return letter
+    properties.headers = {**headers, AGAIN: 0, SENT: int(sent * 1000)}
+    return msgspec.structs.replace(letter, properties=encode_properties(properties))
+
+
+def sent_at(came: Delivered) -> float | None:
+    """When a message of `said_again` was sent first; None for others."""
+    sent = (came.properties.headers or {}).get(SENT)
+    return sent / 1000 if isinstance(sent, int) else None
 
 
 def sent_back(came: Delivered) -> dict[str, Any]:

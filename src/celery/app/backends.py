@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import drivers
@@ -14,7 +14,9 @@ from celery.backends.store import Store
 from celery.brokers.base import Broker
 from celery.exceptions import ImproperlyConfigured
 from celery.local import PromiseProxy
+from celery.states import READY_STATES
 from celery.utils.imports import symbol_by_name
+from celery.utils.iso8601 import parse_iso8601
 from celery.utils.plugins import entry_points
 from celery.wire.message import Queue
 
@@ -84,8 +86,21 @@ def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
     if drivers.scheme(address) in drivers.RABBITMQ or drivers.bridged(address):
         known = weakref.ref(app)
         broker.plan = lambda: _planned(known())
+        broker.ended = lambda task_id, since: _ended(known(), task_id, since)
         broker.aside = lambda: None if (living := known()) is None else living.store
     return broker
+
+
+def _ended(app: Celery | None, task_id: str, since: float) -> bool:
+    """Whether a store of ours has a result of this task that is not older than *since* (Unix seconds)."""
+    if app is None or app.store is None:
+        return False
+    meta = app.backend.get_task_meta(task_id, cache=False)
+    done = meta.get("date_done")
+    if meta["status"] not in READY_STATES or done is None:
+        return False
+    moment = parse_iso8601(done) if isinstance(done, str) else done
+    return bool((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() >= since)
 
 
 def _planned(app: Celery | None) -> list[Queue]:

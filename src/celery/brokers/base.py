@@ -138,6 +138,8 @@ class Broker(ABC):
         """The queues that the application has in mind: what a message is sent to and is not there is made like that."""
         self.aside: Callable[[], Store | None] = lambda: None
         """The result store of the application, for what this broker cannot keep itself."""
+        self.ended: Callable[[str, float], bool] = lambda task_id, since: False
+        """Whether there is a result of this task from after that Unix time: its message may be there twice."""
 
     def introduce(self, who: str) -> None:  # noqa: B027 - most stores have nobody to tell
         """Call the connections that are made from now on those of *who*, where the store lists connections."""

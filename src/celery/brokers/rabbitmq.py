@@ -295,6 +295,7 @@ class RabbitBroker(Broker):
             self.clock,
             revocations=self.revocations,
             bury=self._bury,
+            ended=self.ended,
             send=self._send,
             post=self.publish,
             declare=self._redeclare,
