@@ -143,3 +143,65 @@ def test_a_worker_that_stood_still_is_refused_when_it_comes_back(
     assert fleet.client("print(late.delay(0).get(timeout=30))").strip() == "0"
     assert zombie.poll() is None
     check_kept(fleet, ids, commits)
+
+
+@kinds("quorum")
+@forms(Form(300, 2.0, 2), Form(10_000, 10.0, 12))
+def test_workers_are_replaced_under_load(make: MakeFleet, commits: Commits, kind: str, form: Form) -> None:
+    """Matrix row 10: every task runs once, none fails, none is left; as many workers come as go."""
+    fleet = make(kind, form.lease)
+    ids = fleet.publish(form.tasks // 2, seconds=0.002)
+    current = fleet.start(ready=True)
+    for round in range(1, form.rounds + 1):
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
+        current.terminate()
+        heir = fleet.start(ready=True)
+        assert current.wait(60) == 0
+        current = heir
+    fleet.settle(ids, 120)
+    check_kept(fleet, ids, commits, lost_early=False, once=True)
+
+
+@kinds("classic")
+@forms(Form(100, 2.0, 1), Form(10_000, 10.0, 1))
+def test_a_grace_that_is_too_short_gives_back_what_runs(
+    make: MakeFleet, commits: Commits, kind: str, form: Form
+) -> None:
+    """Matrix row 11: what has not begun goes back at once and uncounted, what runs when the grace is over as well."""
+    fleet = make(kind, form.lease, worker_soft_shutdown_timeout=1.0)
+    worker = fleet.start(ready=True)
+    more = fleet.client("print(*(late.delay(10**6 + n, 8.0).id for n in range(2)))").split()
+    fleet.wait(lambda: fleet.executions() == 2)
+    ids = fleet.publish(form.tasks // 2)
+    worker.send_signal(signal.SIGQUIT)
+    assert worker.wait(60) == 0
+    assert fleet.counts() == f"{len(ids) + 2} 0 0 0"
+    assert fleet.begun() == 2
+    assert fleet.states(more) == dict.fromkeys(more, "PENDING")
+    fleet.start("-P", "threads", concurrency=8, ready=True, worker_soft_shutdown_timeout=0.0)
+    fleet.settle([*ids, *more], 240)
+    assert fleet.executions() == len(ids) + 4
+    check_kept(fleet, ids, commits, lost_early=False)
+    commits.check(more)
+
+
+@pytest.mark.parametrize("signals", [("SIGTERM", "SIGTERM"), ("SIGQUIT",)], ids="-".join)
+@kinds("quorum")
+@forms(Form(200, 1.5, 1), Form(10_000, 10.0, 10))
+def test_workers_that_are_hurried_lose_nothing(
+    make: MakeFleet, commits: Commits, signals: tuple[str, ...], kind: str, form: Form
+) -> None:
+    """Matrix row 12: gone within seconds."""
+    fleet = make(kind, form.lease)
+    ids = fleet.publish(form.tasks // 2, seconds=0.002)
+    for round in range(1, form.rounds + 1):
+        worker = fleet.start(ready=True)
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
+        asked = time.monotonic()
+        for name in signals:
+            os.kill(worker.pid, getattr(signal, name))
+        assert worker.wait(60) == 0
+        assert time.monotonic() - asked <= form.again
+    fleet.start()
+    fleet.settle(ids, 120)
+    check_kept(fleet, ids, commits)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from crash.fleet import Fleet
+from crash.fleet import Fleet, slaughter
 from crash.forms import Form, forms, rarely
 from crash.rabbit import Commits, Producer, check_kept, kinds
 from rig.rabbitmq import Cluster, RabbitMQ
@@ -134,6 +134,62 @@ def test_a_node_of_a_cluster_is_killed(make: MakeFleet, commits: Commits, cluste
         print(f"consuming again after {again:.1f} s, sending again after {time.monotonic() - killed:.1f} s")
         assert again <= form.again
         victim.start()
+    more = producer.confirmed()
+    assert set(fleet.settle(more, 240).values()) == {"SUCCESS"}
+    fleet.settle(ids, 240)
+    assert [worker.poll() for worker in workers] == [None, None]
+    check_kept(fleet, ids, commits)
+    commits.check(more)
+
+
+@kinds("classic")
+@forms(Form(200, 2.0, 1), Form(10_000, 10.0, 4))
+def test_everything_is_killed_at_once(
+    make: MakeFleet, commits: Commits, mortal: RabbitMQ, kind: str, form: Form
+) -> None:
+    """Rows 1 to 4 and 16 at once: the node and all workers, and all of them start again."""
+    fleet = make(kind, form.lease)
+    ids = fleet.publish(form.tasks // 2, seconds=0.002)
+    for round in range(1, form.rounds + 1):
+        pair = [fleet.start(ready=True), fleet.start(ready=True)]
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 240)
+        mortal.kill()
+        for worker in pair:
+            slaughter(worker)
+        mortal.start()
+    fleet.start()
+    fleet.start()
+    fleet.settle(ids, 240)
+    check_kept(fleet, ids, commits)
+
+
+@forms(Form(200, 5.0, 1, again=90.0), Form(10_000, 30.0, 2, again=60.0), minutes=20)
+def test_a_cluster_without_its_majority(make: MakeFleet, commits: Commits, cluster: Cluster, form: Form) -> None:
+    """Matrix row 20: two of three nodes are killed. What is sent meanwhile is confirmed truthfully, or refused.
+
+    Nothing confirmed is lost, and all goes on by itself when there is a majority again.
+    """
+    fleet = make("quorum", form.lease, broker=cluster.url(), broker_publish_timeout=5.0)
+    workers = [fleet.start(ready=True), fleet.start(ready=True)]
+    ids = fleet.publish(form.tasks // 2, seconds=0.005)
+    producer = Producer(fleet, form.tasks // 10)
+    for round in range(1, form.rounds + 1):
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 3): fleet.begun() >= goal, 240)
+        for node in cluster.nodes[:2]:
+            node.kill()
+        refused = fleet.client(
+            "from kombu.exceptions import OperationalError\n"
+            "try:\n"
+            "    late.delay(1)\n"
+            "except OperationalError as error:\n"
+            "    print(error)\n"
+        )
+        assert "RabbitMQ" in refused
+        ran = fleet.begun()
+        cluster.start()
+        back = time.monotonic()
+        fleet.wait(lambda ran=ran: fleet.begun() > ran + 20, form.again)
+        print(f"consuming again after {time.monotonic() - back:.1f} s")
     more = producer.confirmed()
     assert set(fleet.settle(more, 240).values()) == {"SUCCESS"}
     fleet.settle(ids, 240)

@@ -80,13 +80,13 @@ def test_workers_are_killed_before_they_mark_or_settle(
     check_promises(fleet, ids)
 
 
-@forms(Form(400, 1.5, 2), Form(10_000, 10.0, 10))
+@forms(Form(200, 1.5, 2), Form(10_000, 10.0, 10))
 def test_workers_are_killed_between_the_result_and_its_follow_ups(
     make_fleet: MakeFleet, redis_server: RedisServer, redis_url: str, durable: RedisServer, form: Form
 ) -> None:
     """Matrix row 5, where results are on another server: the callbacks come all the same."""
     fleet = make_fleet(broker=redis_url, backend=durable.url(), lease=form.lease)
-    ids = fleet.publish(form.tasks // 2, early=False)
+    ids = fleet.publish(form.tasks, early=False)
     for round in range(form.rounds):
         doomed = fleet.start(kill=f"sent:{2 + round}")
         assert doomed.wait(60) == -signal.SIGKILL
@@ -192,4 +192,28 @@ def test_code_that_keeps_the_processor_keeps_the_lease(
     fleet.start(concurrency=1)
     assert fleet.client(f"print(app.AsyncResult({id!r}).get(timeout=30))").strip() == "1"
     assert fleet.lines()["late 1"] == 1
+    assert "A worker is gone" not in fleet.said
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("task", "pool"), [("hold_interpreter", "prefork"), ("spin", "threads")])
+def test_code_that_keeps_the_processor_keeps_the_lease_of_all_others(
+    make_fleet: MakeFleet, redis_url: str, task: str, pool: str
+) -> None:
+    """Matrix row 8 under load: 10,000 tasks, among them some that keep the processor for longer than the lease."""
+    fleet = make_fleet(broker=redis_url, lease=2.0)
+    workers = [fleet.start("-P", pool, ready=True), fleet.start("-P", pool, ready=True)]
+    ids: list[str] = []
+    busy: list[str] = []
+    for round in range(5):
+        busy.append(fleet.client(f"print({task}.delay({10**6 + round}, 4.0).id)").strip())
+        ids += fleet.client(
+            f"with app.bulk():\n    for n in range({round * 1000}, {(round + 1) * 1000}):\n"
+            "        print(late.apply_async((n, 0.001), link=committed.si(n)).id, early.delay(n, 0.001).id)\n"
+        ).split()
+    fleet.settle([*ids, *busy], 300)
+    check_promises(fleet, ids, lost_early=False)
+    assert fleet.executions() == len(ids) + len(busy)
+    assert [worker.poll() for worker in workers] == [None, None]
     assert "A worker is gone" not in fleet.said
