@@ -13,18 +13,24 @@ from celery.brokers.answers import Held, Joins
 from celery.brokers.rabbitmq import RabbitBroker
 from celery.contrib.testing.contract.stores import part
 from celery.exceptions import BrokerError
-from celery.wire.message import Arrival
+from celery.wire.message import Arrival, Queue
 from rig.rabbitmq import RabbitMQ
 
 Connect = Callable[[], RabbitBroker]
 
 
+@pytest.fixture(params=["classic", "quorum"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def connect(rabbitmq_url: str) -> Iterator[Connect]:
+def connect(rabbitmq_url: str, kind: str) -> Iterator[Connect]:
     made: list[RabbitBroker] = []
 
     def broker() -> RabbitBroker:
         made.append(RabbitBroker(rabbitmq_url))
+        made[-1].plan = lambda: [Queue("q", arguments={"x-queue-type": kind})]
         return made[-1]
 
     yield broker
@@ -108,13 +114,12 @@ def test_a_finished_join_leaves_only_the_note_that_it_is(
 
 
 def test_an_open_join_is_durable_and_ends_a_week_after_its_last_part(
-    joins: Joins, rabbitmq_server: RabbitMQ, rabbitmq_url: str
+    joins: Joins, rabbitmq_server: RabbitMQ, rabbitmq_url: str, kind: str
 ) -> None:
     joins.arrive([part(0, 2)])
-    rows = rabbitmq_server.queues(
-        "name", "durable", "arguments", "messages_persistent", vhost=rabbitmq_url.rpartition("/")[2]
-    )
-    assert rows == [[f"{OPEN}g.", "true", '[{"x-expires",604800000}]', "1"]]
+    [row] = rabbitmq_server.queues("name", "durable", "type", "arguments", vhost=rabbitmq_url.rpartition("/")[2])
+    assert row[:3] == [f"{OPEN}g.", "true", kind]
+    assert '{"x-expires",604800000}' in row[3]
 
 
 def test_joins_do_not_touch(joins: Joins) -> None:

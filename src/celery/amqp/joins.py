@@ -12,7 +12,9 @@ A queue to which nothing has come for a week is gone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from celery.amqp import frames
 from celery.amqp.address import trouble
@@ -29,25 +31,35 @@ OPEN, DONE = "celeriac.join.", "celeriac.joined."
 INDEX, SIZE, GROWS = "celeriac_index", "celeriac_size", "celeriac_grows"
 KEPT, REMEMBERED = 7 * 86_400_000, 600_000
 """Milliseconds: for a join that is not complete, since its last part; for the fact that it is."""
-NOT_FOUND, REFUSED = 404, 403
+NOT_FOUND, REFUSED, PRECONDITION_FAILED = 404, 403, 406
+QUORUM = {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 1_000_000_000}
+"""It knows no exclusive consumers, and newer servers would drop what is given back for the twentieth time."""
 PASSIVE, DURABLE = 1, 2
 EXCLUSIVE = 4
 PERSISTENT = 2
 
 
 class RabbitJoins(Joins):
-    """*send* publishes letters with confirms."""
+    """*send* publishes letters with confirms. *quorum*: whether queues are to be of that kind."""
 
-    def __init__(self, link: Link, send: Callable[[Sequence[Letter]], None]) -> None:
+    def __init__(
+        self, link: Link, send: Callable[[Sequence[Letter]], None], quorum: Callable[[], bool] = lambda: False
+    ) -> None:
         self._link = link
         self._send = send
+        self._quorum = quorum
 
     def arrive(self, arrivals: Sequence[Arrival]) -> list[bool]:
         groups: dict[str, list[int]] = {}
         for position, arrival in enumerate(arrivals):
             groups.setdefault(arrival.group, []).append(position)
+        kind = QUORUM if self._quorum() else {}
         for group in groups:
-            self._link.control(lambda channel, group=group: _have(channel, OPEN + group, KEPT))  # type: ignore[misc]
+            try:
+                self._link.control(lambda channel, group=group: _have(channel, OPEN + group, KEPT, kind))  # type: ignore[misc]
+            except Refused as error:
+                if error.code != PRECONDITION_FAILED:  # it is there, and of the other kind
+                    raise
         self._send([_letter(arrival) for arrival in arrivals])
         answers = [False] * len(arrivals)
         for group, positions in groups.items():
@@ -113,10 +125,19 @@ class RabbitHeld(Held):
             channel.send(frames.cancel(channel.number, str(self._round)))
             channel.send(frames.method(channel.number, frames.BASIC_NACK, bytes(8), b"\x03"))
             # One that came meanwhile was counted by nobody: it was here that the others were.
-            before, (there, _) = there, _count(channel, name) or (0, 0)
+            before, there = there, self._returned(name, there)
             if there <= before:
                 return False
         return False
+
+    def _returned(self, name: str, least: int) -> int:
+        """How many are ready, once those that were given back are. A queue of the kind quorum takes a moment."""
+        until = time.monotonic() + self._timeout
+        while True:
+            found = _count(self._channel, name)
+            if found is None or found[0] >= least or time.monotonic() > until:
+                return 0 if found is None else found[0]
+            time.sleep(0.01)
 
     def _ask(self, name: str) -> tuple[int, int] | None:
         """`_count` on a channel of its own, which the answer may close."""
@@ -162,7 +183,7 @@ class RabbitHeld(Held):
         return bool(size) and len(parts) >= size + len(grown)
 
     def finish(self) -> None:
-        _have(self._channel, DONE + self._group, REMEMBERED)
+        _have(self._channel, DONE + self._group, REMEMBERED, {})
         _delete(self._channel, OPEN + self._group)
 
     def close(self) -> None:
@@ -176,8 +197,8 @@ def _letter(arrival: Arrival) -> Letter:
     return Letter("", OPEN + arrival.group, properties, arrival.value)
 
 
-def _have(channel: Channel, name: str, kept: int) -> None:
-    data = frames.queue_declare(channel.number, name, DURABLE, {"x-expires": kept})
+def _have(channel: Channel, name: str, kept: int, kind: Mapping[str, Any]) -> None:
+    data = frames.queue_declare(channel.number, name, DURABLE, {"x-expires": kept, **kind})
     channel.call(data, frames.QUEUE_DECLARE_OK)
 
 

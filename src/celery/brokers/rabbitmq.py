@@ -430,7 +430,11 @@ class RabbitBroker(Broker):
         return RabbitReplies(self.link, on_reply, expires)
 
     def joins(self) -> RabbitJoins:
-        return RabbitJoins(self.link, self._send)
+        return RabbitJoins(self.link, self._send, self._is_quorum)
+
+    def _is_quorum(self) -> bool:
+        """Whether the application has queues of that kind: then those of ours are to be as safe."""
+        return any((queue.arguments or {}).get(KIND) == "quorum" for queue in self.plan())
 
 
 def _declare(channel: Channel, queue: Queue) -> None:
