@@ -105,6 +105,22 @@ class Party:
         self.wait(lambda: " ready." in log.read_text(errors="replace"))
         return process
 
+    @contextmanager
+    def client(self, code: str) -> Iterator[subprocess.Popen[str]]:
+        """*code* beside the application, running; ended with the block."""
+        command = [self.python, "-c", f"from {self.file.stem} import *\n{code}"]
+        process = subprocess.Popen(command, env=self.env, cwd=self.folder, stdout=subprocess.PIPE, text=True)
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        """SIGKILL to a worker and all its processes."""
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait(10)
+
     def _log(self, number: int) -> Path:
         return self.folder / f"{self.name}{number}.log"
 
