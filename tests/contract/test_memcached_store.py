@@ -230,6 +230,18 @@ def test_its_class_can_be_derived_from(memcached: Memcached) -> None:
     app.close()
 
 
+def test_a_result_that_is_too_large_fails_its_task(memcached: Memcached) -> None:
+    app = TestApp(broker="memory://large", backend=memcached.url())
+
+    @app.task(name="large", shared=False)
+    def large() -> str:
+        return "x" * 2_000_000
+
+    with start_worker(app, pool="threads", perform_ping_check=False):
+        assert "refuses" in str(large.delay().get(timeout=SOON, propagate=False))
+    app.close()
+
+
 @pytest.mark.parametrize("url", ["cache+memcached://host:nought/"])
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(ImproperlyConfigured):

@@ -151,8 +151,8 @@ NAMESPACES: dict[str, Option | dict[str, Option]] = {
     ),
     "cache": Namespace(
         "CELERY_CACHE_",
-        backend=text(None, "The cache for results of `result_backend=\"cache\"`."),
-        backend_options=mapping({}, "Options of that cache."),
+        backend=text(None, "The cache for results of `result_backend=\"cache\"`: `memory`, or a URL such as `memcached://host:11211/`."),
+        backend_options=mapping({}, "Options of pymemcache's client, for results in memcached."),
     ),
     "cassandra": Namespace(
         "CASSANDRA_",
@@ -239,11 +239,11 @@ NAMESPACES: dict[str, Option | dict[str, Option]] = {
     ),
     "result": Namespace(
         "CELERY_RESULT_",
-        backend=text(None, "Where results go: a URL, or `disabled://`."),
+        backend=text(None, "Where results go: a URL, `rpc://` (back to the sender), `cache` (see `cache_backend`), a class path, or `disabled://`."),
         cache_max=whole(-1, "Results kept in memory by one process; -1 keeps none, 0 or `None` does not limit.", old="CELERY_MAX_CACHED_RESULTS"),
         compression=text(None, "Compression of results."),
-        exchange=text("celeryresults", "Exchange of results sent as messages."),
-        exchange_type=text("direct", "Type of that exchange."),
+        exchange=text("celeryresults", "Kept for compatibility: results sent as messages go to the queue of whoever asked, by the default exchange."),
+        exchange_type=text("direct", "Kept for compatibility."),
         expires=number(timedelta(days=1), "How long results are kept, in seconds or as a timedelta; `None` or 0 keeps them.", old="CELERY_TASK_RESULT_EXPIRES"),
         chord_expires=number(None, "How long the bookkeeping of chords is kept; `None` means as `result_expires`."),
         failure_expires=number(None, "How long failures are kept; `None` means as `result_expires`."),
