@@ -342,3 +342,27 @@ def test_what_is_held_of_sqs_stays_invisible_while_its_lease_is_renewed(sqs: SQS
         consumer.close()
     broker.close()
     other.close()
+
+
+@pytest.mark.timeout(400)
+def test_only_queues_that_are_listed_are_used(sqs: SQS, caplog: pytest.LogCaptureFixture) -> None:
+    """Where all queues are predefined none is made: the machinery shares them, and SQS has to keep the dead."""
+    prefix = sqs.prefix()
+    made = over_sqs(sqs, prefix)
+    made.declare([Queue("q")])
+    listed = {"q": {"url": f"{sqs.endpoint}/123456789012/{prefix}q", "access_key_id": "a", "secret_access_key": "b"}}
+    options = {**sqs.options, "predefined_queues": listed, "exact_claims": True}
+    broker = KombuBroker(sqs.url, options=options)
+    consumer = broker.consumer(["q"], name="c")
+    broker.publish([Outgoing(b"inner", "q", inner=True), Outgoing(b"bad", "q")])
+    found = claim(consumer, 2)
+    assert sorted(delivery.envelope for delivery in found) == [b"bad", b"inner"]
+    bad = next(delivery for delivery in found if delivery.envelope == b"bad")
+    inner = next(delivery for delivery in found if delivery.envelope == b"inner")
+    assert consumer.settle([Settlement(bad, "dead", reason="rotten"), Settlement(inner)]) == [True, True]
+    assert "refused, as there is no queue 'celeriac.dead.q'" in caplog.text
+    [stats] = broker.stats(["q"])
+    assert (stats.ready, stats.leased, stats.dead) == (0, 0, 0)
+    consumer.close()
+    broker.close()
+    made.close()

@@ -114,7 +114,8 @@ class KombuConsumer(Consumer):
         self._closed = False
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._sources = [*(INNER + queue for queue in queues), *queues]
+        self._inner = [INNER + queue for queue in queues if way.may_have(INNER + queue)]
+        self._sources = [*self._inner, *queues]
         self._buffers: dict[str, deque[Held]] = {source: deque() for source in self._sources}
         self._later: list[tuple[float, int, Held]] = []
         """Not due yet, as a heap."""
@@ -179,8 +180,8 @@ class KombuConsumer(Consumer):
         found: list[Held] = []
         with self._lock:
             self._bring_due()
-            inner, usual = self._sources[: len(self.queues)], self._sources[len(self.queues) :]
-            for source in inner:
+            usual = self.queues
+            for source in self._inner:
                 while self._buffers[source] and len(found) < limit:
                     found.append(self._buffers[source].popleft())
             empty = 0
@@ -292,7 +293,9 @@ class KombuConsumer(Consumer):
             self._post(messages)
         kept = [held for settlement, held in ended if self._keeps(settlement, held)]
         for settlement, held in ended:
-            if settlement.verb != "done" and held not in kept:
+            if settlement.verb == "dead" and not self._way.may_have(DEAD + held.queue):
+                self._refuse(held, settlement.reason)
+            elif settlement.verb != "done" and held not in kept:
                 self._send(*self._moved(settlement, held))
         self._marks.clear([name_of(held.message) for _, held in ended if held.started])
         with self._lock:
@@ -305,13 +308,18 @@ class KombuConsumer(Consumer):
         self._flush()
         return applied
 
+    def _refuse(self, held: Held, reason: str) -> None:
+        """There is no queue of the dead: what the transport does with a refused message has to do."""
+        text = "A message of %r is refused, as there is no queue %r among the predefined ones: %s"
+        logger.error(text, held.queue, DEAD + held.queue, reason)
+        if not held.gone:
+            held.gone = True
+            held.lane.refuse([held.came])
+
     def _keeps(self, settlement: Settlement, held: Held) -> bool:
         """Whether a message that waits for its time does so here."""
         waits = settlement.verb == "requeue" and settlement.delay > 0
-        return waits and not held.started and not held.gone and not self._delays()
-
-    def _delays(self) -> bool:
-        return self._way.kind == "sqs"
+        return waits and not held.started and not held.gone and not self._way.delays(held.source)
 
     def _counts(self) -> bool:
         """Whether the transport says how often it has handed out a message."""
@@ -367,7 +375,8 @@ class KombuConsumer(Consumer):
         if self._way.kind == "sqs" and not self._closed:
             now = time.monotonic()
             with self._lock:
-                found = [*self._held.values(), *(held for buffer in self._buffers.values() for held in buffer)]
+                found = [*self._held.values(), *(entry[2] for entry in self._later)]
+                found += [held for buffer in self._buffers.values() for held in buffer]
             for source in self._sources:
                 mine = [held for held in found if held.source == source and not held.gone]
                 if mine:
@@ -476,7 +485,7 @@ class KombuConsumer(Consumer):
         )
         due = float(headers.get(DUE) or 0) / 1000
         left = due - self._clock.time()
-        if left > 0 and self._delays():
+        if left > 0 and self._way.delays(source):
             # It waits as long as the transport lets it, again.
             self._send(source, message, left)
             self._end(held)

@@ -95,7 +95,17 @@ class Lane:
     def ack(self, messages: Sequence[Any]) -> None:
         def work(channel: Any) -> None:
             for message in messages:
-                self._end(channel, message)
+                self._end(channel, message, channel.basic_ack)
+
+        if messages:
+            self.do(work)
+
+    def refuse(self, messages: Sequence[Any]) -> None:
+        """Leave it to the transport what becomes of these: with SQS, to the redrive policy of their queue."""
+
+        def work(channel: Any) -> None:
+            for message in messages:
+                self._end(channel, message, channel.basic_reject)
 
         if messages:
             self.do(work)
@@ -204,10 +214,10 @@ class Lane:
             self._works.popleft()
             self._tries = 0
 
-    def _end(self, channel: Any, message: Any) -> None:
+    def _end(self, channel: Any, message: Any, verb: Work) -> None:
         if id(message) in self._open:
             self._introduce(channel, message)
-            channel.basic_ack(message.delivery_tag)
+            verb(message.delivery_tag)
             del self._open[id(message)]
 
     def _back(self, channel: Any, source: str, message: Any) -> None:

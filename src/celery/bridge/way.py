@@ -165,6 +165,15 @@ class Way:
         made.temporary = isinstance(error, (*self.troubles, library.exceptions.OperationalError))
         return made
 
+    def may_have(self, queue: str) -> bool:
+        """Whether a queue of this name can be there: where all are listed in the options, no others are made."""
+        listed = self.options.get("predefined_queues")
+        return not listed or queue in listed
+
+    def delays(self, queue: str) -> bool:
+        """Whether the transport delays messages for *queue* by itself. SQS does not for single ones of a FIFO queue."""
+        return self.kind == "sqs" and not queue.endswith(".fifo")
+
     def describe(self) -> str:
         version = ""
         with suppress(Exception):  # whatever a client library has to say of its version

@@ -135,7 +135,7 @@ class KombuBroker(Broker):
         def work(channel: Any) -> None:
             nonlocal sent
             for exchange, key, message in letters[sent:]:
-                seconds = self._delay(message)
+                seconds = self._delay(message, key)
                 more = {"DelaySeconds": seconds} if seconds else {}
                 channel.basic_publish(prepare(channel, message, **more), exchange=exchange, routing_key=key)
                 sent += 1
@@ -152,10 +152,10 @@ class KombuBroker(Broker):
             made.properties.pop("expiration", None)  # whoever claims the message looks at `expires`
         return made
 
-    def _delay(self, message: Message) -> int:
+    def _delay(self, message: Message, queue: str) -> int:
         """Seconds for which the transport is to delay *message*; it does so again where that is not enough."""
         due = message.headers.get(DUE)
-        if due is None or self._way.kind != "sqs":
+        if due is None or not self._way.delays(queue):
             return 0
         left = int(due) / 1000 - self.clock.time()
         return min(LONGEST_DELAY, max(0, int(left) + (left > int(left))))
@@ -163,7 +163,7 @@ class KombuBroker(Broker):
     def _places(self, exchange: str, key: str, *, inner: bool) -> list[tuple[str, str]]:
         """(exchange, routing key) of what is to be published; raises `BrokerError` where nothing would be reached."""
         if not exchange:
-            name = INNER + key if inner else key
+            name = INNER + key if inner and self._way.may_have(INNER + key) else key
             self._ensure([name])
             return [("", name)]
         if exchange not in self._kinds:
@@ -211,7 +211,7 @@ class KombuBroker(Broker):
         weights: Mapping[str, int] | None = None,
     ) -> KombuConsumer:
         self._warn_of_two_folders()
-        self._ensure([name for queue in queues for name in (queue, INNER + queue)])
+        self._ensure([name for queue in queues for name in self._both(queue)])
         made = KombuConsumer(
             self._way,
             queues,
@@ -257,7 +257,7 @@ class KombuBroker(Broker):
 
     def purge(self, queue: str) -> int:
         def work(channel: Any) -> int:
-            return sum(int(channel.queue_purge(name) or 0) for name in (queue, INNER + queue))
+            return sum(int(channel.queue_purge(name) or 0) for name in self._both(queue))
 
         return self._line.call(work)
 
@@ -265,7 +265,7 @@ class KombuBroker(Broker):
         """`leased` and `delayed` count what consumers of this process hold."""
         found = []
         for name in sorted(set(self._plain() if queues is None else queues)):
-            ready, leased, delayed = self._count(name) + self._count(INNER + name), 0, 0
+            ready, leased, delayed = sum(map(self._count, self._both(name))), 0, 0
             consumers = [consumer for consumer in list(self._consumers) if name in consumer.queues]
             for consumer in consumers:
                 claimed, fetched, later = consumer.counts()
@@ -278,8 +278,14 @@ class KombuBroker(Broker):
     def _plain(self) -> list[str]:
         return sorted(name for name in self._queues if not name.startswith((INNER, DEAD)))
 
+    def _both(self, queue: str) -> list[str]:
+        """The queue, and that of messages of the machinery for it."""
+        return [name for name in (queue, INNER + queue) if name == queue or self._way.may_have(name)]
+
     def _count(self, name: str) -> int:
         """Ready messages; none in a queue that is not there."""
+        if not self._way.may_have(name):
+            return 0
         missing: tuple[type[BaseException], ...] = self._way.connection().channel_errors
 
         def work(channel: Any) -> int:
