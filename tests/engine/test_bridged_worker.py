@@ -132,7 +132,10 @@ def test_what_is_refused_comes_again_and_what_is_no_task_is_dead(app: Celery, lo
         assert jobs.refuse_once.delay(str(log)).get(timeout=PATIENCE) is True
         app.send_task("nobody.knows.it", (1,), ignore_result=True)
         wait_until(lambda: counts(app) == (0, 0, 0, 1))
-        [entry] = app.broker.entries("dead", ["celery"])
+        client = Celery(set_as_current=False)  # it has sent nothing, and knows its queues by its settings only
+        client.conf.update({name: app.conf[name] for name in ("broker_url", "broker_transport_options")})
+        [entry] = client.broker.entries("dead")
+        client.close()
         assert "unknown task 'nobody.knows.it'" in entry.reason
         assert app.broker.remove([entry.tag]) == 1
         assert counts(app) == (0, 0, 0, 0)

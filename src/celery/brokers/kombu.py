@@ -276,7 +276,9 @@ class KombuBroker(Broker):
         return found
 
     def _plain(self) -> list[str]:
-        return sorted(name for name in self._queues if not name.startswith((INNER, DEAD)))
+        """Transports do not list their queues: those that were used here, and those of the application."""
+        names = self._queues.union(queue.name for queue in self.plan())
+        return sorted(name for name in names if not name.startswith((INNER, DEAD)))
 
     def _both(self, queue: str) -> list[str]:
         """The queue, and that of messages of the machinery for it."""

@@ -355,7 +355,9 @@ class RabbitBroker(Broker):
         return found
 
     def _plain(self) -> list[str]:
-        return sorted(name for name in self._queues if not name.startswith((INNER, DEAD)))
+        """Nobody lists queues over AMQP: those that were used here, and those of the application."""
+        names = self._queues.union(queue.name for queue in self.plan())
+        return sorted(name for name in names if not name.startswith((INNER, DEAD)))
 
     def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
         """Only dead ones can be listed."""
