@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Measure us beside original Celery on one RabbitMQ node (results in Redis), in turns of one run.
 
-    rabbitmq.py [--tasks 20000] [--theirs 3000] [--turns 3] [--quorum] [--ours]
+    rabbitmq.py [--tasks 20000] [--theirs 3000] [--turns 3] [--quorum] [--ours] [--folder /dev/shm]
 
 In each turn both kinds send, and drain what was sent, in a vhost of their own; a count that is not exact fails the run.
 `delay()` of ours has the broker's confirm when it returns, the original's has not.  The node is one of the run's own
-(tests/rig/rabbitmq.py), and so is the Redis server.  --quorum: queues of that kind.  --ours leaves the original out.
+(tests/rig/rabbitmq.py), and so is the Redis server.  --quorum: queues of that kind.  --ours leaves the original out.  --folder: where the node keeps its messages; in memory
+the time is left out that a disk takes for each confirm.
 Absolute figures drift with the machine; the ratios of one turn are what to read.
 """
 
@@ -111,10 +112,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--quorum", action="store_true")
     parser.add_argument("--ours", action="store_true")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "bench-original-celery")
     options = parser.parse_args()
     turns: list[dict[str, Figures]] = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch)
         with rabbitmq_node(folder / "node") as node, redis_server(folder) as redis:
             node.add_vhosts(["ours", "theirs"])

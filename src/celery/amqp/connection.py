@@ -262,6 +262,9 @@ class Connection:
             self._heard = time.monotonic()
             self._in += data
             self._feed()
+            for channel in list(self._channels.values()):
+                if channel.on_read is not None:
+                    channel.on_read()
             if len(data) < CHUNK and not self._tls:
                 return
 
@@ -363,6 +366,7 @@ class Channel:
         """With tag, whether all before it are meant too, and whether the server has it."""
         self.on_cancel: Callable[[str], None] | None = None
         self.on_read: Callable[[], None] | None = None
+        """Called after a piece was read, whatever was in it."""
         self.on_end: Callable[[BrokerError], None] | None = None
         self._request = threading.Lock()
         self._replies: SimpleQueue[Any] = SimpleQueue()
