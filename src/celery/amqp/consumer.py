@@ -273,7 +273,7 @@ class RabbitConsumer(Consumer):
             key = queue
         again = came.redelivered if not self._marks else started > 0
         revoked = bool(self._revocations) and task_of(came) in self._revocations
-        return Delivery(tag, queue, put_together(came, exchange, key), fence, started, count > 0, again, revoked)
+        return Delivery(tag, queue, put_together(came, exchange, key, name), fence, started, count > 0, again, revoked)
 
     # -- starting and ending ---------------------------------------------------------------------------------------
 

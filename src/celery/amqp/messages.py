@@ -6,7 +6,6 @@ envelope is sent as it is, under a content type of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
@@ -26,7 +25,9 @@ AGAIN, TURN, SENT = "celeriac_again", "celeriac_turn", "celeriac_sent"
 sender did not learn whether it had arrived, when it was sent first (Unix milliseconds)."""
 OURS = frozenset({REASON, PLACE, TAG, DIED, COUNT, AGAIN, TURN, SENT})
 """Headers that tasks do not see."""
-_SERVERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count")
+_DEATHS = [f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")]
+_ON_THE_WAY = OURS.union(_DEATHS, ("x-death", "x-delivery-count"))
+"""Those, and what servers add."""
 PERSISTENT = 2
 
 
@@ -82,8 +83,8 @@ def take_apart(envelope: bytes, task_id: str = "") -> tuple[Properties, bytes]:
     )
 
 
-def put_together(came: Delivered, exchange: str, routing_key: str) -> bytes:
-    """The envelope of a message that came."""
+def put_together(came: Delivered, exchange: str, routing_key: str, name: str = "") -> bytes:
+    """The envelope of a message that came; *name*: as `name_of` says, if that is known."""
     given = came.properties
     if given.content_type == RAW:
         return came.body
@@ -95,12 +96,12 @@ def put_together(came: Delivered, exchange: str, routing_key: str) -> bytes:
         "delivery_info": {"exchange": exchange, "routing_key": routing_key},
         "priority": given.priority or 0,
         "body_encoding": "base64",
-        "delivery_tag": name_of(came),
+        "delivery_tag": name or name_of(came),
     }
-    for name in ("expiration", "message_id", "timestamp", "type", "app_id"):
-        value = getattr(given, name)
+    for field in ("expiration", "message_id", "timestamp", "type", "app_id"):
+        value = getattr(given, field)
         if value is not None:
-            properties[name] = value
+            properties[field] = value
     if came.redelivered:
         properties["delivery_info"]["redelivered"] = True
     return _encode(
@@ -114,9 +115,11 @@ def put_together(came: Delivered, exchange: str, routing_key: str) -> bytes:
     )
 
 
-def clean(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what servers and we add on the way."""
-    return {name: value for name, value in headers.items() if not name.startswith(_SERVERS) and name not in OURS}
+def clean(headers: dict[str, Any]) -> dict[str, Any]:
+    """Without what servers and we add on the way; nearly always there is nothing of that."""
+    if _ON_THE_WAY.isdisjoint(headers):
+        return headers
+    return {name: value for name, value in headers.items() if name not in _ON_THE_WAY}
 
 
 def name_of(came: Delivered) -> str:

@@ -11,23 +11,44 @@ from typing import Any
 from celery.exceptions import EncodeError
 
 _LONG, _LONGLONG, _DOUBLE, _FLOAT, _SHORT, _USHORT = (Struct(f">{code}") for code in ("I", "q", "d", "f", "h", "H"))
-_INT, _DECIMAL = Struct(">i"), Struct(">Bi")
+_INT, _DECIMAL, _TEXT = Struct(">i"), Struct(">Bi"), Struct(">BI")
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
+MOST_NAMES = 1000
 
 
 def encode_table(table: Mapping[str, Any]) -> bytes:
     """With its length before it. Raises `EncodeError` for a value that AMQP has no type for."""
     parts: list[bytes] = []
+    names = _NAMES
     for key, value in table.items():
-        name = key.encode() if type(key) is str else str(key).encode()
-        if len(name) > 255:
-            raise EncodeError(f"The header {name[:40].decode(errors='replace')!r}… has a name longer than 255 bytes.")
-        parts.append(_BYTE[len(name)])
-        parts.append(name)
-        parts.append(_encode(value))
+        parts.append(names[key])
+        if value is None:
+            parts.append(b"V")
+        elif type(value) is str:
+            raw = value.encode()
+            parts.append(_TEXT.pack(83, len(raw)))
+            parts.append(raw)
+        else:
+            parts.append(_encode(value))
     body = b"".join(parts)
     return _LONG.pack(len(body)) + body
+
+
+class _Names(dict[str, bytes]):
+    """Names as they are written; those of the first few that were asked for are kept."""
+
+    def __missing__(self, key: str) -> bytes:
+        name = str(key).encode()
+        if len(name) > 255:
+            raise EncodeError(f"The header {name[:40].decode(errors='replace')!r}… has a name longer than 255 bytes.")
+        found = bytes((len(name),)) + name
+        if type(key) is str and len(self) < MOST_NAMES:
+            self[key] = found
+        return found
+
+
+_NAMES = _Names()
 
 
 def _encode(value: Any) -> bytes:
@@ -71,9 +92,6 @@ def _encode_other(value: Any) -> bytes:
                 number = int("".join(map(str, digits)) or "0")
                 return b"D" + _DECIMAL.pack(-exponent, -number if sign else number)
     raise EncodeError(f"The header value {value!r:.60} of type {type(value).__name__} has no form in AMQP.")
-
-
-_BYTE = [bytes([number]) for number in range(256)]
 
 
 def decode_table(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
