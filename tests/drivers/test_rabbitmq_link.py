@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,54 @@ def test_threads_share_a_link(make_link: MakeLink) -> None:
     for thread in threads:
         thread.join(30)
     assert count(link, "q") == 300
+
+
+def test_publishers_and_requests_take_turns_in_reading(make_link: MakeLink) -> None:
+    """Whoever waits for a confirm reads for all; nobody is forgotten when it has its own."""
+    link = make_link()
+    declare(link, "q")
+
+    def publish() -> None:
+        for _ in range(200):
+            assert not link.publish([Letter("", "q", b"\0\0", b"x")]).returned
+
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    seen = [count(link, "q") for _ in range(100)]
+    for thread in threads:
+        thread.join(60)
+    assert seen == sorted(seen)
+    assert count(link, "q") == 600
+
+
+def test_a_publisher_that_is_interrupted_harms_nobody(
+    rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, make_link: MakeLink
+) -> None:
+    """As a soft time limit does it: an exception in the thread that waits for its confirm."""
+
+    class Enough(Exception):  # noqa: N818 - as those of Celery are called
+        pass
+
+    def enough(signum: int, frame: object) -> None:
+        raise Enough
+
+    before = signal.signal(signal.SIGALRM, enough)
+    try:
+        with Proxy(rabbitmq_server.port) as proxy:
+            link = make_link(f"amqp://guest:guest@127.0.0.1:{proxy.port}/{rabbitmq_vhost}", timeout=30)
+            declare(link, "q")
+            link.publish([Letter("", "q", b"\0\0", b"first")])
+            proxy.hold("down")
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(Enough):
+                link.publish([Letter("", "q", b"\0\0", b"second")])
+            proxy.heal()
+            link.publish([Letter("", "q", b"\0\0", b"third")])
+            assert [take(link, "q").body for _ in range(3)] == [b"first", b"second", b"third"]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_what_no_queue_takes_is_told(make_link: MakeLink) -> None:

@@ -13,8 +13,9 @@ open <----> blocked          the server takes no messages for now (memory, disk)
 A connection is never remade in place: whoever needs one takes the next (`celery.amqp.link`), so that what a channel
 knows (delivery tags, numbers of confirms) cannot be mistaken for that of another.
 
-Any thread may send: into the socket if it takes it, else into a buffer that the I/O thread empties.  Only the I/O
-thread reads; what arrives for a channel is handed to that channel's callbacks, which must not block.
+Any thread may send: into the socket if it takes it, else into a buffer that the I/O thread empties.  The I/O thread
+reads, unless a guest does: a thread that waits for an answer, which it so gets without another one being woken first.
+What arrives for a channel is handed to that channel's callbacks, which must not block, by whoever reads.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from struct import error as StructError  # noqa: N812 - it is a class, whatever its name
 from typing import Any
@@ -35,7 +36,7 @@ from celery.amqp.address import Greeted, trouble
 from celery.amqp.frames import HEAD, Args, Delivered, Properties
 from celery.exceptions import BrokerError
 from celery.utils.bell import Chime
-from celery.utils.descriptors import POLLIN, POLLOUT, poll
+from celery.utils.descriptors import POLLIN, POLLOUT, Poll, is_green, poll
 from celery.utils.log import get_logger
 
 logger = get_logger(__name__)
@@ -45,6 +46,8 @@ TICK = 500.0
 """Milliseconds between two calls of `Connection.on_tick`, when nothing happens."""
 QUIET = 2.0
 """Seconds of silence after which a server is asked whether it is there, on a connection that is watched."""
+LINGER = 0.05
+"""Seconds after the last guest before the thread reads again, unless somebody waits for it."""
 LEAVING = 2.0
 """Seconds that the server has to answer connection.close."""
 WANTS = (BlockingIOError, InterruptedError)
@@ -87,6 +90,13 @@ class Connection:
         self._tls = not isinstance(self._socket, socket.socket) or hasattr(self._socket, "pending")
         self._io = threading.Lock()
         """Held for one call to the socket: OpenSSL knows no second thread."""
+        self._reading = threading.Lock()
+        """Held by whoever reads."""
+        self._guest_poll: Poll | None = None
+        self._guest = False
+        self._guest_left = 0.0
+        self._waiting = 0
+        """Those who rely on the thread."""
         self._out = bytearray()
         self._in = bytearray(greeted.rest)
         self._chime = Chime()
@@ -158,6 +168,58 @@ class Connection:
         self._said = time.monotonic()
         return sent
 
+    def attend(self, done: Callable[[], bool], timeout: float) -> None:
+        """Read in this thread until *done* says yes, for *timeout* seconds at most.
+
+        It returns at once where somebody else reads; so ask again, and wait in `relying` if need be.
+        """
+        if self._out or is_green() or not self._reading.acquire(blocking=False):
+            return
+        try:
+            self._guest = True
+            if self._guest_poll is None:
+                self._guest_poll = poll()
+                self._guest_poll.register(self._socket.fileno(), POLLIN)
+            until = time.monotonic() + timeout
+            while not done() and not self._out and self.ended is None:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._guest_poll.poll(left * 1000)
+                self._read_as_guest()
+        finally:
+            self._guest = False
+            self._guest_left = time.monotonic()
+            self._reading.release()
+            if self._waiting or self._out:
+                self._chime.ring()
+
+    def _read_as_guest(self) -> None:
+        try:
+            self._read()
+        except (ValueError, LookupError, StructError) as error:
+            self._fail(trouble(f"RabbitMQ at {self.where} sent what cannot be read ({error})."))
+        except BaseException:  # a signal, a time limit: half of what came may have been handed on
+            self._fail(trouble(f"Reading from RabbitMQ at {self.where} was interrupted."))
+            raise
+
+    @contextmanager
+    def relying(self) -> Iterator[None]:
+        """While it lasts the thread reads, as soon as no guest does."""
+        with self._lock:
+            self._waiting += 1
+            if self._left_alone():
+                self._chime.ring()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _left_alone(self) -> bool:
+        """Whether guests see to what arrives, or did a moment ago."""
+        return self._guest or time.monotonic() - self._guest_left < LINGER
+
     def close(self) -> None:
         """Say goodbye, and wait for the thread. Idempotent; in a forked child it only lets go."""
         if os.getpid() != self._pid:
@@ -169,7 +231,8 @@ class Connection:
             with suppress(BrokerError):
                 reason = b"\0\xc8" + frames.short("bye") + b"\0\0\0\0"
                 self.send(frames.method(0, frames.CONNECTION_CLOSE, reason))
-                self._left.wait(LEAVING)
+                with self.relying():
+                    self._left.wait(LEAVING)
         self._fail(_closed())
         if threading.current_thread() is not self._thread:
             self._thread.join(LEAVING)
@@ -216,19 +279,27 @@ class Connection:
         number, beat = self._socket.fileno(), self._greeted.heartbeat
         poller.register(number, POLLIN)
         poller.register(self._chime.fileno(), POLLIN)
-        writing = False
+        watched = POLLIN
         while self.ended is None:
-            if writing != bool(self._out):
-                writing = not writing
-                poller.register(number, POLLIN | POLLOUT if writing else POLLIN)
+            away = self._guest or (not self._waiting and self._left_alone())
+            wanted = (0 if away else POLLIN) | (POLLOUT if self._out else 0)
+            if watched != wanted:
+                watched = wanted
+                poller.register(number, wanted)
             pause = beat * 250 if beat else None
+            if away:
+                pause = LINGER * 1000 if pause is None else min(LINGER * 1000, pause)
             if self.on_tick is not None or self._watched:
                 pause = TICK if pause is None else min(TICK, pause)
             for ready, _ in poller.poll(pause):
                 if ready != number:
                     self._chime.clear()
             self._flush()
-            self._read()
+            if not away and self._reading.acquire(blocking=False):
+                try:
+                    self._read()
+                finally:
+                    self._reading.release()
             if beat:
                 self._keep_alive(beat)
             if self._watched:
@@ -393,7 +464,8 @@ class Channel:
             self.send(data)
             patience = self.connection.timeout if timeout is None else timeout
             try:
-                number, answer = self._replies.get(timeout=patience)
+                with self.connection.relying():
+                    number, answer = self._replies.get(timeout=patience)
             except Empty:
                 error = trouble(f"RabbitMQ at {self.connection.where} has not answered for {patience:g} s.")
                 self.connection.fail(error)

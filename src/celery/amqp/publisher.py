@@ -139,8 +139,12 @@ class Publisher:
                 return
             if waiter.left != left:
                 left, until = waiter.left, time.monotonic() + patience
-            if not waiter.turn.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
-                raise self._late(patience)
+            self.connection.attend(lambda: waiter.left <= most or waiter.error is not None, until - time.monotonic())
+            if waiter.left != left:
+                continue
+            with self.connection.relying():
+                if not waiter.turn.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
+                    raise self._late(patience)
         if waiter.error is not None and waiter.left:
             raise waiter.error
 
