@@ -5,8 +5,8 @@
 
 In each turn both kinds send, and drain what was sent, in a vhost of their own; a count that is not exact fails the run.
 `delay()` of ours has the broker's confirm when it returns, the original's has not.  The node is one of the run's own
-(tests/rig/rabbitmq.py), and so is the Redis server.  --quorum: queues of that kind.  --ours leaves the original out.  --folder: where the node keeps its messages; in memory
-the time is left out that a disk takes for each confirm.
+(tests/rig/rabbitmq.py), and so is the Redis server.  --quorum: queues of that kind.  --ours leaves the original out.
+--folder: where the node keeps its messages; in memory the time is left out that a disk takes for each confirm.
 Absolute figures drift with the machine; the ratios of one turn are what to read.
 """
 

@@ -138,11 +138,11 @@ def test_a_publisher_that_is_interrupted_harms_nobody(
 ) -> None:
     """As a soft time limit does it: an exception in the thread that waits for its confirm."""
 
-    class Enough(Exception):  # noqa: N818 - as those of Celery are called
+    class EnoughError(Exception):
         pass
 
     def enough(signum: int, frame: object) -> None:
-        raise Enough
+        raise EnoughError
 
     before = signal.signal(signal.SIGALRM, enough)
     try:
@@ -152,7 +152,7 @@ def test_a_publisher_that_is_interrupted_harms_nobody(
             link.publish([Letter("", "q", b"\0\0", b"first")])
             proxy.hold("down")
             signal.setitimer(signal.ITIMER_REAL, 0.3)
-            with pytest.raises(Enough):
+            with pytest.raises(EnoughError):
                 link.publish([Letter("", "q", b"\0\0", b"second")])
             proxy.heal()
             link.publish([Letter("", "q", b"\0\0", b"third")])
