@@ -334,8 +334,7 @@ class Connection:
             self._in += data
             self._feed()
             for channel in list(self._channels.values()):
-                if channel.on_read is not None:
-                    channel.on_read()
+                channel.tell()
             if len(data) < CHUNK and not self._tls:
                 return
 
@@ -436,11 +435,12 @@ class Channel:
         self.on_confirm: Callable[[int, bool, bool], None] | None = None
         """With tag, whether all before it are meant too, and whether the server has it."""
         self.on_cancel: Callable[[str], None] | None = None
-        self.on_read: Callable[[], None] | None = None
-        """Called after a piece was read, whatever was in it."""
+        self.on_messages: Callable[[], None] | None = None
+        """Called once for all messages that came in one piece, after `on_message` was for each."""
         self.on_end: Callable[[BrokerError], None] | None = None
         self._request = threading.Lock()
         self._replies: SimpleQueue[Any] = SimpleQueue()
+        self._news = False
         self._content: Any = None
         self._size = 0
         self._body: list[bytes] = []
@@ -515,12 +515,20 @@ class Channel:
             if self._size <= 0:
                 self._complete(self._body[0] if len(self._body) == 1 else b"".join(self._body))
 
+    def tell(self) -> None:
+        """After a piece was read."""
+        if self._news:
+            self._news = False
+            if self.on_messages is not None:
+                self.on_messages()
+
     def _complete(self, body: bytes) -> None:
         number, payload = self._content
         args = Args(payload)
         if number == frames.BASIC_DELIVER:
             consumer, tag, again = args.short(), args.number(8), bool(args.number(1))
             if self.on_message is not None:
+                self._news = True
                 properties = _properties(self._properties)
                 self.on_message(Delivered(consumer, tag, again, args.short(), args.short(), properties, body))
         elif number == frames.BASIC_RETURN:

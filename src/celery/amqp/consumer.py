@@ -96,8 +96,6 @@ class RabbitConsumer(Consumer):
         self._exact = exact
         self._chime = Chime()
         self._woken = False
-        self._news = False
-        """Whether anything has come since the last ring for it. The connection's thread alone looks at it."""
         self._closed = False
         self._lock = threading.RLock()
         """Never held while an answer of the server is waited for: its thread takes it."""
@@ -172,7 +170,7 @@ class RabbitConsumer(Consumer):
         connection = self._connection = self._link.retried(self._link.open)
         channel = connection.channel()
         channel.on_message = self._arrived
-        channel.on_read = self._tell
+        channel.on_messages = self._chime.ring
         channel.on_cancel = self._cancelled
         channel.on_end = self._lost
         connection.on_tick = self._slim
@@ -552,13 +550,6 @@ class RabbitConsumer(Consumer):
                     orphan.came, orphan.tag, orphan.since, orphan.doubled = came, came.tag, time.monotonic(), True
                     return
             self._buffers[source].append(came)
-            self._news = True
-
-    def _tell(self) -> None:
-        """Wake whoever waits: once for all that came in one piece."""
-        if self._news:
-            self._news = False
-            self._chime.ring()
 
     def _cancelled(self, tag: str) -> None:
         """The server took our consumer away: its queue was deleted, or its leader moved. The next claim asks again."""
