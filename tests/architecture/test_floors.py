@@ -29,7 +29,7 @@ FLOORS: list[tuple[str, list[str]]] = [
                  "sqlite.leases", "sqlite.*",
                  "brokers",
                  "concurrency.classic", "concurrency.base", "concurrency.window", "concurrency.outcomes",
-                 "concurrency.bell", "concurrency.adapter", "concurrency.crowd", "concurrency.green",
+                 "concurrency.bell", "concurrency.adapter", "concurrency.crowd", "concurrency.inprocess", "concurrency.green",
                  "concurrency.strike", "concurrency.frames",
                  "concurrency.child",
                  "concurrency.process", "concurrency.template", "concurrency.nursery", "concurrency.slot",

@@ -20,9 +20,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from celery.concurrency.base import Boot, Pool, PoolOptions, Runner, Running, close_runner
-from celery.concurrency.bell import Bell
-from celery.concurrency.window import Pace
+from celery.concurrency.base import Boot, PoolOptions, Running
+from celery.concurrency.inprocess import InProcessPool
 from celery.exceptions import PoolError, TimeLimitExceeded
 from celery.utils.descriptors import POLLIN
 from celery.wire.message import Job, Outcome
@@ -54,18 +53,13 @@ class Run:
         self.over = False
 
 
-class Crowd(Pool):
+class Crowd(InProcessPool):
     """See the module. `_launch` may be called by any run that ends; all else by the thread that called `start`."""
 
     def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
         super().__init__(size, boot, options)
-        self._runner: Runner | None = None
-        self._pace = Pace()
         self._waiting: deque[Job] = deque()
         self._runs: dict[int, Run] = {}
-        self._ended: deque[tuple[Outcome, float]] = deque()
-        self._out: set[int] = set()
-        self._bell = Bell()
         self._looks: list[tuple[float, int, Run]] = []
         """When to look at a run: at its hard limit, and when it was told to end and may not have."""
         self._numbers = itertools.count()
@@ -108,18 +102,6 @@ class Crowd(Pool):
 
     # -- the port --------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        try:
-            self._runner = self.boot()
-        except Exception as exc:
-            raise PoolError(f"The pool could not start: {type(exc).__name__}: {exc}") from exc
-        self._bell.open()
-
-    def free(self) -> int:
-        if self._runner is None:
-            return 0
-        return max(0, self.size * self._pace.depth(self.options.window) - len(self._out))
-
     def submit(self, jobs: Sequence[Job]) -> None:
         if self._runner is None:
             raise PoolError("The pool does not run: call start() before submit().")
@@ -132,21 +114,9 @@ class Crowd(Pool):
         self._fill()
 
     def poll(self) -> list[Outcome]:
-        self._bell.hush()
         if self._looks:
             self._keep_up(time.monotonic())
-        outcomes = []
-        while self._ended:
-            outcome, duration = self._ended.popleft()
-            self._pace.learn(duration)
-            # A job that stop() or terminate() gave up is not reported a second time.
-            if outcome.tag in self._out:
-                self._out.remove(outcome.tag)
-                outcomes.append(outcome)
-        return outcomes
-
-    def filenos(self) -> list[int]:
-        return self._bell.filenos() if self._runner is not None else []
+        return super().poll()
 
     def wait_hint(self) -> float | None:
         looks = self._looks
@@ -179,18 +149,6 @@ class Crowd(Pool):
         self.size = size
         if self._runner is not None:
             self._have_filled()
-
-    def restart(self) -> None:
-        if self._runner is not None:
-            before, self._runner = self._runner, self.boot()
-            self._booted()
-            close_runner(before)
-
-    def _booted(self) -> None:
-        """There is another runner."""
-
-    def pids(self) -> list[int]:
-        return [os.getpid()]
 
     def stop(self, timeout: float | None = None) -> list[Outcome]:
         if self._runner is None:
@@ -271,9 +229,3 @@ class Crowd(Pool):
             poller.poll(None if left is None else max(0.0, left) * 1000.0)
             outcomes += self.poll()
         return outcomes
-
-    def _close(self) -> None:
-        """Free what the pool used."""
-        self._bell.close()
-        runner, self._runner = self._runner, None
-        close_runner(runner)

@@ -6,16 +6,14 @@ import os
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
-from celery.concurrency.base import Boot, Pool, PoolCapabilities, PoolOptions, Runner, Running, close_runner
-from celery.concurrency.bell import Bell
+from celery.concurrency.base import Boot, PoolCapabilities, PoolOptions, Running
+from celery.concurrency.inprocess import InProcessPool
 from celery.concurrency.outcomes import failed
 from celery.concurrency.strike import run_limited
-from celery.concurrency.window import Pace
 from celery.exceptions import PoolError
 from celery.wire.message import Job, Outcome
 
@@ -34,7 +32,7 @@ class ApplyResult:
         wait([self.f], timeout)
 
 
-class ThreadPool(Pool):
+class ThreadPool(InProcessPool):
     """Threads that take jobs from one queue, so nothing waits behind a long job while another thread is idle.
 
     `boot` is called once: the threads share its runner, which must be thread-safe.  Nothing can be killed.
@@ -49,29 +47,15 @@ class ThreadPool(Pool):
 
     def __init__(self, size: int, boot: Boot, options: PoolOptions | None = None) -> None:
         super().__init__(size, boot, options)
-        self._runner: Runner | None = None
-        self._pace = Pace()
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._ended: deque[tuple[Outcome, float]] = deque()
         self._threads: list[threading.Thread] = []
         self._started: dict[int, float] = {}
-        self._out: set[int] = set()
         self._made = 0
-        self._bell = Bell()
 
     def start(self) -> None:
-        try:
-            self._runner = self.boot()
-        except Exception as exc:
-            raise PoolError(f"The pool could not start: {type(exc).__name__}: {exc}") from exc
-        self._bell.open()
+        super().start()
         for _ in range(self.size):
             self._add_thread()
-
-    def free(self) -> int:
-        if self._runner is None:
-            return 0
-        return max(0, self.size * self._pace.depth(self.options.window) - len(self._out))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         if self._runner is None:
@@ -79,21 +63,6 @@ class ThreadPool(Pool):
         for job in jobs:
             self._out.add(job.tag)
             self._queue.put(job)
-
-    def poll(self) -> list[Outcome]:
-        self._bell.hush()
-        outcomes = []
-        while self._ended:
-            outcome, duration = self._ended.popleft()
-            self._pace.learn(duration)
-            # A job that stop() or terminate() gave up is not reported a second time.
-            if outcome.tag in self._out:
-                self._out.remove(outcome.tag)
-                outcomes.append(outcome)
-        return outcomes
-
-    def filenos(self) -> list[int]:
-        return self._bell.filenos() if self._runner is not None else []
 
     def wait_hint(self) -> float | None:
         return None
@@ -130,14 +99,6 @@ class ThreadPool(Pool):
             for _ in range(self.size - size):
                 self._queue.put(None)
         self.size = size
-
-    def restart(self) -> None:
-        if self._runner is not None:
-            before, self._runner = self._runner, self.boot()
-            close_runner(before)
-
-    def pids(self) -> list[int]:
-        return [os.getpid()]
 
     def stop(self, timeout: float | None = None) -> list[Outcome]:
         until = None if timeout is None else time.monotonic() + timeout
@@ -182,9 +143,8 @@ class ThreadPool(Pool):
         outcomes = self.poll()
         outcomes += [Outcome(tag, "LOST", detail=NOT_KILLED) for tag in sorted(self._out)]
         self._out.clear()
-        runner, self._runner, self._threads = self._runner, None, alive
-        self._bell.close()
-        close_runner(runner)
+        self._threads = alive
+        self._close()
         return outcomes
 
 
