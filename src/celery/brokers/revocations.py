@@ -21,6 +21,8 @@ KEY, VERSION, TURN = "celeriac-revoked", "celeriac-revoked-version", "celeriac-r
 TURN_KEPT = 5.0
 """Seconds after which the turn of a writer that died ends."""
 PAUSE = 0.02
+MOST_BYTES = 1_000_000
+"""Of the list: memcached takes no larger value."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, float]).decode
@@ -80,8 +82,10 @@ class Revocations:
         try:
             [value] = store.get([KEY])
             known = living({**({} if value is None else _decode(value)), **fresh}, now, most)
+            while len(encoded := _encode(known)) > MOST_BYTES:
+                known = living(known, now, len(known) * 9 // 10)
             kept = max(known.values(), default=now) - now
-            store.set(KEY, _encode(known), max(kept, TURN_KEPT))
+            store.set(KEY, encoded, max(kept, TURN_KEPT))
             store.set(VERSION, turn, max(kept, TURN_KEPT))
             self._known, self._version = known, turn
         finally:

@@ -141,6 +141,16 @@ class StoreContract:
         assert "nobody" not in reader
         other.close()
 
+    def test_takes_as_many_revocations_as_it_has_room_for(self, store: Store) -> None:
+        many = [f"{number:036}" for number in range(30_000)]
+        writer = Revocations(lambda: store)
+        writer.add(["first"], 6.0)
+        writer.add(many, 60.0)
+        reader = Revocations(lambda: store)
+        reader.refresh()
+        assert "first" not in reader, "what would end first makes room"
+        assert len(reader.ids()) > 10_000
+
     def test_set_replaces_whatever_is_there(self, store: Store) -> None:
         store.put([Record("k", b"final", "SUCCESS")])
         store.set("k", b"plain")
