@@ -4,8 +4,8 @@
     sleepers.py [--tasks 10000] [--concurrency 10000] [--rounds 3] [--embedded]
 
 They are sent as one group; its clock runs from `apply_async` to the last result in the sender's hands.  Also the
-processor time (user and system) of worker and sender.  The broker is a Redis server of the run's own, or with
---embedded a file.
+processor time (user and system) of worker and sender.  The broker is a Redis server of the run's own; with --embedded
+a file.
 """
 
 from __future__ import annotations
