@@ -176,6 +176,28 @@ def test_a_task_that_runs_is_revoked_by_its_stamp(app: Celery) -> None:
     assert ended == ["doomed"]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"], indirect=True)
+def test_a_task_that_only_computes_does_not_cost_the_lease(place: str) -> None:
+    """Nothing else runs meanwhile in the worker's thread: not the loop, not the one that keeps the lease."""
+    app = TestApp(broker=place, backend=place)
+    app.conf.worker_lease = 2.0
+    swept: list[int] = []
+
+    @app.task(shared=False)
+    def compute() -> str:
+        end = time.monotonic() + 5.0
+        while time.monotonic() < end:
+            if len(swept) < time.monotonic() - end + 5.0:
+                swept.append(app.broker.sweep())  # as another worker does
+        return "computed"
+
+    with work(app, shutdown_timeout=60.0):
+        assert compute.delay().get(timeout=60) == "computed"
+    assert len(swept) > 3
+    assert set(swept) == {0}
+    app.close()
+
+
 def test_a_task_that_will_not_end_is_left_behind(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celery.concurrency.crowd.GRACE", 0.2)
     gate = threading.Event()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -364,6 +365,13 @@ class Consumer(ABC):
     @abstractmethod
     def renew(self) -> bool:
         """Keep every lease of this consumer for another `lease` seconds. Any thread. False: it had been swept."""
+
+    def renew_apart(self) -> AbstractContextManager[Callable[[], object]]:
+        """What renews as `renew` does and shares nothing with this consumer or its broker: no lock, no connection.
+
+        For a thread that gevent and eventlet know nothing of; opened, called and closed in it.  Not every store can.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def wake(self) -> None:

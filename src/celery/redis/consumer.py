@@ -11,7 +11,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -440,6 +441,14 @@ class RedisConsumer(Consumer):
 
     def renew(self) -> bool:
         return bool(self._link.run(self._scripts["renew"], (), (self._scripts.now(), self._id, self._lease)))
+
+    @contextmanager
+    def renew_apart(self) -> Iterator[Callable[[], object]]:
+        link, script = self._link.twin(), self._scripts["renew"]
+        try:
+            yield lambda: link.run(script, (), (self._scripts.now(), self._id, self._lease))
+        finally:
+            link.close()
 
     def close(self) -> None:
         if self._chime.closed:

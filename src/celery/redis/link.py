@@ -134,6 +134,7 @@ class Link:
         error: type[Exception],
         check: Callable[[Server], str | None] = refuse_unusable,
     ) -> None:
+        self._given = url, options
         self.address = Address(url, options)
         self.timeout = self.address.timeout or TIMEOUT
         self.limit = self.address.limit
@@ -145,6 +146,10 @@ class Link:
         self._trim_at = 0.0
         self._server: Server | None = None
         self._budget = self.address.patience or float("inf")
+
+    def twin(self) -> Link:
+        """Another one to the same server, which shares no connection and no lock with this one."""
+        return Link(*self._given, error=self._error, check=self._check)
 
     @property
     def prefix(self) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from celery.backends.store import TransactionalStore
 from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
@@ -226,6 +227,21 @@ class SQLiteConsumer(Consumer):
         deadline = self._clock.time() + self._lease
         with self._database.write(durable=False) as connection:
             return connection.execute(SQL["renew"], (deadline, self._number)).rowcount > 0
+
+    @contextmanager
+    def renew_apart(self) -> Iterator[Callable[[], object]]:
+        connection = sqlite3.connect(self._database.path, self._lease / 4, isolation_level=None)
+
+        def renew() -> None:
+            try:
+                connection.execute(SQL["renew"], (self._clock.time() + self._lease, self._number))
+            except sqlite3.Error as error:
+                raise self._database.explain(error) from error
+
+        try:
+            yield renew
+        finally:
+            connection.close()
 
     def wake(self) -> None:
         self._woken = True

@@ -135,6 +135,10 @@ class Claims(Consumer):
             consumer.renew()
         return kept
 
+    def everyone(self) -> set[Consumer]:
+        """Those that have a lease now. Any thread."""
+        return {self._now, *self._former.values()}
+
     def wake(self) -> None:
         self._now.wake()
 

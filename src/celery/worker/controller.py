@@ -28,6 +28,7 @@ from celery.utils.pidfiles import Pidfile, take_pidfile
 from celery.utils.text import str_to_list
 from celery.utils.turns import weighed
 from celery.worker import stamps, state, statistics
+from celery.worker.aside import Aside
 from celery.worker.banner import masked
 from celery.worker.child import ChildOptions, app_reference, boot_here, child_boot
 from celery.worker.consumer import Consumer
@@ -98,6 +99,7 @@ class WorkController:
         self._early: str | None = None
         self._statedb: Persistent | None = None
         self._keeper: LeaseKeeper | None = None
+        self._aside: Aside | None = None
         self._mailbox: Mailbox | None = None
         self.autoscaler: Any = None
         """What keeps the pool between two sizes, where that is asked for."""
@@ -235,6 +237,8 @@ class WorkController:
             store=self.app.store,
         )
         self._keeper.start()
+        self._aside = Aside(self.consumer.source, broker.lease)
+        self._aside.start()
         # What is to be known before the first claim, from workers that keep it in their memory.
         if self.options.mingle and broker.can.fanout:
             mingle(self.app, self.hostname)
@@ -316,6 +320,8 @@ class WorkController:
         # What is not settled goes back while the lease still holds.
         if self.consumer is not None:
             self.consumer.close()
+        if self._aside is not None:
+            self._aside.stop()
         if self._keeper is not None:
             self._keeper.stop()
         # When nothing more can happen to its tasks, a worker is offline.
