@@ -204,8 +204,8 @@ class PermitMachine(RuleBasedStateMachine):
         if self.together:
             kinds = list(dict.fromkeys(needs.get(delivery.tag, ()) for delivery in starts))
             order.sort(key=lambda delivery: kinds.index(needs.get(delivery.tag, ())))
-        told = {delivery.tag: self.begin(party, delivery) for delivery in order}
-        verdicts = [told[delivery.tag] for delivery in starts]
+        told = {(delivery.tag, delivery.fence): self.begin(party, delivery) for delivery in order}
+        verdicts = [told[delivery.tag, delivery.fence] for delivery in starts]
         settlements = [Settlement(delivery, verb) for delivery, verb in endings]  # type: ignore[arg-type]
         assert party.consumer.settle_and_start(settlements, starts, (), needs) == (applied, verdicts)
 

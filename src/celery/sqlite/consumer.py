@@ -57,8 +57,8 @@ class SQLiteConsumer(Consumer):
         self._more = False
         self._turns = turns
         self._claims = 0
-        self._permits: dict[int | str, Sequence[Permit]] = {}
-        """Those with which messages were started that have not ended, by tag."""
+        self._permits: dict[tuple[int | str, int], Sequence[Permit]] = {}
+        """Those with which messages were started that have not ended, by tag and fence."""
         with database.write(durable=False) as connection:
             connection.executemany(SQL["declare"], [(queue,) for queue in self.queues])
             self._number = self._register(connection)
@@ -118,7 +118,7 @@ class SQLiteConsumer(Consumer):
             self._forget_permits([settlement.delivery for settlement in settlements])
         for delivery, verdict in zip(deliveries, verdicts, strict=True) if needs else ():
             if verdict == "ok" and delivery.tag in needs:
-                self._permits.setdefault(delivery.tag, needs[delivery.tag])
+                self._permits.setdefault((delivery.tag, delivery.fence), needs[delivery.tag])
         if reached:
             self._belfry.ring("messages", reached)
         if store is not None and (effects or records):
@@ -131,7 +131,7 @@ class SQLiteConsumer(Consumer):
         with self._database.write(durable=False) as connection:
             held = self._still_held(connection, deliveries)
             limits = Limits(connection, self._clock.time(), reached)
-            mine = [d for d in deliveries if (d.tag, d.fence) in held and d.tag not in self._permits]
+            mine = [d for d in deliveries if (d.tag, d.fence) in held and (d.tag, d.fence) not in self._permits]
             parked = limits.ask(mine, needs, give=False)
         if reached:
             self._belfry.ring("messages", reached)
@@ -195,13 +195,13 @@ class SQLiteConsumer(Consumer):
     ) -> set[int]:
         """The tags of those that are parked. What had been started before has its permits."""
         known = self._permits
-        limited = [d for d in deliveries if d.tag in needs and d.tag not in revoked and d.tag not in known]
+        limited = [d for d in deliveries if d.tag in needs and d.tag not in revoked and (d.tag, d.fence) not in known]
         held = self._still_held(connection, limited)
         return limits.ask([delivery for delivery in limited if (delivery.tag, delivery.fence) in held], needs)
 
     def _forget_permits(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            self._permits.pop(delivery.tag, None)
+            self._permits.pop((delivery.tag, delivery.fence), None)
 
     @staticmethod
     def _still_held(connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
@@ -212,12 +212,12 @@ class SQLiteConsumer(Consumer):
     def release(self, deliveries: Sequence[Delivery]) -> None:
         reached = {delivery.queue for delivery in deliveries}
         with self._database.write() as connection:
-            back = [delivery.tag for delivery in deliveries if end_lease(connection, delivery)]
-            for tag in back:
-                connection.execute(SQL["back_in_place"], (tag,))
+            back = [delivery for delivery in deliveries if end_lease(connection, delivery)]
+            for delivery in back:
+                connection.execute(SQL["back_in_place"], (delivery.tag,))
             if self._permits:
                 limits = Limits(connection, self._clock.time(), reached, self._number)
-                limits.end([self._permits.get(tag, ()) for tag in back])
+                limits.end([self._permits.get((delivery.tag, delivery.fence), ()) for delivery in back])
                 limits.write()
         self._forget_permits(deliveries)
         if reached:
@@ -350,11 +350,10 @@ class SQLiteConsumer(Consumer):
         applied = self._end_leases(connection, settlements, reached)
         some_kept = connection.execute(LIMITS["any_permit"]).fetchone() is not None
         if self._permits or some_kept:
-            ended = zip(settlements, applied, strict=True)
-            ids = [settlement.delivery.tag for settlement, held in ended if held]
+            ended = [settlement.delivery for settlement, held in zip(settlements, applied, strict=True) if held]
             if some_kept:
-                limits.free(ids)
-            limits.end([self._permits.get(tag, ()) for tag in ids])
+                limits.free([delivery.tag for delivery in ended])
+            limits.end([self._permits.get((delivery.tag, delivery.fence), ()) for delivery in ended])
         return applied
 
     def _end_leases(
