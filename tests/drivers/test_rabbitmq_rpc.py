@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import amqp
@@ -29,7 +30,8 @@ MakeApp = Callable[..., Celery]
 
 
 def make(broker: str, **settings: Any) -> Celery:
-    app = TestApp(broker=broker, backend="rpc://", config={"broker_connection_timeout": 5.0, **settings})
+    backend = settings.pop("result_backend", "rpc://")
+    app = TestApp(broker=broker, backend=backend, config={"broker_connection_timeout": 5.0, **settings})
 
     @app.task(name="add", shared=False)
     def add(x: Any, y: Any = 0) -> Any:
@@ -304,8 +306,21 @@ def test_results_that_may_not_be_read_are_told_to_who_waits(work: Celery, make_a
         result.get(timeout=SOON)
 
 
-def test_without_rabbitmq_it_says_what_to_do() -> None:
-    app = TestApp(broker="memory://rpc", backend="rpc://")
+@pytest.mark.parametrize("backend", ["rpc://", "rpc"])
+def test_in_memory_too_for_tests(backend: str) -> None:
+    app = make("memory://rpc-in-memory", result_backend=backend)
+    with start_worker(app, pool="threads", perform_ping_check=False):
+        assert group(app.tasks["add"].s(number, 1) for number in range(5)).delay().get(timeout=SOON) == [1, 2, 3, 4, 5]
+        with ThreadPoolExecutor(3) as pool:
+            sent = list(pool.map(app.tasks["add"].delay, range(9)))
+        assert [result.get(timeout=SOON) for result in sent] == list(range(9))
+        with pytest.raises(ValueError, match="no"):
+            app.tasks["fail"].delay().get(timeout=SOON)
+    app.close()
+
+
+def test_other_brokers_say_what_to_do(tmp_path: Path) -> None:
+    app = TestApp(broker=f"sqlite:///{tmp_path}/broker.db", backend="rpc://")
 
     @app.task(name="add", shared=False)
     def add() -> None: ...

@@ -7,11 +7,13 @@ from heapq import heapify
 from typing import Any, TypeVar
 
 from celery.backends.store import Store, TransactionalStore
+from celery.brokers.answers import OnReply
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
 from celery.exceptions import BrokerError
 from celery.memory.book import MemoryBook
 from celery.memory.bus import MemoryBus
 from celery.memory.consumer import MemoryConsumer
+from celery.memory.replies import MemoryReplies
 from celery.memory.space import SPACES, Line, Message, Space
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.routing import ROUTED
@@ -215,6 +217,9 @@ class MemoryBroker(Broker):
 
     def book(self, name: str) -> MemoryBook:
         return MemoryBook(self._space, name, self.clock)
+
+    def replies(self, on_reply: OnReply, expires: float | None) -> MemoryReplies:
+        return MemoryReplies(lambda names: self.consumer(names, name="replies"), on_reply)
 
     def bus(self) -> MemoryBus:
         return MemoryBus(self._space)
