@@ -347,16 +347,16 @@ class RedisMachine(PermitMachine):
 
 
 TestMemoryMachine = MemoryMachine.TestCase
-TestMemoryMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestMemoryMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestSQLiteMachine = SQLiteMachine.TestCase
 TestSQLiteMachine.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
 class TestRedisMachine(RedisMachine.TestCase):  # type: ignore[name-defined, misc]
     settings = settings(
-        max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
 
     @pytest.fixture(autouse=True)
