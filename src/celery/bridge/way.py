@@ -28,8 +28,10 @@ _EXTRAS = frozenset({
     "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "gcpubsub", "mongodb", "pgmq", "pyro",
     "qpid", "slmq", "sqlalchemy", "sqs", "zookeeper",
 })  # fmt: skip
-_LEASING = frozenset({"sqs", "gcpubsub", "azureservicebus", "azurestoragequeues", "kafka", "pgmq", "qpid", "amqp"})
-"""Driver types whose server gives what a dead consumer had to another one."""
+_LEASING = frozenset({
+    "azureservicebus", "azurestoragequeues", "confluentkafka", "gcpubsub", "kafka", "pgmq", "slmq", "sqs",
+})  # fmt: skip
+"""Schemes whose server gives what a dead consumer had to another one."""
 _ORDERED = frozenset({"filesystem", "sqla", "sqlalchemy"})
 """Schemes whose queues are known to keep the order of publishing."""
 _OURS = {
@@ -69,7 +71,8 @@ class Way:
         self.channel_class: Any = getattr(transport, "Channel", None)
         self.virtual = isinstance(transport, virtual.Transport)
         """Kombu itself does the work of a broker's server: routing, and which messages are not acknowledged."""
-        self.leases = self.kind in _LEASING or not self.virtual
+        restores = bool(getattr(self.channel_class, "do_restore", False))
+        self.leases = self.scheme.lower() in _LEASING or not self.virtual or not restores
         """What is not acknowledged comes back when its consumer has died."""
         self.waits = hasattr(self.channel_class, "wait_time_seconds")
         """A poll blocks at the server for so long."""
