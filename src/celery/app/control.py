@@ -246,7 +246,9 @@ class Control:
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         self.app.broker.revoke(ids, REVOKE_EXPIRES, REVOKES_MAX)
         arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
-        said = self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
+        said = None
+        if terminate or self.app.broker.can.fanout:  # else workers find it where it is recorded
+            said = self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
         withdraw(self.app, ids)
         return said
 

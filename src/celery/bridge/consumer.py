@@ -36,11 +36,13 @@ from celery.bridge.messages import (
     name_of,
     put_together,
     read,
+    task_of,
     with_headers,
 )
 from celery.bridge.spool import Spool
 from celery.bridge.way import Way
 from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
+from celery.brokers.revocations import Revocations
 from celery.exceptions import BackendError, BrokerError
 from celery.utils.bell import Chime
 from celery.utils.clock import Clock
@@ -98,6 +100,7 @@ class KombuConsumer(Consumer):
         clock: Clock,
         *,
         lease: float,
+        revocations: Revocations,
         send: Send,
         post: Callable[[Sequence[Outgoing]], object],
         spool: Path | None = None,
@@ -107,6 +110,9 @@ class KombuConsumer(Consumer):
         self._id = uuid()
         self._way = way
         self._marks = Marks(store, self._id, lease, clock)
+        self._revocations = revocations
+        self._informed = False
+        """Whether it knows what was revoked before it began."""
         self._clock = clock
         self._send, self._post = send, post
         self._chime = Chime()
@@ -136,6 +142,9 @@ class KombuConsumer(Consumer):
 
     def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         self._check_open()
+        if not self._informed:
+            self._revocations.refresh()
+            self._informed = True
         end = time.monotonic() + timeout
         while True:
             self._ask_for(limit)
@@ -245,7 +254,8 @@ class KombuConsumer(Consumer):
         info = held.came.delivery_info
         key = held.queue if held.source != held.queue else str(info.get("routing_key") or held.queue)
         envelope = put_together(held.message, str(info.get("exchange") or ""), key, again=again)
-        return Delivery(tag, held.queue, envelope, fence, held.deliveries, held.interrupted, again)
+        revoked = bool(self._revocations) and task_of(held.message) in self._revocations
+        return Delivery(tag, held.queue, envelope, fence, held.deliveries, held.interrupted, again, revoked)
 
     # -- starting and ending ---------------------------------------------------------------------------------------
 
@@ -258,10 +268,15 @@ class KombuConsumer(Consumer):
         with self._lock:
             for delivery in deliveries:
                 held = self._held.get(str(delivery.tag))
-                verdicts.append("lost" if held is None else "ok")
-                if held is not None and not held.started:
-                    held.started = True
-                    begun.append(held)
+                if held is None:
+                    verdicts.append("lost")
+                elif self._revocations and task_of(held.message) in self._revocations:
+                    verdicts.append("revoked")
+                else:
+                    verdicts.append("ok")
+                    if not held.started:
+                        held.started = True
+                        begun.append(held)
             if self._spool is not None:
                 self._spool.mark(held.number for held in begun if not held.gone)
         self._marks.write({name_of(held.message): held.deliveries + 1 for held in begun})
@@ -372,6 +387,7 @@ class KombuConsumer(Consumer):
         """Have SQS keep from others what is held here."""
         if not self._closed:
             self._marks.sign()
+            self._revocations.refresh()
         if self._way.kind == "sqs" and not self._closed:
             now = time.monotonic()
             with self._lock:

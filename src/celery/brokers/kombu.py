@@ -39,6 +39,7 @@ from celery.bridge.messages import (
 from celery.bridge.sqs import LONGEST_DELAY
 from celery.bridge.way import Line, Way
 from celery.brokers.base import MOST_REVOKED, Broker, Bus, Entry, Kind, QueueStats
+from celery.brokers.revocations import Revocations
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
@@ -67,6 +68,7 @@ class KombuBroker(Broker):
         self._kinds: dict[str, str] = {}
         """By exchange that is known: its type."""
         self._bindings: list[Binding] = []
+        self.revocations = Revocations(self._aside, clock)
         self._consumers: weakref.WeakSet[KombuConsumer] = weakref.WeakSet()
 
     def describe(self) -> str:
@@ -219,6 +221,7 @@ class KombuBroker(Broker):
             None if self.can.marks else store,
             self.clock,
             lease=self.lease,
+            revocations=self.revocations,
             send=self._send,
             post=self.publish,
             spool=self._spool(),
@@ -351,10 +354,16 @@ class KombuBroker(Broker):
                 return
 
     def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
-        """Nothing to keep it in: workers are told by remote control, where there is some."""
+        """In the result store, if there is one; else only consumers of this broker see it."""
+        if task_ids:
+            self.revocations.add(task_ids, ttl, most)
+
+    def _aside(self) -> Store | None:
+        return self.aside()
 
     def revoked(self) -> list[str]:
-        return []
+        self.revocations.refresh()
+        return self.revocations.ids()
 
     def bus(self) -> Bus:
         return KombuBus(self._way, self._line)
