@@ -35,7 +35,7 @@ def files(folder: Path, **options: object) -> KombuBroker:
 class Bridged(BrokerContract):
     """Brokers whose connections are dear: what they cannot do is skipped before one is made."""
 
-    many = 30
+    many = 15
 
     @pytest.fixture(autouse=True)
     def _skip_at_once(self, request: pytest.FixtureRequest) -> None:

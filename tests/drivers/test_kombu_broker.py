@@ -345,6 +345,22 @@ def test_what_is_held_of_sqs_stays_invisible_while_its_lease_is_renewed(sqs: SQS
 
 
 @pytest.mark.timeout(400)
+def test_long_polls_of_empty_queues_hold_nothing_up(sqs: SQS) -> None:
+    broker = over_sqs(sqs, sqs.prefix(), wait_time_seconds=3)
+    consumer = broker.consumer(["empty", "q"], name="c")
+    assert consumer.claim(5) == []
+    for number in range(3):
+        broker.publish([Outgoing(b"%d" % number, "q")])
+        began = time.monotonic()
+        [delivery] = claim(consumer)
+        assert consumer.settle([Settlement(delivery)]) == [True]
+        assert time.monotonic() - began < 3 * 3, "each of the other three queues would be waited for"
+    consumer.close()
+    assert broker.stats(["q"])[0].ready == 0
+    broker.close()
+
+
+@pytest.mark.timeout(400)
 def test_only_queues_that_are_listed_are_used(sqs: SQS, caplog: pytest.LogCaptureFixture) -> None:
     """Where all queues are predefined none is made: the machinery shares them, and SQS has to keep the dead."""
     prefix = sqs.prefix()

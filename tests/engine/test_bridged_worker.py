@@ -89,8 +89,9 @@ def counts(app: Celery, queue: str = "celery") -> tuple[int, int, int, int]:
     return stats.ready, stats.leased, stats.delayed, stats.dead
 
 
-EVERYWHERE = pytest.mark.parametrize("kind", ["files", "sql", "sqs"], indirect=True)
-ON_THIS_MACHINE = pytest.mark.parametrize("kind", ["files", "sql"], indirect=True)
+FILES_AND_SQS = pytest.mark.parametrize("kind", ["files", "sqs"], indirect=True)
+SQL_AND_SQS = pytest.mark.parametrize("kind", ["sql", "sqs"], indirect=True)
+FILES_AND_SQL = pytest.mark.parametrize("kind", ["files", "sql"], indirect=True)
 
 
 @pytest.mark.timeout(400)  # the first one over SQS makes an environment
@@ -112,7 +113,7 @@ def test_results_and_errors_come_back(app: Celery, pool: str, jobs: Any) -> None
         wait_until(lambda: counts(app) == (0, 0, 0, 0))
 
 
-@EVERYWHERE
+@FILES_AND_SQS
 @pytest.mark.timeout(400)
 def test_retries_and_etas_wait(app: Celery, log: Path, jobs: Any) -> None:
     with work(app):
@@ -125,7 +126,7 @@ def test_retries_and_etas_wait(app: Celery, log: Path, jobs: Any) -> None:
         assert datetime.now(UTC) >= due
 
 
-@EVERYWHERE
+@SQL_AND_SQS
 @pytest.mark.timeout(400)
 def test_what_is_refused_comes_again_and_what_is_no_task_is_dead(app: Celery, log: Path, jobs: Any) -> None:
     with work(app):
@@ -141,7 +142,7 @@ def test_what_is_refused_comes_again_and_what_is_no_task_is_dead(app: Celery, lo
         assert counts(app) == (0, 0, 0, 0)
 
 
-@ON_THIS_MACHINE
+@FILES_AND_SQL
 def test_a_warm_shutdown_gives_back_what_waits(app: Celery, log: Path, jobs: Any) -> None:
     with work(app, "solo") as worker:
         jobs.mark.apply_async((str(log), "late"), countdown=3600)
@@ -186,7 +187,7 @@ def spawn(app: Celery, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen
         process.wait(10)
 
 
-@EVERYWHERE
+@FILES_AND_SQS
 @pytest.mark.crash
 @pytest.mark.timeout(400)
 def test_a_killed_worker_loses_nothing(

@@ -76,7 +76,7 @@ class Way:
         """What is not acknowledged comes back when its consumer has died."""
         self.waits = hasattr(self.channel_class, "wait_time_seconds")
         """A poll blocks at the server for so long."""
-        self.patience = float(self.options.get("wait_time_seconds") or 10.0) if self.waits else 0.0
+        self.patience = float(self.options.get("wait_time_seconds", 10.0) or 0.0) if self.waits else 0.0
         self.own_interval = interval is not None
         self.interval = float(transport.polling_interval or 0.0) if interval is None else float(interval)
         """Seconds between two polls of which the first has found nothing."""
