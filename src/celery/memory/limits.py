@@ -44,14 +44,17 @@ class Limits:
 
     def missing(self, message: Message, needs: Sequence[Permit], now: float) -> Permit | None:
         """The first permit that *message* could not get now."""
-        return next((permit for permit in needs if not self._may(message, permit, now)), None)
+        for permit in needs:
+            if not self._may(message, permit, now):
+                return permit
+        return None
 
     def ask(self, message: Message, needs: Sequence[Permit], now: float) -> Permit | None:
         """Give *message* all permits it needs, or none: then the one that it has to wait for."""
         missing = self.missing(message, needs, now)
         if missing is not None:
             return missing
-        message.permits = tuple(permit.key for permit in needs if permit.slots)
+        message.permits = tuple([permit.key for permit in needs if permit.slots])
         for permit in needs:
             if permit.slots:
                 self._holders.setdefault(permit.key, {})[message.tag] = None
@@ -62,9 +65,10 @@ class Limits:
         return None
 
     def _may(self, message: Message, permit: Permit, now: float) -> bool:
-        woken = message.tag in self._holders.get(permit.key, ())
+        holders = self._holders.get(permit.key, ())
+        woken = message.tag in holders
         if permit.slots:
-            return woken or len(self._holders.get(permit.key, ())) < permit.slots
+            return woken or len(holders) < permit.slots
         if permit.interval and (woken or not self._waits(permit.key, message.queue)):
             return _pace(permit).available(self._rates.get(permit.key, 0.0), now) > 0
         return False
@@ -77,7 +81,7 @@ class Limits:
         keys = message.permits
         if keep_granted:
             keys = tuple(key for key in keys if self._holders.get(key, {}).get(message.tag) is None)
-        message.permits = tuple(key for key in message.permits if key not in keys)
+        message.permits = tuple([key for key in message.permits if key not in keys]) if keep_granted else ()
         for key in keys:
             self._forget(key, message.tag)
             self.wake(key, now)
@@ -136,7 +140,7 @@ class Limits:
 
     def wake(self, key: str, now: float) -> None:
         """Give the free slots of *key* to those that have waited longest, in whatever queue."""
-        while True:
+        while key in self._parked:
             heads = [
                 head
                 for queue in list(self._parked.get(key, ()))
