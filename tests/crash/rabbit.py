@@ -87,9 +87,7 @@ def check_kept(
 class Producer:
     """Sends one task after the other from the fleet's producer, whatever becomes of the broker meanwhile."""
 
-    FIRST = 9_000_000
-
-    def __init__(self, fleet: Fleet, count: int, pause: float = 0.005) -> None:
+    def __init__(self, fleet: Fleet, count: int, pause: float = 0.005, first: int = 9_000_000) -> None:
         self._fleet = fleet
         fleet.client(
             "import threading, time\n"
@@ -98,7 +96,7 @@ class Producer:
             "oracle_app.confirmed = []\n"
             "oracle_app.refused = []\n"
             "def produce():\n"
-            f"    for n in range({self.FIRST}, {self.FIRST + count}):\n"
+            f"    for n in range({first}, {first + count}):\n"
             "        try:\n"
             "            oracle_app.confirmed.append(late.apply_async((n, 0.001)).id)\n"
             "        except OperationalError as error:\n"

@@ -242,10 +242,9 @@ class Cluster:
             self.stop()
             raise
 
-    def url(self, first: int = 0, vhost: str = "") -> str:
-        """The URLs of all nodes, that of node number *first* at the beginning."""
-        order = self.nodes[first:] + self.nodes[:first]
-        return ";".join(node.url(vhost) for node in order)
+    def url(self, vhost: str = "") -> str:
+        """The URLs of all nodes."""
+        return ";".join(node.url(vhost) for node in self.nodes)
 
     def start(self) -> None:
         """Those that were stopped, at once."""

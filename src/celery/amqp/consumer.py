@@ -25,10 +25,22 @@ from contextlib import suppress
 from celery.amqp import delays, frames
 from celery.amqp.connection import Channel, Connection
 from celery.amqp.frames import Delivered
-from celery.amqp.held import Claimed, Held, came_home, dead_letter, next_turn, parted, picked, put_off, refuse_effects
+from celery.amqp.held import (
+    Claimed,
+    Held,
+    came_home,
+    counted,
+    dead_letter,
+    next_turn,
+    parted,
+    picked,
+    put_off,
+    refuse_effects,
+)
 from celery.amqp.link import Link
 from celery.amqp.marks import ENDED, Mark, Marks
 from celery.amqp.messages import COUNT, INNER, comes_again, name_of, put_together, task_of
+from celery.amqp.presence import Presence
 from celery.amqp.publisher import Letter
 from celery.amqp.receipts import Receipts
 from celery.backends.store import Store
@@ -43,8 +55,6 @@ from celery.wire.message import Delivery, Outgoing, Record, Settlement
 IDLE = 1.0
 """Seconds after which what is buffered and not claimed goes back."""
 MOST_REMEMBERED = 10_000
-MOST_CLEARED = 500
-"""Marks that are cleared at a time, or twice as many as messages are settled."""
 QUIET = 0.05
 """Seconds without a message after which an exact claim takes it that none is on its way."""
 MOST_TAGS = 200
@@ -95,8 +105,7 @@ class RabbitConsumer(Consumer):
         self._send, self._post, self._declare, self._delay = send, post, declare, delay
         self._exact = exact
         self._chime = Chime()
-        self._woken = False
-        self._closed = False
+        self._woken = self._closed = False
         self._lock = threading.RLock()
         """Never held while an answer of the server is waited for: its thread takes it."""
         self._moving = threading.Lock()
@@ -120,7 +129,8 @@ class RabbitConsumer(Consumer):
         self._receipts = Receipts(time.monotonic(), link.timeout)
         self._turn = 0
         self._claimed_at = time.monotonic()
-        self._declare(self._sources)
+        self._presence = Presence(self._sources, declare)
+        self._presence.see_to(self._sources, self._claimed_at)
 
     # -- claiming --------------------------------------------------------------------------------------------------
 
@@ -158,7 +168,7 @@ class RabbitConsumer(Consumer):
         if need > self._credit:
             self._credit = need if self._exact or need <= FEW else need + need // 4
             idle = self._sources
-        for source in idle:
+        for source in self._presence.of(idle, self._claimed_at) if idle else ():
             self._consume(channel, source)
 
     def _connect(self) -> Channel:
@@ -166,7 +176,7 @@ class RabbitConsumer(Consumer):
         former = self._connection
         if former is not None:
             former.close()
-        self._tidy()
+        self._receipts.tidy(self._marks, time.monotonic())
         connection = self._connection = self._link.retried(self._link.open)
         channel = connection.channel()
         channel.on_message = self._arrived
@@ -174,8 +184,12 @@ class RabbitConsumer(Consumer):
         channel.on_cancel = self._cancelled
         channel.on_end = self._lost
         connection.on_tick = self._slim
-        self._channel = channel
-        self._declare(self._sources)
+        with self._lock:  # a consumer may have been noted on a channel that had just ended
+            self._credit = 0
+            self._consuming.clear()
+            self._source_of.clear()
+            self._channel = channel
+        self._presence.see_to(self._sources, time.monotonic())
         return channel
 
     def _consume(self, channel: Channel, source: str) -> None:
@@ -330,7 +344,7 @@ class RabbitConsumer(Consumer):
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         refuse_effects(any(s.records or s.arrivals for s in settlements))
-        self._tidy(2 * len(settlements))
+        self._receipts.tidy(self._marks, time.monotonic(), 2 * len(settlements))
         applied, ended, letters, places = [], [], [], []
         seen: set[str] = set()
         taken = self._taken(settlements) if self._orphans else ()
@@ -378,18 +392,6 @@ class RabbitConsumer(Consumer):
             self._ack(tags)
         self._marks.write(dict.fromkeys(lost, ENDED))
         return applied
-
-    def _tidy(self, most: int = 0) -> None:
-        """Clear the marks of what the server knows to have ended, and mark what it may not know."""
-        with self._lock:
-            ripe, lost = self._receipts.take(max(most, MOST_CLEARED), time.monotonic())
-        try:
-            self._marks.clear(ripe)
-            self._marks.write(dict.fromkeys(lost, ENDED))
-        except BaseException:
-            with self._lock:
-                self._receipts.give_back(ripe, lost)
-            raise
 
     def _taken(self, settlements: Sequence[Settlement]) -> set[int]:
         """Fences of what others have started since its connection ended: they took this consumer for dead."""
@@ -460,7 +462,7 @@ class RabbitConsumer(Consumer):
             return False
         self._marks.sign()
         self._revocations.refresh()
-        self._tidy()
+        self._receipts.tidy(self._marks, time.monotonic())
         if self._marks:
             self._move()
         return True
@@ -499,12 +501,7 @@ class RabbitConsumer(Consumer):
     def counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """By queue: what is held, and what waits in the buffers."""
         with self._lock:
-            held, waiting = dict.fromkeys(self.queues, 0), dict.fromkeys(self.queues, 0)
-            for one in self._held.values():
-                held[one.queue] = held.get(one.queue, 0) + 1
-            for source, buffer in self._buffers.items():
-                waiting[source.removeprefix(INNER)] += len(buffer)
-        return held, waiting
+            return counted(self.queues, self._held.values(), self._buffers)
 
     def close(self) -> None:
         if not self._closed:
@@ -512,7 +509,7 @@ class RabbitConsumer(Consumer):
             connection, self._connection = self._connection, None
             self._take_leave()
             with suppress(BackendError):  # then it ends by itself
-                self._tidy(10 * MOST_REMEMBERED)
+                self._receipts.tidy(self._marks, time.monotonic(), 10 * MOST_REMEMBERED)
                 self._marks.resign()
             if connection is not None:
                 connection.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -144,6 +144,18 @@ def picked(buffers: Mapping[str, deque[Delivered]], first: int, turn: int, limit
         else:
             empty += 1
     return found, turn
+
+
+def counted(
+    queues: Collection[str], held: Iterable[Held], buffers: Mapping[str, Collection[Delivered]]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """By queue: what is held, and what waits in the buffers."""
+    holds, waits = dict.fromkeys(queues, 0), dict.fromkeys(queues, 0)
+    for one in held:
+        holds[one.queue] = holds.get(one.queue, 0) + 1
+    for source, buffer in buffers.items():
+        waits[source.removeprefix(INNER)] += len(buffer)
+    return holds, waits
 
 
 def refuse_effects(given: bool) -> None:

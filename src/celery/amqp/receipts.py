@@ -6,18 +6,24 @@ so marks are cleared only some seconds after the acknowledgement, and if the con
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
+from celery.amqp.marks import ENDED, Marks
+
+MOST = 500
+"""Marks that are cleared at a time, at least."""
 RIPE = 5.0
 """Seconds after which, or at the latest after twice that, the server has an acknowledgement and has it on disk: longer
 than a watched connection takes to find out that it leads nowhere."""
 
 
 class Receipts:
-    """Names of messages. Not thread-safe; *now* is monotonic seconds, *patience* how long a server may be silent."""
+    """Names of messages. Thread-safe; *now* is monotonic seconds, *patience* how long a server may be silent."""
 
     def __init__(self, now: float, patience: float = RIPE) -> None:
         self._patience = max(RIPE, patience)
+        self._lock = threading.Lock()
         self._turned = now
         self._young: list[str] = []
         self._old: list[str] = []
@@ -26,32 +32,42 @@ class Receipts:
 
     def add(self, names: Sequence[str], now: float) -> None:
         """These are being acknowledged."""
-        self._turn(now)
-        self._young += names
+        with self._lock:
+            self._turn(now)
+            self._young += names
 
     def lose(self) -> list[str]:
         """The connection has ended: the names for which nobody knows whether the server has had them."""
-        lost = self._old + self._young
-        self._lost += lost
-        self._old, self._young = [], []
+        with self._lock:
+            lost = self._old + self._young
+            self._lost += lost
+            self._old, self._young = [], []
         return lost
 
-    def take(self, most: int, now: float) -> tuple[list[str], list[str]]:
-        """Names whose marks may be cleared, *most* of them, and all those that have to be marked as ended."""
-        self._turn(now)
-        ripe, self._ripe = self._ripe[:most], self._ripe[most:]
-        lost, self._lost = self._lost, []
-        return ripe, lost
+    def tidy(self, marks: Marks, now: float, most: int = 0) -> None:
+        """Clear marks of what the server knows to have ended, and mark what it may not know.
 
-    def give_back(self, ripe: Sequence[str], lost: Sequence[str]) -> None:
-        """What was taken could not be cleared and marked."""
-        self._ripe += ripe
-        self._lost += lost
+        Raises what the store raises; it is done the next time then.
+        """
+        with self._lock:
+            self._turn(now)
+            most = max(most, MOST)
+            ripe, self._ripe = self._ripe[:most], self._ripe[most:]
+            lost, self._lost = self._lost, []
+        try:
+            marks.clear(ripe)
+            marks.write(dict.fromkeys(lost, ENDED))
+        except BaseException:
+            with self._lock:
+                self._ripe += ripe
+                self._lost += lost
+            raise
 
     def finish(self) -> None:
         """The server has said goodbye: it has had them all."""
-        self._ripe += self._old + self._young
-        self._old, self._young = [], []
+        with self._lock:
+            self._ripe += self._old + self._young
+            self._old, self._young = [], []
 
     def _turn(self, now: float) -> None:
         if now - self._turned >= self._patience:
