@@ -407,11 +407,14 @@ class RabbitBroker(Broker):
                 data = frames.method(channel.number, frames.BASIC_GET, b"\0\0", frames.short(name), b"\0")
                 came = channel.call(data, frames.BASIC_GET_OK, frames.BASIC_GET_EMPTY)
                 if not isinstance(came, Delivered):
-                    return
+                    break
                 if look(came) is True:
                     channel.send(frames.ack(channel.number, came.tag))
+            # What was only looked at goes back to its place: the answer says that it has.
+            channel.send(frames.method(channel.number, frames.BASIC_NACK, bytes(8), b"\x03"))
+            channel.call(frames.queue_declare(channel.number, name, 1, {}), frames.QUEUE_DECLARE_OK)
         finally:
-            channel.close()  # what was only looked at goes back to its place
+            channel.close()
 
     def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
         """In the result store, if there is one; else only consumers of this broker see it."""
