@@ -239,14 +239,14 @@ def test_remote_control_over_files(app: Celery, jobs: Any) -> None:
 def test_without_fan_out_remote_control_says_so_and_revocations_are_recorded(app: Celery, log: Path, jobs: Any) -> None:
     with pytest.raises(Exception, match=r"sqla:// carries no remote control"):
         app.control.ping(timeout=0.1)
-    early, later = jobs.mark.delay(str(log), "early"), jobs.mark.apply_async((str(log), "later"), countdown=3)
+    early = jobs.mark.delay(str(log), "early")
     app.control.revoke(early.id)
     app.conf.worker_lease = 1.5
     with work(app):
         with pytest.raises(TaskRevokedError):
             early.get(timeout=PATIENCE)
-        wait_until(lambda: counts(app)[2] == 1)
-        app.control.revoke(later.id)
+        later = jobs.mark.apply_async((str(log), "later"), countdown=8)
+        app.control.revoke(later.id)  # which the worker reads in the meantime
         with pytest.raises(TaskRevokedError):
             later.get(timeout=PATIENCE)
     assert noted(log) == {}
