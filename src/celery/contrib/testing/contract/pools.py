@@ -97,7 +97,7 @@ def run(pool: Pool, work: Sequence[Job], seconds: float = PATIENCE) -> list[Outc
     return collect(pool, feed, seconds)
 
 
-def wait_until(pool: Pool, condition: Callable[[], bool], seconds: float = PATIENCE) -> list[Outcome]:
+def wait_until(pool: Pool, condition: Callable[[], object], seconds: float = PATIENCE) -> list[Outcome]:
     """Poll until *condition* holds; the outcomes that came meanwhile."""
     outcomes: list[Outcome] = []
     until = time.monotonic() + seconds
@@ -255,10 +255,10 @@ class PoolContract:
         pool = make(1)
         before = time.time() - 1
         pool.submit(jobs(f"hold {gate}", "echo x"))
-        wait_until(pool, Path(f"{gate}.began").exists)
+        wait_until(pool, lambda: began(gate))
         first, second = pool.running()
         assert (first.tag, second.tag) == (1, 2)
-        assert first.pid == int(Path(f"{gate}.began").read_text())
+        assert first.pid == int(began(gate)[0])
         assert first.started is not None
         assert before <= first.started <= time.time() + 1
         assert second.started is None
@@ -272,7 +272,7 @@ class PoolContract:
         run(pool, jobs(*["echo x"] * 300))
         pool.submit(jobs(*[f"hold {gate}"] * 20, first=1001))
         early = wait_until(pool, lambda: sum(running.started is not None for running in pool.running()) == 2)
-        wait_until(pool, lambda: Path(f"{gate}.began").exists() and len(began(gate)) == 2)
+        wait_until(pool, lambda: len(began(gate)) == 2)
         withdrawn = pool.withdraw()
         assert early == []
         assert len(withdrawn) == 18
@@ -312,19 +312,19 @@ class PoolContract:
         gate, bed = tmp_path / "gate", tmp_path / "bed"
         pool = make(1)
         pool.submit(jobs(f"nap {bed}", *[f"hold {gate}"] * 5))
-        wait_until(pool, Path(f"{bed}.began").exists)
+        wait_until(pool, lambda: began(bed))
         found = by_tag(pool.stop(PATIENCE))
         assert found.pop(1).state == "SUCCESS"
         assert {outcome.state for outcome in found.values()} == {"RETURNED"}
         assert found.keys() == {2, 3, 4, 5, 6}
-        assert not Path(f"{gate}.began").exists()
+        assert not began(gate)
 
     def test_terminate_accounts_for_every_job(self, make: Callable[..., Pool], tmp_path: Path) -> None:
         self.need_jobs_beside()
         gate = tmp_path / "gate"
         pool = make(2)
         pool.submit(jobs(*[f"hold {gate}"] * 10))
-        wait_until(pool, lambda: Path(f"{gate}.began").exists() and len(began(gate)) == 2)
+        wait_until(pool, lambda: len(began(gate)) == 2)
         found = by_tag(pool.terminate())
         gate.touch()
         assert Counter(outcome.state for outcome in found.values()) == {"LOST": 2, "RETURNED": 8}
@@ -335,7 +335,7 @@ class PoolContract:
         gate = tmp_path / "gate"
         pool = make(1)
         pool.submit(jobs(f"hold {gate}"))
-        wait_until(pool, Path(f"{gate}.began").exists)
+        wait_until(pool, lambda: began(gate))
         assert [outcome.state for outcome in pool.stop(0.05)] == ["LOST"]
         gate.touch()
 
@@ -347,13 +347,13 @@ class PoolContract:
         assert pool.size == 3
         wait_until(pool, lambda: pool.free() == 3)
         pool.submit(jobs(*[f"hold {gate}"] * 3))
-        wait_until(pool, lambda: Path(f"{gate}.began").exists() and len(began(gate)) == 3)
+        wait_until(pool, lambda: len(began(gate)) == 3)
         pool.resize(1)
         gate.touch()
         assert len(collect(pool, lambda found: len(found) == 3)) == 3
         wait_until(pool, lambda: pool.free() == 1)
         pool.submit(jobs(*[f"hold {second}"] * 2, first=11))
-        wait_until(pool, Path(f"{second}.began").exists)
+        wait_until(pool, lambda: began(second))
         assert sum(running.started is not None for running in pool.running()) == 1
         second.touch()
         assert len(collect(pool, lambda found: len(found) == 2)) == 2
@@ -393,7 +393,7 @@ class PoolContract:
         gate = tmp_path / "gate"
         pool = make(1, window=1)
         pool.submit(jobs(f"hold {gate}", "echo behind"))
-        wait_until(pool, Path(f"{gate}.began").exists)
+        wait_until(pool, lambda: began(gate))
         assert not pool.kill(2, signal.SIGTERM)
         assert not pool.kill(999, signal.SIGTERM)
         assert pool.kill(1, signal.SIGTERM)
@@ -408,7 +408,7 @@ class PoolContract:
         pool = make(1)
         run(pool, jobs(*["echo x"] * 300))
         pool.submit(jobs(f"hold {gate}", "echo behind", first=1001))
-        wait_until(pool, Path(f"{gate}.began").exists)
+        wait_until(pool, lambda: began(gate))
         assert not pool.kill(1002, number)
         assert not pool.kill(999, number)
         assert pool.kill(1001, number)
@@ -525,5 +525,6 @@ class PoolContract:
 
 
 def began(gate: Path) -> list[str]:
-    """The processes that a `hold` job began in."""
-    return Path(f"{gate}.began").read_text().splitlines()
+    """The processes that a `hold` job began in, so far."""
+    told = Path(f"{gate}.began")
+    return told.read_text().splitlines() if told.exists() else []
