@@ -109,7 +109,7 @@ def test_stats(app: Celery, worker: Any, kind: str, tmp_path: Path) -> None:
     stats = asked(app, "stats")
     assert stats["pool"]["max-concurrency"] == 1
     assert stats["broker"]["transport"] == kind
-    assert stats["broker"]["virtual_host"] == {"memory": "/", "redis": "0"}.get(kind, f"{tmp_path}/engine.db")
+    assert stats["broker"]["virtual_host"] == {"memory": "/", "redis": "0"}.get(kind, f"{tmp_path}/place.db")
     assert {"total", "pid", "clock", "uptime", "pool", "broker", "prefetch_count", "rusage"} == set(stats)
 
 
