@@ -77,8 +77,8 @@ def twice(broker: RabbitBroker, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) 
             thread = threading.Thread(target=sender.publish, args=([message(task_id)],))
             thread.start()
             wait_until(lambda: broker.stats(["q"])[0].ready == 1)
+            proxy.reset()  # before it heals: the confirm may come only now
             proxy.heal()
-            proxy.reset()
             thread.join(60)
             assert not thread.is_alive()
             assert broker.stats(["q"])[0].ready == 2
