@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -119,6 +120,19 @@ def test_what_nobody_claims_goes_to_others(broker: RabbitBroker, connect: Connec
     assert sorted(bodies(collect(other, 4))) == [b"0", b"1", b"2", b"3"]
     hoarder.close()
     other.close()
+
+
+def test_who_has_waited_for_long_gets_what_comes(broker: RabbitBroker, consumer: Consumer) -> None:
+    """It is not given back because the last claim is long ago: whoever has nothing to claim waits."""
+    for number in range(3):
+        assert consumer.claim(10) == []
+        time.sleep(1.2)
+        broker.publish([Outgoing(b"%d" % number, "q")])
+        readable, _, _ = select.select([consumer.fileno()], [], [], 30)
+        assert readable
+        [came] = collect(consumer, 1)
+        assert not came.redelivered
+        consumer.settle([Settlement(came, "done")])
 
 
 def test_a_queue_that_is_there_with_other_arguments(broker: RabbitBroker) -> None:

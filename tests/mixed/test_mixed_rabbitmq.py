@@ -36,6 +36,12 @@ SHOP: dict[str, Any] = {
         "urgent": {"exchange": "urgent", "routing_key": "urgent", "max_priority": 9},
     }
 }
+NEWS: dict[str, Any] = {
+    "task_queues": {
+        "celery": {"exchange": "celery", "routing_key": "celery"},
+        "news": {"exchange": "news", "exchange_type": "fanout", "auto_delete": True},
+    }
+}
 TOPIC = {"task_default_exchange_type": "topic", **QUORUM}
 
 
@@ -90,6 +96,24 @@ def test_queues_of_a_topic_exchange(make_mixed: Callable[..., Mixed], sender: st
     )
     consumer.wait(lambda: len(mixed.lines()) >= 6, 60)
     assert sorted(mixed.lines()) == ["late", "new", "new", "old", "tried 0", "tried 1"]
+
+
+@on_rabbitmq
+@senders
+def test_a_queue_that_goes_with_its_last_listener(
+    make_mixed: Callable[..., Mixed], left: Callable[[str], set[str]], sender: str
+) -> None:
+    """Nothing is left of it, and nothing that its worker had beside it."""
+    mixed = make_mixed(**NEWS)
+    producer, consumer = roles(mixed, sender)
+    worker = consumer.worker("-Q", "celery,news")
+    for start in (0, 30):
+        producer.run(f"for n in range({start}, {start + 30}):\n    mark.apply_async((n,), exchange='news')\n")
+        consumer.wait(lambda start=start: len(mixed.lines()) >= start + 30, 60)  # type: ignore[misc]
+    assert Counter(mixed.lines()) == {f"ran {number}": 1 for number in range(60)}
+    worker.terminate()
+    assert worker.wait(60) == 0
+    consumer.wait(lambda: left("news") == set(), 30)
 
 
 @on_rabbitmq
@@ -199,8 +223,9 @@ def alive(party: Party, *arguments: str) -> Iterator[None]:
         (SHOP, ("-Q", "orders,all,urgent,celery")),
         (TOPIC, ()),
         ({"task_queue_max_priority": 5}, ("-Q", "new")),
+        (NEWS, ("-Q", "celery,news")),
     ],
-    ids=["default", "shop", "quorum-topic", "created"],
+    ids=["default", "shop", "quorum-topic", "created", "news"],
 )
 def test_workers_and_clients_declare_what_those_of_the_original_do(
     make_mixed: Callable[..., Mixed],
@@ -230,6 +255,9 @@ def test_workers_and_clients_declare_what_those_of_the_original_do(
     for name, vhost in vhosts.items():
         mixed = make_mixed(broker_url=rabbitmq_server.url(vhost), **settings)
         party = mixed.theirs if name == "ours" else mixed.ours
+        (party.folder / f"{party.name}0.log").unlink()  # in which its worker in the other vhost was ready
+        gone = "node@host", '<<"news">>'
+        party.wait(lambda vhost=vhost, gone=gone: not declared(rabbitmq_server, vhost, *gone), 60)  # type: ignore[misc]
         party.worker("-n", "node@host", *arguments)
         queue = arguments[-1].rpartition(",")[2] if arguments else "celery"
         assert show(party, f"seen = add.apply_async((1, 2), queue={queue!r}).get(timeout=60)") == 3

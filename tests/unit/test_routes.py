@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from celery import Celery
 from celery.app.annotations import MapAnnotation, resolve_all
 from celery.app.annotations import prepare as prepare_annotations
 from celery.app.routes import MapRoute, Router, expand_router_string, prepare
@@ -214,3 +215,29 @@ class TestAnnotations:
 
         assert annotation.annotate_any() == {"a": 1}
         assert annotation.annotate(SimpleNamespace(name="t")) is None
+
+
+def test_options_of_queues_that_are_given_as_a_dictionary() -> None:
+    """As original Celery reads them, which is not always what one would guess."""
+    app = Celery("queues", set_as_current=False)
+    app.conf.task_queues = {
+        "plain": {"exchange": "shop"},
+        "bound": {"exchange": "shop", "routing_key": "r", "binding_key": "b"},
+        "typed": {"exchange_type": "topic"},
+        "news": {"exchange": "news", "exchange_type": "fanout", "auto_delete": True},
+        "apart": {"exchange": "e", "exchange_durable": False, "queue_auto_delete": True},
+        "limited": {"message_ttl": 4, "max_length": 3, "expires": 60.5, "queue_arguments": {"x-message-ttl": 7}},
+        "mine": {"exclusive": True, "durable": False},
+    }
+    queues = {name: app.amqp.queues.wire(name) for name in app.amqp.queues}
+    assert {name: queue.routing_key for name, queue in queues.items()} == {
+        name: "b" if name == "bound" else name for name in queues
+    }
+    assert queues["typed"].exchange.name == "celery"
+    assert queues["news"].exchange.auto_delete
+    assert not queues["apart"].exchange.auto_delete
+    assert not queues["apart"].exchange.durable
+    assert queues["apart"].durable
+    assert queues["limited"].arguments == {"x-message-ttl": 7, "x-max-length": 3, "x-expires": 60500}
+    assert {name for name, queue in queues.items() if queue.auto_delete} == {"news", "apart", "mine"}
+    assert {name for name, queue in queues.items() if not queue.durable} == {"mine"}

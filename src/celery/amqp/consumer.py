@@ -87,6 +87,7 @@ class RabbitConsumer(Consumer):
         declare: Callable[[Sequence[str]], object],
         delay: Callable[[str, float], tuple[str, str]],
         exact: bool = False,
+        fleeting: bool = False,
         lease: float = LEASE,
         moved_after: float = MOVED_AFTER,
     ) -> None:
@@ -103,7 +104,7 @@ class RabbitConsumer(Consumer):
         self._moved_after = moved_after
         self._clock = clock
         self._send, self._post, self._declare, self._delay = send, post, declare, delay
-        self._exact = exact
+        self._exact, self._fleeting = exact, fleeting
         self._chime = Chime()
         self._woken = self._closed = False
         self._lock = threading.RLock()
@@ -127,8 +128,7 @@ class RabbitConsumer(Consumer):
         self._finished: dict[str, None] = {}
         """Names of what was settled without a connection to acknowledge it on, or on one that has ended since."""
         self._receipts = Receipts(time.monotonic(), link.timeout)
-        self._turn = 0
-        self._claimed_at = time.monotonic()
+        self._turn, self._claimed_at = 0, time.monotonic()
         self._presence = Presence(self._sources, declare)
         self._presence.see_to(self._sources, self._claimed_at)
 
@@ -547,6 +547,7 @@ class RabbitConsumer(Consumer):
                     orphan.came, orphan.tag, orphan.since, orphan.doubled = came, came.tag, time.monotonic(), True
                     return
             self._buffers[source].append(came)
+            self._claimed_at = time.monotonic()  # who has waited for it for long is to have the time to claim it
 
     def _cancelled(self, tag: str) -> None:
         """The server took our consumer away: its queue was deleted, or its leader moved. The next claim asks again."""
@@ -575,7 +576,7 @@ class RabbitConsumer(Consumer):
 
     def _slim(self) -> None:
         """Give back what nobody has claimed for a while, and take no more until somebody claims."""
-        if time.monotonic() - self._claimed_at < IDLE or not any(self._buffers.values()):
+        if self._fleeting or time.monotonic() - self._claimed_at < IDLE or not any(self._buffers.values()):
             return
         with self._lock:
             channel = self._channel

@@ -215,9 +215,12 @@ def content_properties(payload: bytes) -> Properties:
 
 
 def consume(channel: int, queue: str, tag: str, credit: int, before: str = "") -> bytes:
-    """Take up to *credit* messages at a time from *queue*, instead of as the consumer *before*. One answer: qos-ok."""
+    """Take up to *credit* messages at a time from *queue*, instead of as the consumer *before*. One answer: qos-ok.
+
+    The new one is there before the other goes: some queues go with their last consumer.
+    """
     args = (b"\0\0", short(queue), short(tag), b"\x08", encode_table({}))
-    return (cancel(channel, before) if before else b"") + qos(channel, credit) + method(channel, BASIC_CONSUME, *args)
+    return qos(channel, credit) + method(channel, BASIC_CONSUME, *args) + (cancel(channel, before) if before else b"")
 
 
 def qos(channel: int, credit: int) -> bytes:

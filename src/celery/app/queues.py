@@ -199,20 +199,27 @@ class Queues(MutableMapping[str, Any]):
 
     def _from_options(self, name: str, options: dict[str, Any]) -> Queue:
         """A queue from the options of `task_queues` given as a dictionary."""
-        binding_key = options.get("binding_key")
-        exchange = options.get("exchange")
-        if exchange is None and not options.get("exchange_type"):
-            wire_exchange = self.default_exchange or Exchange(name)
-        else:
-            wire_exchange = exchange_of(exchange if exchange is not None else name, options.get("exchange_type"))
+        given = options.get("exchange")
+        exchange = self.default_exchange or Exchange(name)
+        if given is not None:
+            exchange = exchange_of(given, options.get("exchange_type"))
+            if isinstance(given, str):
+                exchange = replace(
+                    exchange,
+                    durable=_flag(options, "durable", "exchange_", default=True),
+                    auto_delete=_flag(options, "auto_delete", "exchange_"),
+                )
+        key = options.get("binding_key") or options.get("routing_key", name)
+        auto_delete = _flag(options, "auto_delete", "queue_") or bool(options.get("exclusive"))
         return self._with_priority(
             Queue(
                 name=name,
-                exchange=wire_exchange,
-                routing_key=options.get("routing_key") or binding_key or self.default_routing_key or name,
-                durable=bool(options.get("durable", True)),
+                exchange=exchange,
+                routing_key=name if key is None else key or self.default_routing_key or name,
+                durable=_flag(options, "durable", "queue_", default=True),
                 max_priority=options.get("max_priority"),
                 arguments=_arguments(options.get("queue_arguments"), options.get),
+                auto_delete=auto_delete,
             )
         )
 
@@ -267,8 +274,9 @@ def exchange_of(value: Any, kind: str | None = None) -> Exchange:
             value.get("name", ""),
             cast("ExchangeType", value.get("type") or kind or "direct"),
             value.get("durable", True),
+            value.get("auto_delete", False),
         )
-    return Exchange(value.name or "", value.type or "direct", bool(value.durable))
+    return Exchange(value.name or "", value.type or "direct", bool(value.durable), bool(value.auto_delete))
 
 
 def queue_of(value: Any) -> Queue:
@@ -287,7 +295,14 @@ def queue_of(value: Any) -> Queue:
             for way in sorted(value.bindings or (), key=lambda way: (way.exchange.name, way.routing_key or ""))
         ),
         binding_arguments=value.binding_arguments or None,
+        auto_delete=bool(value.auto_delete),
     )
+
+
+def _flag(options: Mapping[str, Any], name: str, prefix: str, *, default: bool = False) -> bool:
+    """*name* with *prefix*, which is for the queue or the exchange alone, else without."""
+    own = options.get(prefix + name)
+    return bool(options.get(name, default) if own is None else own)
 
 
 def _arguments(given: Mapping[str, Any] | None, option: Callable[[str], Any]) -> dict[str, Any] | None:
@@ -302,7 +317,9 @@ def _arguments(given: Mapping[str, Any] | None, option: Callable[[str], Any]) ->
 
 def to_kombu_exchange(exchange: Exchange) -> Any:
     """kombu's exchange for ours."""
-    return import_module("kombu").Exchange(exchange.name, type=exchange.type, durable=exchange.durable)
+    return import_module("kombu").Exchange(
+        exchange.name, type=exchange.type, durable=exchange.durable, auto_delete=exchange.auto_delete
+    )
 
 
 def to_kombu(queue: Queue) -> Any:
@@ -314,4 +331,5 @@ def to_kombu(queue: Queue) -> Any:
         durable=queue.durable,
         max_priority=queue.max_priority,
         queue_arguments=queue.arguments,
+        auto_delete=queue.auto_delete,
     )

@@ -46,10 +46,10 @@ from celery.brokers.base import MOST_REVOKED, Broker, Bus, Capabilities, Entry, 
 from celery.brokers.revocations import Revocations
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
-from celery.wire.message import Outgoing, Queue
+from celery.wire.message import Exchange, Outgoing, Queue
 
 FORBIDDEN, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
-DURABLE = 2
+DURABLE, EXCHANGE_AUTO_DELETE, AUTO_DELETE = 2, 4, 8
 NOT_MANDATORY = 0
 KIND = "x-queue-type"
 CONSUMER_TIMEOUT = 1800.0
@@ -144,6 +144,8 @@ class RabbitBroker(Broker):
         """As the application has it in mind. Queues of ours beside one of its queues are as safe as that one."""
         home, planned = name.removeprefix(INNER).removeprefix(DEAD), list(self.plan())
         found = [queue for queue in planned if queue.name == name]
+        if name.startswith(INNER) and any(queue.name == home and queue.auto_delete for queue in planned):
+            return [Queue(name, auto_delete=True)]
         if not found and any(queue.name == home and (queue.arguments or {}).get(KIND) == "quorum" for queue in planned):
             return [Queue(name, arguments={KIND: "quorum"})]
         return found or [Queue(name)]
@@ -167,7 +169,10 @@ class RabbitBroker(Broker):
                 raise
             planned = [queue for queue in self.plan() if queue.exchange.name == name]
             if planned:
-                self.declare(planned)
+                # Who only sends has no listener for a queue that goes with its last one.
+                self.link.control(lambda channel: _declare_exchange(channel, planned[0].exchange))
+                self.declare([queue for queue in planned if not queue.auto_delete])
+                self._exchanges.add(name)
                 return
             raise BrokerError(
                 f"There is no exchange {name!r} for a message with the routing key {key!r}: declare a queue that is"
@@ -301,6 +306,7 @@ class RabbitBroker(Broker):
             declare=self._redeclare,
             delay=lambda queue, seconds: self._delay_to("", queue, seconds),
             exact=bool(self.options.get("exact_claims")),
+            fleeting=any(queue.auto_delete and queue.name in queues for queue in self.plan()),
             lease=self.lease,
             moved_after=float(self.options.get("consumer_timeout") or CONSUMER_TIMEOUT) / 3,
         )
@@ -450,10 +456,8 @@ def _declare(channel: Channel, queue: Queue) -> None:
         arguments["x-max-priority"] = queue.max_priority
     try:
         if exchange.name:
-            bits = DURABLE if exchange.durable else 0
-            data = frames.exchange_declare(number, exchange.name, exchange.type, bits, {})
-            channel.call(data, frames.EXCHANGE_DECLARE_OK)
-        bits = DURABLE if queue.durable else 0
+            _declare_exchange(channel, exchange)
+        bits = (DURABLE if queue.durable else 0) | (AUTO_DELETE if queue.auto_delete else 0)
         channel.call(frames.queue_declare(number, queue.name, bits, arguments), frames.QUEUE_DECLARE_OK)
         if exchange.name:
             data = frames.queue_bind(
@@ -465,6 +469,12 @@ def _declare(channel: Channel, queue: Queue) -> None:
             raise
         text = f"The queue {queue.name!r} or its exchange is there with other arguments; {error}"
         raise Refused(f"{text} Declare it as it is (task_queues), or delete it.", error.code) from None
+
+
+def _declare_exchange(channel: Channel, exchange: Exchange) -> None:
+    bits = (DURABLE if exchange.durable else 0) | (EXCHANGE_AUTO_DELETE if exchange.auto_delete else 0)
+    data = frames.exchange_declare(channel.number, exchange.name, exchange.type, bits, {})
+    channel.call(data, frames.EXCHANGE_DECLARE_OK)
 
 
 def _entry(came: Delivered) -> Entry:

@@ -19,6 +19,8 @@ class Exchange(msgspec.Struct, frozen=True):
     name: str = ""
     type: Literal["direct", "topic", "fanout", "headers"] = "direct"
     durable: bool = True
+    auto_delete: bool = False
+    """Where the broker knows what is bound to it, it goes with the last queue."""
 
 
 class Binding(msgspec.Struct, frozen=True):
@@ -30,7 +32,10 @@ class Binding(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """A named queue and how it is bound to its exchange; `bindings`: to others besides."""
+    """A named queue and how it is bound to its exchange; `bindings`: to others besides.
+
+    `auto_delete`: where the broker knows who listens, it goes with its last listener.
+    """
 
     name: str
     exchange: Exchange = Exchange()
@@ -40,6 +45,7 @@ class Queue(msgspec.Struct, frozen=True):
     arguments: dict[str, Any] | None = None
     bindings: tuple[Binding, ...] = ()
     binding_arguments: dict[str, Any] | None = None
+    auto_delete: bool = False
 
     def apart(self) -> list[Queue]:
         """This queue once for each of its bindings, the main one first, as brokers declare them."""

@@ -180,7 +180,7 @@ def _describe_queue(queue: Any) -> dict[str, Any]:
         "arguments": None,
         "durable": queue.exchange.durable,
         "passive": False,
-        "auto_delete": False,
+        "auto_delete": queue.exchange.auto_delete,
         "delivery_mode": None,
         "no_declare": False,
     }
@@ -194,7 +194,7 @@ def _describe_queue(queue: Any) -> dict[str, Any]:
         **nothing,
         "durable": queue.durable,
         "exclusive": False,
-        "auto_delete": False,
+        "auto_delete": queue.auto_delete,
         "no_ack": False,
         "alias": None,
         "bindings": [],
