@@ -625,11 +625,11 @@ def test_exceptions_at_any_moment_never_mix_up_answers(
     # GIVEN requests that signals interrupt at every possible place
     link = make_link(redis_url.removesuffix("/0") + "/3", max_connections=2)
     interrupted = answered = number = 0
-    deadline = time.monotonic() + 1.5
-    while time.monotonic() < deadline:
+    begun = time.monotonic()
+    while (now := time.monotonic()) < begun + 1.5 or (min(answered, interrupted) <= 100 and now < begun + GRACE):
         number += 1
         try:
-            alarm(random.uniform(0.00002, 0.0004))
+            alarm(random.uniform(0.00002, 0.0004) * random.choice((1, 1, 1, 10)))  # on a busy machine all is slower
             for part in range(5):
                 found = link.call("ECHO", f"{number}.{part}")
 
