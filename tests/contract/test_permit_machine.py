@@ -185,6 +185,9 @@ class PermitMachine(RuleBasedStateMachine):
         open_to_it = {} if party.queue in self.paused else self.messages
         ready = [m for m in open_to_it.values() if m.kind == "ready" and m.queue == party.queue]
         deliveries = party.consumer.claim(limit)
+        if ready and not deliveries:  # whoever has come in vain may hold off for a moment, on this clock
+            self.clock.advance(0.3)
+            deliveries = party.consumer.claim(limit)
         claimed = [self.messages[delivery.envelope.decode()] for delivery in deliveries]
         assert len(claimed) == min(limit, len(ready))
         assert all(message in ready for message in claimed)
@@ -303,6 +306,8 @@ class PermitMachine(RuleBasedStateMachine):
         self.paused.clear()
         self.wake(SLOTS)
         for _ in range(4 * len(self.messages)):
+            if not self.messages:
+                break
             self.clock.advance(GRANTED + 1)
             self.sweep()
             for queue in QUEUES:

@@ -81,7 +81,12 @@ def check_kept(
     for worker in living:
         worker.terminate()
     assert [worker.wait(60) for worker in living] == [0] * len(living)
-    assert fleet.idle(), f"left when every worker had gone: {fleet.counts()}"
+    if not fleet.idle():
+        # Copies of what has ended, whose acknowledgement went with a node or a connection: the next worker drops them.
+        heir = fleet.start(ready=True)
+        fleet.wait(fleet.idle)
+        heir.terminate()
+        assert heir.wait(60) == 0
 
 
 class Producer:

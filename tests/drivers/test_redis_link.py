@@ -644,7 +644,7 @@ def test_exceptions_at_any_moment_never_mix_up_answers(
 
     # AND no connection is lost to a thread that did not get to use it
     with link.lane(), link.lane():
-        assert len(clients(redis_server)) <= 2
+        wait_until(lambda: len(clients(redis_server)) <= 2)  # the server may still have to notice who has gone
 
 
 def test_a_thread_that_is_left_behind_by_close_does_not_hold_it_up(redis_url: str, make_link: MakeLink) -> None:
