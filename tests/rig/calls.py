@@ -31,3 +31,8 @@ def count_calls(step: Callable[[], Any]) -> Counter[str]:
         if collects:
             gc.enable()
     return calls
+
+
+def fewest_calls(step: Callable[[], Any]) -> Counter[str]:
+    """The least of three counts: a clock that strikes a second, or what another test left, is not of the step."""
+    return min((count_calls(step) for _ in range(3)), key=Counter.total)
