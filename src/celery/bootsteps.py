@@ -144,7 +144,9 @@ class ConsumerStep(StartStopStep):
 
     def get_consumers(self, channel: Any) -> Sequence[Any]:
         """kombu's consumers on *channel*."""
-        raise NotImplementedError("missing get_consumers")
+        raise NotImplementedError(
+            f"The step {type(self).__name__} has no get_consumers(channel): it has to return kombu's consumers."
+        )
 
     def start(self, c: Any) -> None:
         self._stopped = threading.Event()

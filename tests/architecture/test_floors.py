@@ -37,7 +37,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     ("4 app", ["_state", "app.einfo", "app.context", "app.followups", "app.resulttree",
                "app.callbacks", "app.gathering", "app.asyncresult", "app.resultset", "result",
                "backends.compression", "backends.backend", "backends.polling", "backends.asynchronous",
-               "backends.keyvalue",
+               "backends.keyvalue", "backends.waiting",
                "backends.disabled", "backends.arrivals", "backends.chords", "backends.results", "backends.base",
                "app.coerce", "app.defaults", "app.names", "app.source", "loaders*", "app.settings",
                "app.routes", "app.annotations", "app.registry", "app.queues", "app.utils", "app.backends",

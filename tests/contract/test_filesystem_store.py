@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from celery import Celery, chord
+from celery import Celery
 from celery.backends.filesystem import FilesystemBackend, FilesystemStore
 from celery.backends.store import TERMINAL, Store
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.contract import StoreContract
-from celery.contrib.testing.worker import start_worker
 from celery.exceptions import BackendError, ImproperlyConfigured
 from celery.utils.clock import FakeClock
 from celery.wire.message import Record
+from contract.chords import run_tasks_and_chords
 
 SOON = 30.0
 
@@ -157,19 +157,7 @@ def test_no_file_is_ever_half_there(store: FilesystemStore, tmp_path: Path) -> N
 
 def test_tasks_and_chords(tmp_path: Path) -> None:
     app = TestApp(broker="memory://chords", backend=f"file://localhost{tmp_path}")
-
-    @app.task(name="add", shared=False)
-    def add(x: int, y: int) -> int:
-        return x + y
-
-    @app.task(name="total", shared=False)
-    def total(numbers: list[int]) -> int:
-        return sum(numbers)
-
-    with start_worker(app, pool="threads", perform_ping_check=False):
-        assert add.delay(1, 2).get(timeout=SOON) == 3
-        assert chord([add.s(number, 1) for number in range(10)])(total.s()).get(timeout=SOON) == 55
-    app.close()
+    run_tasks_and_chords(app)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from celery import Celery, chord
+from celery import Celery
 from celery.backends.cache import CacheBackend, MemcachedStore
 from celery.backends.memory import MemoryStore
 from celery.backends.store import TERMINAL, Store
@@ -19,6 +19,7 @@ from celery.contrib.testing.contract import StoreContract
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import BackendError, ImproperlyConfigured
 from celery.wire.message import Arrival, Record
+from contract.chords import run_tasks_and_chords
 from rig.memcached import Memcached
 from rig.redis import free_port
 
@@ -184,19 +185,7 @@ def test_threads_and_a_fork_share_a_store(store: MemcachedStore) -> None:
 @pytest.mark.parametrize("kind", ["memcached", "memcache", "pymemcache", "pylibmc"])
 def test_tasks_and_chords_over_every_name_it_has(memcached: Memcached, kind: str) -> None:
     app = TestApp(broker=f"memory://{kind}", backend=memcached.url(kind))
-
-    @app.task(name="add", shared=False)
-    def add(x: int, y: int) -> int:
-        return x + y
-
-    @app.task(name="total", shared=False)
-    def total(numbers: list[int]) -> int:
-        return sum(numbers)
-
-    with start_worker(app, pool="threads", perform_ping_check=False):
-        assert add.delay(1, 2).get(timeout=SOON) == 3
-        assert chord([add.s(number, 1) for number in range(10)])(total.s()).get(timeout=SOON) == 55
-    app.close()
+    run_tasks_and_chords(app)
 
 
 def test_the_setting_cache_backend_names_the_place(memcached: Memcached) -> None:

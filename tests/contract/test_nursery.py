@@ -35,7 +35,9 @@ def boot():
 """
 PR_GET_CHILD_SUBREAPER = 37
 
-needs_adoption = pytest.mark.skipif(not nursery.can_adopt(), reason="this system does not give orphans to a worker")
+needs_adoption = pytest.mark.skipif(
+    not nursery.can_adopt(), reason="capability: this system does not give orphans to a worker"
+)
 Make = Callable[..., PreforkPool]
 
 

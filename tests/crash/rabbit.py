@@ -83,10 +83,12 @@ def check_kept(
     assert [worker.wait(60) for worker in living] == [0] * len(living)
     if not fleet.idle():
         # Copies of what has ended, whose acknowledgement went with a node or a connection: the next worker drops them.
-        heir = fleet.start(ready=True)
+        ran, heir = fleet.executions(), fleet.start(ready=True)
         fleet.wait(fleet.idle)
         heir.terminate()
         assert heir.wait(60) == 0
+        assert fleet.executions() == ran, "what was left had not ended: it ran once more"
+        commits.check(ids)
 
 
 class Producer:

@@ -75,16 +75,7 @@ def test_workers_are_killed_before_they_mark_or_settle(
 ) -> None:
     """Matrix rows 3 and 4: after the claim and before the mark; after the side effect, the results and the follow-ups,
     and before the acknowledgement."""
-    fleet = make(kind, form.lease)
-    ids = fleet.publish(form.tasks // 2)
-    for round in range(form.rounds):
-        doomed = fleet.start(kill=f"{point}:{2 + round}")
-        assert doomed.wait(60) == -signal.SIGKILL
-        slaughter(doomed)
-    assert fleet.begun() < form.tasks, "the tasks had run before a worker was killed: the test proves nothing"
-    fleet.start()
-    fleet.settle(ids, 120)
-    check_kept(fleet, ids, commits)
+    kill_at(point, make(kind, form.lease), commits, form)
 
 
 @kinds("classic")
@@ -94,16 +85,7 @@ def test_workers_are_killed_between_the_result_and_its_follow_ups(
     make: MakeFleet, commits: Commits, point: str, kind: str, form: Form
 ) -> None:
     """Matrix row 5: the results are in Redis, and the callbacks come all the same, each under one task id."""
-    fleet = make(kind, form.lease)
-    ids = fleet.publish(form.tasks // 2)
-    for round in range(form.rounds):
-        doomed = fleet.start(kill=f"{point}:{2 + round}")
-        assert doomed.wait(60) == -signal.SIGKILL
-        slaughter(doomed)
-    assert fleet.begun() < form.tasks, "the tasks had run before a worker was killed: the test proves nothing"
-    fleet.start()
-    fleet.settle(ids, 120)
-    check_kept(fleet, ids, commits)
+    kill_at(point, make(kind, form.lease), commits, form)
 
 
 @kinds("quorum")
@@ -202,6 +184,19 @@ def test_workers_that_are_hurried_lose_nothing(
             os.kill(worker.pid, getattr(signal, name))
         assert worker.wait(60) == 0
         assert time.monotonic() - asked <= form.again
+    fleet.start()
+    fleet.settle(ids, 120)
+    check_kept(fleet, ids, commits)
+
+
+def kill_at(point: str, fleet: Fleet, commits: Commits, form: Form) -> None:
+    """Kill a worker when it has come to *point* for the second time, the next at the third, and so on."""
+    ids = fleet.publish(form.tasks // 2)
+    for round in range(form.rounds):
+        doomed = fleet.start(kill=f"{point}:{2 + round}")
+        assert doomed.wait(60) == -signal.SIGKILL
+        slaughter(doomed)
+    assert fleet.begun() < form.tasks, "the tasks had run before a worker was killed: the test proves nothing"
     fleet.start()
     fleet.settle(ids, 120)
     check_kept(fleet, ids, commits)

@@ -505,7 +505,7 @@ def test_a_serializer_that_kombu_is_given(app: Celery) -> None:
     assert sent(app, job).content_type == sent(late.app, late).content_type == "application/json"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="capability: this system does not fork")
 def test_a_forked_child_says_who_it_is(app: Celery) -> None:
     job = job_of(app)
     mine = sent(app, job)

@@ -6,7 +6,7 @@ Keys, JSON and compression are Celery's, so that clients and workers of either k
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from celery.backends.arrivals import ArrivalWatcher, rest
 from celery.backends.backend import Meta
 from celery.backends.chords import ChordParts
 from celery.backends.compression import compress_payload
+from celery.backends.waiting import WaitsByMany
 from celery.exceptions import EncodeError, TimeoutError  # noqa: A004 - the public name
-from celery.result import AsyncResult, ResultSet
 from celery.utils import uuid
 from celery.utils.saferepr import saferepr
 from celery.wire.message import Record
@@ -32,7 +32,7 @@ RECHECK = 5.0
 """Seconds after which a waiting reader looks again although it was not told of a write: a safety net."""
 
 
-class ResultBackend(ChordParts):
+class ResultBackend(WaitsByMany, ChordParts):
     """Results in *store*. Thread-safe. Waiting readers are woken by the store where it can notify."""
 
     store: Store
@@ -190,14 +190,6 @@ class ResultBackend(ChordParts):
         """Results arrive by notification."""
         return self.store.can.notify
 
-    def add_pending_result(self, result: Any, weak: bool = False) -> Any:
-        """Kept for the API: a watch is made when the waiting begins."""
-        return result
-
-    def remove_pending_result(self, result: Any) -> Any:
-        """Kept for the API."""
-        return result
-
     def get_many(
         self,
         task_ids: Iterable[str],
@@ -208,7 +200,7 @@ class ResultBackend(ChordParts):
         on_interval: Callable[[], Any] | None = None,
         max_iterations: int | None = None,
         READY_STATES: Iterable[str] = states.READY_STATES,  # noqa: N803 - the public name
-    ) -> Iterator[tuple[str, Meta]]:
+    ) -> Generator[tuple[str, Meta], None, None]:
         """Yield `(task id, meta)` as the tasks end. Blocks up to *timeout* seconds; woken by the store."""
         missing = dict.fromkeys(task_ids)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -243,50 +235,6 @@ class ResultBackend(ChordParts):
                     ids = [task_id for key in written if (task_id := key[start:]) in missing]
                 if on_interval is not None:
                     on_interval()
-
-    def wait_for(
-        self,
-        task_id: str,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_interval: Callable[[], Any] | None = None,
-    ) -> Meta:
-        """Block until the task has ended; its meta. Raises `TimeoutError` after *timeout* seconds."""
-        try:
-            return next(self.get_many([task_id], timeout=timeout, interval=interval, on_interval=on_interval))[1]
-        except TimeoutError:
-            raise TimeoutError(f"No result of task {task_id} within {timeout} s.") from None
-
-    def wait_for_pending(
-        self,
-        result: AsyncResult[Any],
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Meta], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        callback: Callable[[str, Any], Any] | None = None,
-        propagate: bool = True,
-    ) -> Any:
-        """Block until *result* is there, and give its value or raise its exception."""
-        meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
-        if on_message is not None:
-            on_message(meta)
-        result._maybe_set_cache(meta)
-        return result.maybe_throw(propagate=propagate, callback=callback)
-
-    def iter_native(
-        self,
-        result: ResultSet,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Meta], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-    ) -> Iterator[tuple[str, Meta]]:
-        """Yield `(task id, meta)` of every result of the set as it is there."""
-        return result.iter_native(timeout, interval, no_ack, on_message, on_interval)
 
     async def arrival(self, task_id: str, timeout: float | None = None) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the task when it has ended, without blocking the event loop."""

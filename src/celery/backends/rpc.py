@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from queue import Empty, SimpleQueue
@@ -21,6 +21,7 @@ from celery._state import task_join_will_block
 from celery.app.context import request_field
 from celery.backends.backend import Meta
 from celery.backends.chords import ChordParts
+from celery.backends.waiting import WaitsByMany
 from celery.brokers.answers import Joins, Replies, Reply
 from celery.exceptions import ImproperlyConfigured, TimeoutError  # noqa: A004 - the public name
 from celery.utils.log import get_logger
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from celery.app.base import Celery
-    from celery.result import AsyncResult, ResultSet
 
 logger = get_logger(__name__)
 
@@ -129,7 +129,7 @@ def _comes_after(known: str, new: str) -> bool:
     return known not in states.READY_STATES or new in states.READY_STATES
 
 
-class RPCBackend(ChordParts):
+class RPCBackend(WaitsByMany, ChordParts):
     """Results as messages. Thread-safe; any thread may wait for what another one has sent."""
 
     key_t = staticmethod(lambda key: key.decode() if isinstance(key, bytes) else key)
@@ -279,14 +279,6 @@ class RPCBackend(ChordParts):
         """Results arrive by themselves."""
         return True
 
-    def add_pending_result(self, result: Any, weak: bool = False) -> Any:
-        """Kept for the API: whatever comes is kept."""
-        return result
-
-    def remove_pending_result(self, result: Any) -> Any:
-        """Kept for the API."""
-        return result
-
     def get_many(
         self,
         task_ids: Iterable[str],
@@ -297,7 +289,7 @@ class RPCBackend(ChordParts):
         on_interval: Callable[[], Any] | None = None,
         max_iterations: int | None = None,
         READY_STATES: Iterable[str] = states.READY_STATES,  # noqa: N803 - the public name
-    ) -> Iterator[tuple[str, Meta]]:
+    ) -> Generator[tuple[str, Meta], None, None]:
         """Yield `(task id, meta)` as the tasks end. Blocks up to *timeout* seconds."""
         missing = dict.fromkeys(task_ids)
         ids, inbox = list(missing), self.inbox
@@ -328,54 +320,6 @@ class RPCBackend(ChordParts):
                     yield task_id, meta
         finally:
             inbox.untell(ids, tell)
-
-    def wait_for(
-        self,
-        task_id: str,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_interval: Callable[[], Any] | None = None,
-        on_message: Callable[[Meta], Any] | None = None,
-    ) -> Meta:
-        """Block until the task has ended; its meta. Raises `TimeoutError` after *timeout* seconds."""
-        many = self.get_many(
-            [task_id], timeout=timeout, interval=interval, on_interval=on_interval, on_message=on_message
-        )
-        try:
-            return next(many)[1]
-        except TimeoutError:
-            raise TimeoutError(f"No result of task {task_id} within {timeout} s.") from None
-        finally:
-            many.close()  # type: ignore[attr-defined]  # a generator, which else listens until it is collected
-
-    def wait_for_pending(
-        self,
-        result: AsyncResult[Any],
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Meta], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        callback: Callable[[str, Any], Any] | None = None,
-        propagate: bool = True,
-    ) -> Any:
-        """Block until *result* is there, and give its value or raise its exception."""
-        meta = self.wait_for(result.id, timeout, interval, on_interval=on_interval, on_message=on_message)
-        result._maybe_set_cache(meta)
-        return result.maybe_throw(propagate=propagate, callback=callback)
-
-    def iter_native(
-        self,
-        result: ResultSet,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Meta], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-    ) -> Iterator[tuple[str, Meta]]:
-        """Yield `(task id, meta)` of every result of the set as it is there."""
-        return result.iter_native(timeout, interval, no_ack, on_message, on_interval)
 
     async def arrival(self, task_id: str, timeout: float | None = None) -> Meta:  # noqa: ASYNC109 - as in `get`
         """The meta of the task when it has ended, without blocking the event loop."""

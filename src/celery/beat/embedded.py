@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
@@ -35,7 +36,7 @@ class Order(msgspec.Struct, frozen=True):
     logfile: str | None
 
 
-class _Embedded:
+class _Embedded(ABC):
     """Keeps one `Service` running, in the way that a subclass has, until it is stopped."""
 
     def __init__(self, app: Any, **kwargs: Any) -> None:
@@ -68,12 +69,13 @@ class _Embedded:
             logger.error("beat: The embedded beat ended (%s). It is started again in %g s.", trouble, AGAIN_AFTER)
             self._stopping.wait(AGAIN_AFTER)
 
+    @abstractmethod
     def _run(self) -> str:
         """Run until it ends; how it did."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """Have `_run` end."""
 
 
 class _Threaded(_Embedded):

@@ -329,7 +329,7 @@ class StoreScheduler(Scheduler):
             if backend.get_state(task_id) in states.READY_STATES:
                 return False
         except (BackendError, NotImplementedError, AttributeError):
-            pass
+            pass  # results are out of reach, or kept nowhere, or by a backend of others that cannot say: ask the broker
         kinds = ("leased", "ready", "delayed", "parked")
         return any(entry.task_id == task_id for kind in kinds for entry in self.app.broker.entries(kind, None, LOOK_IN))
 

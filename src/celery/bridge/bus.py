@@ -146,7 +146,7 @@ class _Listener:
         channel.queue_purge(self._name)  # of whoever had this name and did not say good-bye
 
     def _leave(self, channel: Any) -> None:
-        with suppress(NotImplementedError):
+        with suppress(NotImplementedError):  # of transports that delete no queues: it is empty, and purged by its heir
             channel.queue_delete(self._name)
 
     def _room(self, lane: Lane) -> int:

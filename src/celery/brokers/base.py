@@ -369,9 +369,10 @@ class Consumer(ABC):
     def renew_apart(self) -> AbstractContextManager[Callable[[], object]]:
         """What renews as `renew` does and shares nothing with this consumer or its broker: no lock, no connection.
 
-        For a thread that gevent and eventlet know nothing of; opened, called and closed in it.  Not every store can.
+        For a thread that gevent and eventlet know nothing of; opened, called and closed in it.  Raises
+        NotImplementedError where a store cannot.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} renews only with its own connection.")
 
     @abstractmethod
     def wake(self) -> None:

@@ -38,8 +38,8 @@ from celery.bridge.messages import (
 )
 from celery.bridge.sqs import LONGEST_DELAY
 from celery.bridge.way import Line, Way
-from celery.brokers.base import MOST_REVOKED, Broker, Bus, Entry, Kind, QueueStats
-from celery.brokers.revocations import Revocations
+from celery.brokers.base import Bus, Entry, Kind, QueueStats
+from celery.brokers.revocations import RevokesAside
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
@@ -50,7 +50,7 @@ from celery.wire.protocol import Message
 logger = get_logger(__name__)
 
 
-class KombuBroker(Broker):
+class KombuBroker(RevokesAside):
     """A transport of kombu. `can` says what that can do.
 
     Options besides the transport's own: `timeout`; `spool`, a folder (or a function that names one) for what a worker
@@ -68,7 +68,6 @@ class KombuBroker(Broker):
         self._kinds: dict[str, str] = {}
         """By exchange that is known: its type."""
         self._bindings: list[Binding] = []
-        self.revocations = Revocations(self._aside, clock)
         self._consumers: weakref.WeakSet[KombuConsumer] = weakref.WeakSet()
 
     def describe(self) -> str:
@@ -352,18 +351,6 @@ class KombuBroker(Broker):
         for _ in range(self._count(name)):
             if not self._line.call(step):
                 return
-
-    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
-        """In the result store, if there is one; else only consumers of this broker see it."""
-        if task_ids:
-            self.revocations.add(task_ids, ttl, most)
-
-    def _aside(self) -> Store | None:
-        return self.aside()
-
-    def revoked(self) -> list[str]:
-        self.revocations.refresh()
-        return self.revocations.ids()
 
     def bus(self) -> Bus:
         return KombuBus(self._way, self._line)

@@ -42,8 +42,8 @@ from celery.amqp.rejects import Grave, grave_of, rejected_letter
 from celery.amqp.replies import RabbitReplies
 from celery.backends.store import Store
 from celery.brokers.answers import OnReply
-from celery.brokers.base import MOST_REVOKED, Broker, Bus, Capabilities, Entry, Kind, QueueStats
-from celery.brokers.revocations import Revocations
+from celery.brokers.base import Bus, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.revocations import RevokesAside
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
 from celery.wire.message import Exchange, Outgoing, Queue
@@ -56,7 +56,7 @@ CONSUMER_TIMEOUT = 1800.0
 """Seconds, RabbitMQ's default. No client can ask for it: the option of that name says if it was set otherwise."""
 
 
-class RabbitBroker(Broker):
+class RabbitBroker(RevokesAside):
     """One vhost. Options: those of `celery.amqp.address`.
 
     `delay_queue_type` (quorum or classic) is for the queues of delayed messages, if nobody has declared them yet.
@@ -87,7 +87,6 @@ class RabbitBroker(Broker):
         self._graves: dict[str, Grave] = {}
         """By queue: where it has its dead letters sent, if it says so."""
         self._consumers: weakref.WeakSet[RabbitConsumer] = weakref.WeakSet()
-        self.revocations = Revocations(self._aside, clock)
 
     def introduce(self, who: str) -> None:
         self.link.introduce(who)
@@ -421,18 +420,6 @@ class RabbitBroker(Broker):
             channel.call(frames.queue_declare(channel.number, name, 1, {}), frames.QUEUE_DECLARE_OK)
         finally:
             channel.close()
-
-    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
-        """In the result store, if there is one; else only consumers of this broker see it."""
-        if task_ids:
-            self.revocations.add(task_ids, ttl, most)
-
-    def _aside(self) -> Store | None:
-        return self.aside()
-
-    def revoked(self) -> list[str]:
-        self.revocations.refresh()
-        return self.revocations.ids()
 
     def bus(self) -> Bus:
         return RabbitBus(self.link)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from celery.backends.store import Store
-from celery.brokers.base import MOST_REVOKED
+from celery.brokers.base import MOST_REVOKED, Broker
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.uuids import uuid
 
@@ -105,3 +106,22 @@ def living(found: Mapping[str, float], now: float, most: int) -> dict[str, float
     if len(kept) > most:
         kept = dict(sorted(kept.items(), key=lambda pair: pair[1])[len(kept) - most :])
     return kept
+
+
+class RevokesAside(Broker):
+    """A broker whose revocations are in the result store, if there is one; else only its own consumers see them."""
+
+    def __init__(self, url: str, *, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options=options, clock=clock)
+        self.revocations = Revocations(self._store_aside, clock)
+
+    def _store_aside(self) -> Store | None:
+        return self.aside()  # which is named when the broker has been made
+
+    def revoke(self, task_ids: Sequence[str], ttl: float, most: int = MOST_REVOKED) -> None:
+        if task_ids:
+            self.revocations.add(task_ids, ttl, most)
+
+    def revoked(self) -> list[str]:
+        self.revocations.refresh()
+        return self.revocations.ids()

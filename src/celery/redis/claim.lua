@@ -1,8 +1,9 @@
 -- Move messages from the ready lists to a consumer, in one step.
 -- KEYS: the ready list of every step of every queue, step by step, then the delayed set of every queue, then their gates.
--- ARGV: now, id, limit (and how many of the first are to be marked as started: those that are fresh), first number, how far each queue has come and its weight (msgpack: {{passed, weight}...}; '' for
--- one queue or strictly in order), what is wanted of what is parked (msgpack: {{key, count}...}; '' for nothing), large claims
--- before this one of which something is still held ("number since number since..."), the queues.
+-- ARGV: now, id, limit and how many of the first are to be marked as started if they are fresh ("limit begin"), first
+-- number, how far each queue has come and its weight (msgpack: {{passed, weight}...}; '' for one queue or strictly in
+-- order), what is wanted of what is parked (msgpack: {{key, count}...}; '' for nothing), large claims before this one of
+-- which something is still held ("number since number since..."), the queues.
 -- MOST_BYTES: with that much in hand it stops, and says that there is more by "due now".
 -- Returns {ms until the next delayed message is due or -1, [queue, count]..., [place, deliveries, interrupted,
 -- revoked]... for those that are not fresh, the envelopes, queues whose key holds something else, queues in which nothing

@@ -248,8 +248,10 @@ class RedisConsumer(Consumer):
             return [], []
         if self._store is None and (records or any(s.records or s.messages or s.arrivals for s in settlements)):
             raise ValueError("This consumer has no store in the same place: store results and send messages first.")
-        if self._begun and self._are_begun(() if needs else deliveries) and not (settlements or records or needs):
-            return [], ["ok"] * len(deliveries)
+        if self._begun:
+            marked = self._take_begun(() if needs else deliveries)
+            if marked and not (settlements or records or needs):
+                return [], ["ok"] * len(deliveries)
         blobs: list[bytes] = []
         joined = Joined(self._outbox)
         done, kept, ends, reached = self._plan_ends(settlements, blobs, joined)
@@ -295,8 +297,8 @@ class RedisConsumer(Consumer):
         self._permits.forget([*ended, *(revoked - self._doubtful)])
         self._doubtful.difference_update(ended, {delivery.fence for delivery in deliveries} - revoked)
 
-    def _are_begun(self, deliveries: Sequence[Delivery]) -> bool:
-        """Whether all of them are marked as started. No other one is any more."""
+    def _take_begun(self, deliveries: Sequence[Delivery]) -> bool:
+        """Whether all of them were marked as started when they were claimed. Others lose the mark that they have."""
         low = self._id << 32
         numbers = {delivery.fence for delivery in deliveries if delivery.tag == low + delivery.fence}
         marked = len(numbers) == len(deliveries) and numbers <= self._begun

@@ -11,6 +11,7 @@ Counting is a dictionary access: whoever counts needs no lock, as long as each s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ Labels = tuple[str, ...]
 Read = Callable[[], Iterable[tuple[Labels, float]]]
 
 
-class Metric:
+class Metric(ABC):
     """A name, its help, and the names of the labels by which its series are told apart."""
 
     kind = ""
@@ -33,9 +34,9 @@ class Metric:
         self.help = help
         self.labels = tuple(labels)
 
+    @abstractmethod
     def samples(self) -> Iterable[tuple[str, str, float]]:
         """(name, labels as text, value) of every line."""
-        raise NotImplementedError
 
     def lines(self) -> Iterable[str]:
         yield f"# HELP {self.name} {_escape(self.help)}"

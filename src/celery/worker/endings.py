@@ -63,7 +63,13 @@ class Endings:
 
     def has_followers(self) -> bool:
         """Whether messages are sent when all of them are committed, which may be for this worker."""
-        return any(settlement.messages or settlement.arrivals for settlement in self.waiting)
+        queues = self.source.queues
+        for settlement in self.waiting:
+            if settlement.messages or settlement.arrivals:
+                joins = (arrival.message for arrival in settlement.arrivals if arrival.message is not None)
+                if any(sent.exchange or sent.routing_key in queues for sent in (*settlement.messages, *joins)):
+                    return True
+        return False
 
     def commit(self) -> None:
         """Commit all of them. Raises what the broker or the store raises; then they all wait for the next try."""
