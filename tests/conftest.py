@@ -183,6 +183,15 @@ def rabbitmq_server(
     running.stop()
 
 
+@pytest.fixture(scope="module")
+def mortal_rabbitmq(server: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A node that a module's tests may end: a node takes 0.1 s for every vhost to come back, and the shared one has
+    hundreds."""
+    running = RabbitMQ(server("rabbitmq"), tmp_path_factory.mktemp("rabbitmq"), lasting=True)
+    yield running
+    running.stop()
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_vhosts(rabbitmq_server: RabbitMQ) -> Iterator[str]:
     return rabbitmq_server.new_vhosts()

@@ -18,25 +18,28 @@ from rig.rabbitmq import Cluster, RabbitMQ
 
 pytestmark = pytest.mark.crash
 MakeFleet = Callable[..., Fleet]
+VHOST = "fleet"
 
 
 @pytest.fixture
-def make(make_fleet: MakeFleet, rabbitmq_url: str, redis_url: str) -> MakeFleet:
-    """`make(kind, lease)`: a fleet in a vhost of the shared node, whose queues are of that kind."""
+def mortal(mortal_rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> Iterator[RabbitMQ]:
+    """The node of this module, which runs when a test begins; `make` has a vhost of it that goes with the test."""
+    mortal_rabbitmq.start()
+    mortal_rabbitmq.add_vhosts([VHOST])
+    yield mortal_rabbitmq
+    mortal_rabbitmq.start()
+    mortal_rabbitmq.control("delete_vhost", VHOST)
+
+
+@pytest.fixture
+def make(mortal: RabbitMQ, make_fleet: MakeFleet, redis_url: str) -> MakeFleet:
+    """`make(kind, lease)`: a fleet on the module's node, whose queues are of that kind."""
 
     def make(kind: str, lease: float, **settings: object) -> Fleet:
-        return make_fleet(
-            backend=redis_url, lease=lease, task_default_queue_type=kind, **{"broker": rabbitmq_url, **settings}
-        )
+        given = {"broker": mortal.url(VHOST), **settings}
+        return make_fleet(backend=redis_url, lease=lease, task_default_queue_type=kind, **given)
 
     return make
-
-
-@pytest.fixture
-def mortal(rabbitmq_server: RabbitMQ) -> Iterator[RabbitMQ]:
-    """The shared node, which runs again when the test is over."""
-    yield rabbitmq_server
-    rabbitmq_server.start()
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["restart", "SIGKILL"])

@@ -339,23 +339,20 @@ def test_a_blocked_connection_says_so(rabbitmq_server: RabbitMQ, make_link: Make
 
 
 @pytest.fixture(scope="module")
-def restarted(rabbitmq_server: RabbitMQ, rabbitmq_vhosts: Iterator[str]) -> tuple[BrokerError | None, int]:
-    """What is said while the shared node is dead, and what is there when it has come back.
-
-    Of the module's scope, because the node that runs afterwards is no other test's to end.
-    """
-    link = Link(rabbitmq_server.url(next(rabbitmq_vhosts)), {"timeout": 1.0})
+def restarted(mortal_rabbitmq: RabbitMQ) -> tuple[BrokerError | None, int]:
+    """What is said while a node is dead, and what is there when it has come back."""
+    link = Link(mortal_rabbitmq.url(), {"timeout": 1.0})
     said = None
     try:
         declare(link, "q")
         link.publish([letter() for _ in range(100)])
-        rabbitmq_server.kill()
+        mortal_rabbitmq.kill()
         try:
             link.publish([letter()])
         except BrokerError as error:
             said = error
         finally:
-            rabbitmq_server.start()
+            mortal_rabbitmq.start()
         link.retried(lambda: link.publish([letter()]), 30)
         return said, count(link, "q")
     finally:
