@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from celery import Celery
+from celery.app.runner import make_runner
 from celery.canvas.ids import fixed_ids, new_id
 from celery.canvas.shelf import (
     EMBED,
@@ -22,8 +23,9 @@ from celery.canvas.shelf import (
     unfold_chain,
     walk_chain,
 )
-from celery.wire.message import Record
-from celery.wire.serialization import encode_json
+from celery.wire.message import Job, Outgoing, Record
+from celery.wire.protocol import decode_envelope
+from celery.wire.serialization import decode_json, encode_json
 
 
 @pytest.fixture
@@ -70,6 +72,33 @@ def test_every_message_of_a_long_chain_is_small(app: Celery) -> None:
         carried.pop()
         seen += 1
     assert seen == 50
+
+
+@pytest.mark.parametrize("size", [10, 300, EMBED])
+def test_a_chain_that_came_whole_goes_on_in_small_messages(app: Celery, size: int) -> None:
+    # GIVEN the message of a producer that puts everything into it
+    @app.task
+    def add(value: int, text: str = "") -> int:
+        return value + len(text)
+
+    steps = [add.s("x" * size) for _ in range(30)]
+    producer = Celery("shelf", broker="memory://", backend="disabled://", set_as_current=False)
+    with producer.publisher.collect() as messages:
+        producer.send_task(add.name, (0,), chain=steps)
+
+    # WHEN each step is run
+    run, sizes = make_runner(app, "w@h"), list[int]()
+    sent: Sequence[Outgoing] = messages
+    while sent:
+        [message] = sent
+        sizes.append(len(decode_envelope(message.envelope).body))
+        outcome = run(Job(1, message.envelope))
+        sent = outcome.messages
+
+    # THEN all are, and no message after the first is much larger than what is embedded, or than one step
+    assert len(sizes) == 31
+    assert decode_json(outcome.records[0].value)["result"] == 30 * size
+    assert max(sizes[1:]) <= EMBED + size + 1000
 
 
 def test_one_large_step_is_stored_too(app: Celery) -> None:

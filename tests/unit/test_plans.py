@@ -111,6 +111,9 @@ MOMENTS = (
         timedelta(hours=1), date(2030, 1, 1), 1e300,
     ])
 )  # fmt: skip
+STEPS = st.fixed_dictionaries(
+    {"task": st.just("next"), "args": st.lists(VALUES, max_size=1), "kwargs": st.just({}), "options": st.just({})}
+)
 PLANNED: dict[str, st.SearchStrategy[Any]] = {
     "queue": st.sampled_from(["mail", "é", ""]) | st.none(),
     "priority": NUMBERS,
@@ -127,6 +130,8 @@ PLANNED: dict[str, st.SearchStrategy[Any]] = {
     "parent_id": IDS,
     "group_id": IDS,
     "group_index": NUMBERS,
+    "reply_to": IDS,
+    "chain": st.none() | st.lists(VALUES | STEPS, max_size=2) | st.lists(STEPS, max_size=2).map(tuple),
 }
 OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "task_id": IDS,
@@ -139,7 +144,6 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "stamped_headers": st.just(["order"]),
     "order": st.just(7),
     "custom": st.just("c"),
-    "reply_to": IDS,
     "expiration": st.integers(0, 10),
     "argsrepr": IDS,
     "retry": st.booleans(),
@@ -246,6 +250,7 @@ def test_which_options_are_planned(app: Celery) -> None:
     assert is_planned(job)
     assert is_planned(job, queue="mail", priority=3, countdown=1, serializer="yaml")
     assert is_planned(job, group_id="g", group_index=0, root_id="r", parent_id=None, expires=1)
+    assert is_planned(job, chain=[{"task": "next"}], reply_to="r", root_id="r", parent_id="p")
     for options in ({"headers": {}}, {"link": None}, {"priority": 1.0}, {"priority": True}, {"queue": None}, {"x": 1}):
         assert not is_planned(job, **options)
 

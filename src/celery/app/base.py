@@ -44,6 +44,7 @@ from celery.app.utils import AppPickler, bugreport
 from celery.exceptions import ImproperlyConfigured
 from celery.loaders import get_loader_cls
 from celery.result import AsyncResult
+from celery.utils.deferred import deferred
 from celery.utils.dispatch import Signal
 from celery.utils.functional import first
 from celery.utils.imports import gen_task_name, module_exists, symbol_by_name
@@ -52,11 +53,14 @@ from celery.utils.objects import mro_lookup
 from celery.utils.time import timezone
 
 if TYPE_CHECKING:
+    from celery import canvas
     from celery.app.broadcast import BroadcastResult
     from celery.app.registry import TaskRegistry
     from celery.app.task import Task
     from celery.canvas.signature import Signature
     from celery.wire.message import Outgoing
+else:
+    canvas = deferred("celery.canvas")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -391,7 +395,7 @@ class Celery(Parts):
     def signature(self, *args: Any, **kwargs: Any) -> Signature[Any]:
         """A signature of a task of this app."""
         kwargs["app"] = self
-        return cast("Signature[Any]", symbol_by_name("celery.canvas:signature")(*args, **kwargs))
+        return canvas.signature(*args, **kwargs)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def courier_of(task: Task[..., Any], app: Celery, options: dict[str, Any], chord
     """A courier for *task* sent with these *options* (among them `group_id`); None where there can be none."""
     if before_task_publish.receivers or after_task_publish.receivers or task_sent.receivers:
         return None
-    if not _is_ordinary(task):
+    if not _is_ordinary(task) or options.get("chain") or options.get("reply_to"):
         return None
     plan = find(task, app, {**options, "group_index": 0})
     if plan is None or plan.serializer != "json" or ("kombu.serialization" in sys.modules and is_replaced("json")):

@@ -115,6 +115,8 @@ class Context:
     _protected: int = 0
     """Whether `Task.__call__` was reached in this execution: from then on a call is one of its own."""
 
+    _body_size: int = 0
+    """Bytes of the body of its message; 0 where that is not known."""
     _redelivered: bool = False
 
     if TYPE_CHECKING:
@@ -259,7 +261,7 @@ get_actual_ignore_result = is_result_ignored
 
 def request_field(request: Any, name: str) -> Any:
     """Field *name* of a request that may be ours, another object or a mapping; None where it has none."""
-    if isinstance(request, Mapping):
+    if request.__class__ is not Context and isinstance(request, Mapping):
         return cast("Mapping[str, Any]", request).get(name)
     return getattr(request, name, None)
 

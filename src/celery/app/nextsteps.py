@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery.app.context import request_field
 from celery.canvas import group
 from celery.canvas.ids import fixed_ids
-from celery.canvas.shelf import unfold_chain
+from celery.canvas.shelf import EMBED, Remainder, is_reference, unfold_chain
 from celery.utils.functional import maybe_list
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ def send_callbacks(app: Celery, request: Any, retval: Any) -> None:
     task_id = request_field(request, "id")
     place = {"parent_id": task_id, "root_id": request_field(request, "root_id") or task_id}
     with fixed_ids(cause_of(request)):
-        for signature in _callbacks(app, request):
+        callbacks = request_field(request, "callbacks")
+        for signature in _prepared(app, callbacks) if callbacks else ():
             signature.apply_async((retval,), **place)
         chain = request_field(request, "chain")
         if chain:
             *rest, step = unfold_chain(app, chain, request_field(request, "effects"))
+            if not is_reference(chain[-1]) and 0 < (request_field(request, "_body_size") or 0) <= EMBED:
+                rest = Remainder(rest)
             app.signature(step).apply_async((retval,), chain=rest, **place)
 
 
@@ -40,8 +43,8 @@ def cause_of(request: Any, role: str = "") -> str:
     return f"{request_field(request, 'id')}:{request_field(request, 'retries') or 0}{role}"
 
 
-def _callbacks(app: Celery, request: Any) -> list[Any]:
-    signatures = [app.signature(callback) for callback in maybe_list(request_field(request, "callbacks")) or ()]
+def _prepared(app: Celery, callbacks: Any) -> list[Any]:
+    signatures = [app.signature(callback) for callback in maybe_list(callbacks) or ()]
     plain = [signature for signature in signatures if not signature.subtask_type]
     if len(plain) < 2:
         return signatures

@@ -30,7 +30,7 @@ from celery.utils.uuids import uuid, uuid7
 from celery.wire.message import Outgoing
 from celery.wire.protocol import EMBED, LIMIT
 from celery.wire.serialization import dumps, is_replaced
-from celery.wire.stencil import Stencil, hole
+from celery.wire.stencil import Stencil, hole, tail_with
 
 if TYPE_CHECKING:
     from celery.app.base import Celery
@@ -47,11 +47,11 @@ TEXT: Final[frozenset[type]] = frozenset({str, NoneType})
 NUMBER: Final[frozenset[type]] = frozenset({int, NoneType})
 VARYING: Final[Mapping[str, frozenset[type] | None]] = {
     "countdown": None, "eta": None, "expires": None, "root_id": TEXT, "parent_id": TEXT, "group_id": TEXT,
-    "group_index": NUMBER,
+    "group_index": NUMBER, "reply_to": TEXT, "chain": frozenset({list, NoneType}),
 }  # fmt: skip
 """Options that are put into holes, with the types they may have; times may be whatever `AMQP.draft` takes."""
 REFUSED: Final = (
-    *VARYING, "task_id", "reply_to", "argsrepr", "kwargsrepr", "exchange", "routing_key", "retry", "retry_policy",
+    *VARYING, "task_id", "argsrepr", "kwargsrepr", "exchange", "routing_key", "retry", "retry_policy",
     "expiration",
 )  # fmt: skip
 """Options that no plan is made for when a route (or an attribute of the task) adds them."""
@@ -268,13 +268,14 @@ class Plan:
         if self.serializer == "json":
             if "kombu.serialization" in sys.modules and is_replaced("json"):
                 return None
-            body, argsrepr, kwargsrepr = stencil.pack(args, kwargs)
+            body, argsrepr, kwargsrepr = stencil.pack(args, kwargs, tail_with(chain=options.get("chain")))
         else:
-            content_type, content_encoding, body = dumps((args, kwargs, dict.fromkeys(EMBED)), self.serializer)
+            embed = {**dict.fromkeys(EMBED), "chain": options.get("chain")}
+            content_type, content_encoding, body = dumps((args, kwargs, embed), self.serializer)
             if (content_type, content_encoding) != self.content:
                 return None
             argsrepr, kwargsrepr = stencil.show(args, kwargs)
-        reply = self.replies.get(threading.get_ident()) or self._reply(app)
+        reply = options.get("reply_to") or self.replies.get(threading.get_ident()) or self._reply(app)
         if parent is None and not self.varies:
             id = task_id.encode()
             return Outgoing(

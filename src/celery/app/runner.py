@@ -125,6 +125,8 @@ class Runner:
         )
         fields = request.__dict__
         fields["effects"], fields["outbox"] = [], []
+        if "compression" not in headers:
+            fields["_body_size"] = len(message.body)
         fields["writer"] = _writer(
             message.properties.get("delivery_tag"), task_id, headers.get("retries"), headers.get("replays")
         )

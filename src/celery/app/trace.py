@@ -129,12 +129,10 @@ class TraceInfo:
         return self.handle_failure(task, req, store_errors=store_errors, call_errbacks=call_errbacks)
 
     def handle_reject(self, task: Any, req: Any, **kwargs: Any) -> ExceptionInfo:
-        """Log that the task rejected its message."""
+        """Log that the task rejected its message, or wants to be ignored."""
         return self._log_error(task, req, ExceptionInfo.of(self.retval))
 
-    def handle_ignore(self, task: Any, req: Any, **kwargs: Any) -> ExceptionInfo:
-        """Log that the task wants to be ignored."""
-        return self._log_error(task, req, ExceptionInfo.of(self.retval))
+    handle_ignore = handle_reject
 
     def handle_retry(self, task: Any, req: Any, store_errors: bool = True, **kwargs: Any) -> ExceptionInfo:
         """Store, tell and log that the task will be tried again."""
@@ -372,8 +370,10 @@ class Tracer:
             with _collecting(self.task, request):
                 if request.callbacks or request.chain:
                     send_callbacks(self.app, request, value)
-                publishes = self._publishes(request)
-                if publishes or request.chord:
+                effects = request.effects if self.is_ours and not request.chord else None
+                if (publishes := self._publishes(request)) and effects is not None:
+                    effects.append(self.backend.record(uuid, value, SUCCESS, request=request, writer=request.writer))
+                elif publishes or request.chord:
                     self.backend.mark_as_done(uuid, value, request, publishes)
         except BaseException:
             for items in (request.outbox, request.effects, request._children):

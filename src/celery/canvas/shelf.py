@@ -38,6 +38,10 @@ class CanvasLost(CeleryError, LookupError):
     """A part of a canvas that a message names is not in the result store."""
 
 
+class Remainder(list[Any]):
+    """What is left of a chain that came in a message of at most `EMBED` bytes: it goes on in one, unmeasured."""
+
+
 # -- the producer's side -----------------------------------------------------------------------------------------------
 
 
@@ -48,12 +52,14 @@ def shelve_chain(app: Celery, chain: Sequence[Mapping[str, Any]]) -> list[Any]:
     `EncodeError` when arguments cannot be serialised.
     """
     steps = list(chain)
+    if type(chain) is Remainder:
+        return steps
     if len(steps) < 2 and not (steps and _is_deep(steps[0])):
         return steps
     store = app.store
     if store is None:
         return steps
-    if _size(app, steps) <= EMBED:  # as in nearly every step of a chain: what came in a message goes on in one
+    if _size(app, steps) <= EMBED:
         return steps
     sizes = [_size(app, step) for step in steps]
     records: list[Record] = []
@@ -201,6 +207,7 @@ __all__ = [
     "EMBED",
     "KEPT",
     "CanvasLost",
+    "Remainder",
     "is_reference",
     "pack",
     "refer",

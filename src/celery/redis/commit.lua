@@ -86,39 +86,45 @@ if lost > 0 then
     for i = 1, place do applied[i] = applied[i] or '1' end
 end
 
+local function move_on(ending, number, ran, slip)
+    -- What ended, but may not be gone.
+    local queue, verb = ending[1], ending[3]
+    local step, deliveries, interrupted, _, envelope = read_slip(slip)
+    if ran then deliveries, interrupted = deliveries + 1, 0 end
+    if some_granted then free_granted(envelope, now) end
+    if verb == 'requeue' and ending[4] > 0 then
+        delay(queue, step, deliveries, interrupted, now + ending[4], task_of(envelope), now, envelope)
+    elseif verb == 'requeue' then
+        make_ready('LPUSH', queue, step, deliveries, interrupted, now, envelope)
+    elseif verb == 'dead' then
+        bury(id .. '-' .. number, queue, step, deliveries, interrupted, now, ending[5], envelope)
+    end
+end
+
 local ended, follow_ups = {}, {}
 for i, ending in ipairs(plan[3]) do
-    local queue, number, verb = ending[1], ending[2], ending[3]
-    local slip = redis.call('HGET', held_key(queue), number)
-    ended[i] = slip and '1' or '0'
-    if slip then
-        local step, deliveries, interrupted, _, envelope = read_slip(slip)
-        redis.call('HDEL', held_key(queue), number)
-        if redis.call('SREM', started, number) == 1 then
-            deliveries, interrupted = deliveries + 1, 0
-            free(ending[10], 1, now)
-        end
-        if some_granted then free_granted(envelope, now) end
+    local queue, number = ending[1], ending[2]
+    -- Of what is done nothing has to be read.
+    local slip = (ending[3] ~= 'done' or some_granted) and redis.call('HGET', held_key(queue), number)
+    local held = redis.call('HDEL', held_key(queue), number) == 1
+    ended[i] = held and '1' or '0'
+    if held then
+        local ran = redis.call('SREM', started, number) == 1
+        if ran then free(ending[10], 1, now) end
+        if slip then move_on(ending, number, ran, slip) end
         for _, freed in ipairs(ending[9]) do free_unique(queue, freed[1], freed[2], now) end
-        if verb == 'requeue' and ending[4] > 0 then
-            delay(queue, step, deliveries, interrupted, now + ending[4], task_of(envelope), now, envelope)
-        elseif verb == 'requeue' then
-            make_ready('LPUSH', queue, step, deliveries, interrupted, now, envelope)
-        elseif verb == 'dead' then
-            bury(id .. '-' .. number, queue, step, deliveries, interrupted, now, ending[5], envelope)
-        end
     end
     for _, record in ipairs(ending[6]) do
         blob = blob + 1
-        if slip then record.blob, results[#results + 1] = blob, record end
+        if held then record.blob, results[#results + 1] = blob, record end
     end
     for _, message in ipairs(ending[7]) do
         blob = blob + 1
-        if slip then follow_ups[#follow_ups + 1] = {message, ARGV[blob]} end
+        if held then follow_ups[#follow_ups + 1] = {message, ARGV[blob]} end
     end
     for _, arrival in ipairs(ending[8]) do
         blob = blob + 1
-        if slip then joins[#joins + 1] = {arrival, blob} end
+        if held then joins[#joins + 1] = {arrival, blob} end
     end
 end
 

@@ -20,7 +20,7 @@ NULL = b"null"
 _BODY = b"a body in a hole"
 _HOLE = re.compile(rb'"<hole: (\w+)>"')
 _NO_EMBED = b",".join(b'"%b":null' % key.encode() for key in EMBED)
-_TAIL = b",{%b}]" % _NO_EMBED
+TAIL = b",{%b}]" % _NO_EMBED
 _PLAIN_ORDER = (
     "body", "id", "root_id", "argsrepr", "kwargsrepr", "correlation_id", "reply_to", "delivery_tag",
 )  # fmt: skip
@@ -28,9 +28,11 @@ _QUOTED = frozenset({"body", "id", "root_id", "correlation_id", "reply_to", "del
 """Holes of the usual messages whose values need no care, so that the quotation marks belong to what is around them."""
 
 
-def tail_with(chord: Any) -> bytes:
-    """What stands behind the arguments in the body of a message whose only callback is *chord*."""
-    return _TAIL if chord is None else b",%b]" % encode_json({**dict.fromkeys(EMBED), "chord": chord})
+def tail_with(chord: Any = None, chain: Any = None) -> bytes:
+    """What stands behind the arguments in the body of a message that leads to *chord* or *chain* and calls nothing."""
+    if chord is None and chain is None:
+        return TAIL
+    return b",%b]" % encode_json({**dict.fromkeys(EMBED), "chain": chain, "chord": chord})
 
 
 def hole(name: str) -> str:
@@ -122,7 +124,7 @@ class Stencil:
         pieces[1::2] = [values[name] for name in self.names]
         return b"".join(pieces)
 
-    def pack(self, args: Any, kwargs: dict[str, Any], tail: bytes = _TAIL) -> tuple[bytes, bytes, bytes]:
+    def pack(self, args: Any, kwargs: dict[str, Any], tail: bytes = TAIL) -> tuple[bytes, bytes, bytes]:
         """(body, argsrepr, kwargsrepr) in JSON, of arguments with *tail* behind them. Raises what JSON raises."""
         if _are_simple(args, kwargs):
             try:
