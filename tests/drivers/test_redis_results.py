@@ -19,6 +19,7 @@ from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import BackendError, TimeoutError  # noqa: A004 - the public name
 from celery.result import AsyncResult, GroupResult, ResultSet
+from celery.utils import uuid
 from rig.redis import RedisServer, free_port
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "golden" / "results"
@@ -302,22 +303,27 @@ def test_a_group_that_is_not_ready_is_read_in_one_round_trip_too(app: Celery, cl
     assert (ran.get("mget"), ran.get("get")) == (5, None)
 
 
-def test_of_many_only_those_that_were_written_are_read_again(app: Celery, client: redis.Redis) -> None:
-    group = ResultSet([app.AsyncResult(f"t{number}") for number in range(2000)], app=app)
+@pytest.mark.parametrize(("make", "reads"), [(lambda number: uuid(), 0), ("t{}".format, 40)], ids=["random", "made up"])
+def test_of_many_only_those_that_were_written_are_read_again(
+    app: Celery, client: redis.Redis, make: Callable[[int], str], reads: int
+) -> None:
+    """Those with random ids not even then: what was written is in the message."""
+    ids = [make(number) for number in range(2000)]
+    group = ResultSet([app.AsyncResult(task_id) for task_id in ids], app=app)
     ends = group.iter_native(timeout=SOON)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(next, ends)
-        while not client.pubsub_numsub("celery-task-meta-t7")[0][1]:
+        while not client.pubsub_numsub(f"celery-task-meta-{ids[7]}")[0][1]:
             assert not first.done()
-        app.backend.store_result("t7", 7, states.SUCCESS)
-        assert first.result(SOON)[0] == "t7"
+        app.backend.store_result(ids[7], 7, states.SUCCESS)
+        assert first.result(SOON)[0] == ids[7]
         client.config_resetstat()
         for number in range(20):
-            app.backend.store_result(f"t{number + 100}", number, states.SUCCESS)
-            assert pool.submit(next, ends).result(SOON)[0] == f"t{number + 100}"
+            app.backend.store_result(ids[number + 100], number, states.SUCCESS)
+            assert pool.submit(next, ends).result(SOON)[0] == ids[number + 100]
     ran = calls(client)
     assert ran.get("mget", 0) == 0
-    assert ran["get"] <= 40
+    assert ran.get("get", 0) <= reads
     ends.close()  # type: ignore[attr-defined]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import threading
 import time
-from collections.abc import AsyncGenerator, Collection, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -32,7 +32,7 @@ class Reader(Protocol):
 
     store: Store
 
-    def read(self, task_ids: Sequence[str]) -> list[Meta]: ...
+    def read(self, task_ids: Sequence[str], written: Mapping[str, bytes | None] | None = None) -> list[Meta]: ...
     def get_key_for_task(self, task_id: Any, key: Any = "") -> Any: ...
 
 
@@ -151,12 +151,14 @@ class ArrivalWatcher:
         try:
             with self._lock:
                 self._watch = watch
+            written: Mapping[str, bytes | None] | None = None
             if last is None or time.monotonic() - self._checked > RECHECK:
                 unread = ids
             else:
-                unread = [task_id for task_id in ids if task_id not in seen] + _among(keys, last.written(), seen)
+                written = last.written()
+                unread = [task_id for task_id in ids if task_id not in seen] + _among(keys, written, seen)
             while True:
-                self._read(unread, every=len(unread) >= len(ids))
+                self._read(unread, written, every=len(unread) >= len(ids))
                 if self._changed or not self._waiting:
                     return watch
                 written = watch.written() if watch.wait(RECHECK) else None
@@ -172,11 +174,11 @@ class ArrivalWatcher:
             with self._lock:
                 self._watch = None
 
-    def _read(self, ids: Sequence[str], *, every: bool) -> None:
+    def _read(self, ids: Sequence[str], written: Mapping[str, bytes | None] | None, *, every: bool) -> None:
         if every:
             self._checked = time.monotonic()
         began = time.monotonic()
-        metas = self._backend.read(ids)
+        metas = self._backend.read(ids, written)
         self._spent = time.monotonic() - began
         for task_id, meta in zip(ids, metas, strict=True):
             if meta["status"] in states.READY_STATES:
@@ -205,7 +207,7 @@ def rest(spent: float, count: int) -> None:
         time.sleep(min(spent, LONGEST_REST))
 
 
-def _among(keys: Mapping[str, str], written: Collection[str] | None, ids: Container[str]) -> list[str]:
+def _among(keys: Mapping[str, str], written: Mapping[str, bytes | None] | None, ids: Container[str]) -> list[str]:
     """Which of *ids* may have been written, by their *keys*."""
     return [keys[key] for key in (keys if written is None else written) if key in keys and keys[key] in ids]
 

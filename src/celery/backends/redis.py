@@ -5,6 +5,7 @@ Clients and workers of original Celery read, write and wait for the same keys. `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ PUT = script("put", "", "records")
 SET = script("set", f"local ANSWER_KEPT = {ANSWER_KEPT}", "records")
 FORGET = script("forget", "", "records")
 ARRIVE = script("arrive", "", "records")
+
+is_random = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$").search
 
 T = TypeVar("T")
 
@@ -133,8 +136,11 @@ class RedisWatch(Watch):
     def wait(self, timeout: float | None = None) -> bool:
         return self._listener.wait(timeout)
 
-    def written(self) -> set[str] | None:
-        return self._listener.taken()
+    def written(self) -> dict[str, bytes | None] | None:
+        # Channels are the server's, not the database's: where ids are not random, as they are not where programs make
+        # them up, another application's task of that id may have ended.
+        taken = self._listener.taken()
+        return taken and {key: value if is_random(key) else None for key, value in taken.items()}
 
     def ring(self) -> None:
         self._listener.ring()

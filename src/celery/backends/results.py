@@ -6,7 +6,7 @@ Keys, JSON and compression are Celery's, so that clients and workers of either k
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -178,9 +178,15 @@ class ResultBackend(WaitsByMany, ChordParts):
         while self.store.expire():
             continue
 
-    def read(self, task_ids: Sequence[str]) -> list[Meta]:
-        """The metas of several tasks in one step; PENDING where nothing is known."""
-        values = self.store.get([self.task_keyprefix + task_id for task_id in task_ids])
+    def read(self, task_ids: Sequence[str], written: Mapping[str, bytes | None] | None = None) -> list[Meta]:
+        """The metas of several tasks in one step; PENDING where nothing is known. *written*: see `Watch.written`."""
+        keys = [self.task_keyprefix + task_id for task_id in task_ids]
+        if written:
+            unknown = [key for key in keys if written.get(key) is None]
+            read = dict(zip(unknown, self.store.get(unknown), strict=True)) if unknown else {}
+            values = [read[key] if key in read else written[key] for key in keys]
+        else:
+            values = self.store.get(keys)
         return [self.decode_result(value) if value else {"status": states.PENDING, "result": None} for value in values]
 
     # -- waiting --------------------------------------------------------------------------------------------------
@@ -208,11 +214,12 @@ class ResultBackend(WaitsByMany, ChordParts):
         if on_interval is not None:
             pause = min(pause, interval)
         rounds, start = 0, len(self.task_keyprefix)
+        written: Mapping[str, bytes | None] | None = None
         with self.store.watch([self.task_keyprefix + task_id for task_id in missing]) as watch:
             ids = list(missing)
             while True:
                 began = time.monotonic()
-                metas = self.read(ids)
+                metas = self.read(ids, written)
                 spent = time.monotonic() - began
                 for task_id, meta in zip(ids, metas, strict=True):
                     if meta["status"] in READY_STATES:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -144,8 +144,11 @@ class Watch(ABC):
         False when *timeout* seconds passed first. May wake without a write; never misses one.
         """
 
-    def written(self) -> Collection[str] | None:
-        """The keys that may have been written since the last call, up to `close`; None: any of them may."""
+    def written(self) -> Mapping[str, bytes | None] | None:
+        """The keys that may have been written since the last call, up to `close`; None: any of them may.
+
+        Each with what was written last where that is known, so that it need not be read.
+        """
         return None
 
     def ring(self) -> None:

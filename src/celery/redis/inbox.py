@@ -36,6 +36,9 @@ LONGEST = 3600.0
 MOST_STALE = 256
 """Channels nobody listens to any more that stay subscribed, to end many of them by one command."""
 
+MOST_KEPT = 1_000_000
+"""Bytes of messages that are kept for a listener who does not come to take them."""
+
 
 class Listener:
     """Hears of messages on its channels. One thread, except `ring` and `close`. Made by `Inbox.listen`."""
@@ -48,8 +51,9 @@ class Listener:
         self.error: Exception | None = None
         self.closed = False
         self.rung = False
-        self.heard: deque[bytes | None] = deque()
-        """Channels that had messages; None: any of them may have had some."""
+        self.heard: deque[tuple[bytes, bytes | None] | None] = deque()
+        """Channels that had messages, each with it or, above `MOST_KEPT`, None; None: any of them may have had some."""
+        self.kept = 0
         self._signal = threading.Lock()
         self._signal.acquire()
 
@@ -60,12 +64,26 @@ class Listener:
         """
         return self.inbox.wait(self, timeout)
 
-    def taken(self) -> set[str] | None:
-        """The channels that had messages since the last call; None: any of them may have had some."""
-        found: set[bytes | None] = set()
+    def hear(self, name: bytes, message: bytes) -> None:
+        """Note a message, to be `taken`."""
+        fits = self.kept + len(message) <= MOST_KEPT
+        self.kept += len(message) * fits
+        self.heard.append((name, message if fits else None))
+
+    def taken(self) -> dict[str, bytes | None] | None:
+        """The channels that had messages since the last call, and the last one of each.
+
+        None in place of a message: it was not kept.  None: any of them may have had some.
+        """
+        found: dict[str, bytes | None] = {}
+        every = False
         while self.heard:
-            found.add(self.heard.popleft())
-        return None if None in found else {name.decode() for name in found if name is not None}
+            if (heard := self.heard.popleft()) is None:
+                every = True
+            else:
+                found[heard[0].decode()] = heard[1]
+        self.kept = 0
+        return None if every else found
 
     def ring(self) -> None:
         """Make `wait` return True, now or when it is called next. Never blocks."""
@@ -235,8 +253,7 @@ class Inbox:
         rung, listener.rung = listener.rung, False
         return rung and not listener.closed
 
-    def _wake(self, listener: Listener, name: bytes | None, reader: Listener | None) -> None:
-        listener.heard.append(name)
+    def _wake(self, listener: Listener, reader: Listener | None) -> None:
         listener.rung = True
         if self._followers.pop(listener, False):
             listener.signal()
@@ -245,7 +262,8 @@ class Inbox:
 
     def _wake_all(self) -> None:
         for listener in {listener for ears in self._ears.values() for listener in ears}:
-            self._wake(listener, None, None)
+            listener.heard.append(None)
+            self._wake(listener, None)
 
     # -- the connection -------------------------------------------------------------------------------------------
 
@@ -281,7 +299,8 @@ class Inbox:
         try:
             while (found := channel.get(0.0)) is not None:
                 for listener in self._ears.get(found[1], ()):
-                    self._wake(listener, found[1], reader)
+                    listener.hear(found[1], found[2])
+                    self._wake(listener, reader)
         except BaseException:
             self._disconnect()
             raise
