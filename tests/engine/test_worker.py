@@ -135,8 +135,7 @@ def test_should_stop_stops_it(app: Celery, pool: str) -> None:
     thread.start()
     assert worker.ready.wait(5)
     assert worker.consumer is not None
-    state.should_stop = 3
-    worker.consumer.call_soon(lambda: None)
+    worker.consumer.call_soon(setattr, state, "should_stop", 3)
     thread.join(5)
     assert worker.exitcode == 3
     state.reset_state()

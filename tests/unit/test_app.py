@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import celery
 from celery import Celery, Task, _state, current_app, shared_task, signals
 from celery._state import get_current_app
 from celery.app.base import PendingConfiguration
@@ -577,3 +578,5 @@ class TestParts:
 
     def test_a_report(self) -> None:
         assert "software -> celery:" in make().bugreport()
+        current = make(set_as_current=True, broker="memory://of-the-report")
+        assert celery.bugreport() == current.bugreport()

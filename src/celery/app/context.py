@@ -247,10 +247,10 @@ _FIELDS = frozenset(name for name in vars(Context) if not name.startswith("__"))
 )
 
 
-def is_result_ignored(task: Any, request: Any = None) -> bool:
+def is_result_ignored(task: Any, req: Any = None) -> bool:
     """Whether nobody wants the result: the message says so, and where it does not, the task."""
-    if request is not None:
-        said = vars(request).get("ignore_result")
+    if req is not None:
+        said = vars(req).get("ignore_result")
         if said is not None:
             return bool(said)
     return bool(task.ignore_result)

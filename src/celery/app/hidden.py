@@ -30,9 +30,9 @@ def sanitize_url(url: str, mask: str = MASK) -> str:
     return _SECRET_ARGUMENT.sub(lambda match: match[1] + mask, url)
 
 
-def mask_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """*values* with secrets masked, at any depth."""
-    return {name: _mask(name, value) for name, value in values.items()}
+def mask_settings(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings *conf* with secrets masked, at any depth."""
+    return {name: _mask(name, value) for name, value in conf.items()}
 
 
 def humanize_settings(values: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery import VERSION_BANNER, drivers
+from celery._state import get_current_app
 from celery.app.find import find_app
 from celery.app.hidden import HIDDEN_SETTINGS, mask_settings, sanitize_url
 from celery.app.names import E_MIX_NEW_INTO_OLD, E_MIX_OLD_INTO_NEW, FMT_REPLACE_SETTING
@@ -73,6 +74,7 @@ class AppPickler:
         control: Any,
         accept_magic_kwargs: bool,
         config_source: Any = None,
+        config_source_silent: bool = False,
     ) -> dict[str, Any]:
         return {
             "main": main,
@@ -85,6 +87,7 @@ class AppPickler:
             "control": control,
             "set_as_current": False,
             "config_source": config_source,
+            "config_source_silent": config_source_silent,
         }
 
     def construct(self, cls: type, **kwargs: Any) -> Any:
@@ -96,8 +99,9 @@ def appstr(app: Any) -> str:
     return f"{app.main or '__main__'} at {id(app):#x}"
 
 
-def bugreport(app: Any) -> str:
-    """What belongs into a report of a problem: versions, the machine, the settings without secrets."""
+def bugreport(app: Any = None) -> str:
+    """What belongs into a report of a problem: versions, the machine, the settings of the app without secrets."""
+    app = app or get_current_app()
     url = drivers.first_url(app.conf.broker_url or "")
     scheme = url.partition(":")[0] or "embedded"
     return BUGREPORT_INFO.format(

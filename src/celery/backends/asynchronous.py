@@ -299,13 +299,13 @@ class AsyncBackendMixin:
     def wait_for_pending(
         self,
         result: Any,
+        callback: Callable[[str, Any], Any] | None = None,
+        propagate: bool = True,
         timeout: float | None = None,
         interval: float = 0.5,
         no_ack: bool = True,
         on_message: Callable[[Any], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
-        callback: Callable[[str, Any], Any] | None = None,
-        propagate: bool = True,
     ) -> Any:
         """Block until *result* is there, and give its value or raise its exception."""
         self.add_pending_result(result)
@@ -319,9 +319,9 @@ class AsyncBackendMixin:
     def iter_native(
         self,
         result: Any,
+        no_ack: bool = True,
         timeout: float | None = None,
         interval: float = 0.5,
-        no_ack: bool = True,
         on_message: Callable[[Any], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
     ) -> Iterator[tuple[str, Any]]:

@@ -154,7 +154,7 @@ class RPCBackend(WaitsByMany, ChordParts):
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.app,)
 
-    def as_uri(self, include_password: bool = False) -> str:
+    def as_uri(self, include_password: bool = True) -> str:
         return "rpc://"
 
     @property

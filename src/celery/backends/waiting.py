@@ -48,13 +48,13 @@ class WaitsByMany:
     def wait_for_pending(
         self,
         result: AsyncResult[Any],
+        callback: Callable[[str, Any], Any] | None = None,
+        propagate: bool = True,
         timeout: float | None = None,
         interval: float = 0.5,
         no_ack: bool = True,
         on_message: Callable[[Meta], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
-        callback: Callable[[str, Any], Any] | None = None,
-        propagate: bool = True,
     ) -> Any:
         """Block until *result* is there, and give its value or raise its exception."""
         meta = self.wait_for(result.id, timeout, interval, on_interval=on_interval, on_message=on_message)
@@ -64,9 +64,9 @@ class WaitsByMany:
     def iter_native(
         self,
         result: ResultSet,
+        no_ack: bool = True,
         timeout: float | None = None,
         interval: float = 0.5,
-        no_ack: bool = True,
         on_message: Callable[[Meta], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
     ) -> Iterator[tuple[str, Meta]]:

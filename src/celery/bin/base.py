@@ -48,8 +48,8 @@ class CLIContext:
     def ERROR(self) -> str:  # noqa: N802
         return self.style("ERROR", fg="red", bold=True)
 
-    def style(self, message: str, **style: Any) -> str:
-        return message if self.no_color else click.style(message, **style)
+    def style(self, message: Any = None, **style: Any) -> str:
+        return str(message) if self.no_color else click.style(message, **style)
 
     def secho(self, message: str | None = None, **style: Any) -> None:
         if self.no_color:

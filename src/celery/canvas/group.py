@@ -253,15 +253,15 @@ class group(Composite[R_co]):  # noqa: N801 - the public name
                 countdown = start
         return self
 
-    def link(self, callback: Any) -> Any:
-        """Call *callback* when the first task has succeeded, without its result."""
-        return self.tasks[0].link(callback.clone().set(immutable=True)) if self.tasks else callback
+    def link(self, sig: Any) -> Any:
+        """Call *sig* when the first task has succeeded, without its result."""
+        return self.tasks[0].link(sig.clone().set(immutable=True)) if self.tasks else sig
 
-    def link_error(self, errback: Any) -> Any:
-        """Call *errback* for every task that has failed."""
+    def link_error(self, sig: Any) -> Any:
+        """Call *sig* for every task that has failed."""
         for task in self.tasks:
-            task.link_error(errback)
-        return errback
+            task.link_error(sig)
+        return sig
 
     def set_immutable(self, immutable: bool) -> None:
         """Whether the arguments of its tasks are final."""

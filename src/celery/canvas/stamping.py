@@ -25,18 +25,18 @@ class StampingVisitor(ABC):
     def on_signature(self, sig: Signature[Any], **headers: Any) -> Stamps | None:
         """Stamps for one task."""
 
-    def on_group_start(self, sig: Any, **headers: Any) -> Stamps | None:
+    def on_group_start(self, group: Any, **headers: Any) -> Stamps | None:
         """Stamps for every task in a group."""
         return {}
 
-    def on_group_end(self, sig: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
+    def on_group_end(self, group: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
         """The group was walked over."""
 
-    def on_chain_start(self, sig: Any, **headers: Any) -> Stamps | None:
+    def on_chain_start(self, chain: Any, **headers: Any) -> Stamps | None:
         """Stamps for every task in a chain."""
         return {}
 
-    def on_chain_end(self, sig: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
+    def on_chain_end(self, chain: Any, **headers: Any) -> None:  # noqa: B027 - may be left out
         """The chain was walked over."""
 
     def on_chord_header_start(self, sig: Any, **headers: Any) -> Stamps | None:

@@ -14,15 +14,15 @@ ISO8601_REGEX = re.compile(
 TIMEZONE_REGEX = re.compile(r"(?P<prefix>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})\Z")
 
 
-def parse_iso8601(text: str) -> datetime:
+def parse_iso8601(datestring: str) -> datetime:
     """A time from ISO 8601 text, aware if the text says a zone. Raises ValueError that says what is wrong."""
     try:
-        return datetime.fromisoformat(text)
+        return datetime.fromisoformat(datestring)
     except (TypeError, ValueError):
         pass
-    match = ISO8601_REGEX.match(text) if isinstance(text, str) else None
+    match = ISO8601_REGEX.match(datestring) if isinstance(datestring, str) else None
     if match is None:
-        raise ValueError(f"{text!r} is not a time; write it as ISO 8601, such as 2026-08-01T12:30:00+00:00.")
+        raise ValueError(f"{datestring!r} is not a time; write it as ISO 8601, such as 2026-08-01T12:30:00+00:00.")
     found = match.groupdict()
     zone = found["timezone"]
     offset = None

@@ -158,7 +158,7 @@ class WorkController:
             for name in names:
                 self.app.loader.import_task_module(name)
 
-    def setup_queues(self, include: str | Sequence[str], exclude: str | Sequence[str] = ()) -> None:
+    def setup_queues(self, include: str | Sequence[str], exclude: str | Sequence[str] | None = None) -> None:
         """Choose the queues; raises ImproperlyConfigured for one that is not defined."""
         queues = self.app.amqp.queues
         include, self.weights = weighed(str_to_list(include) or (), queues)
@@ -167,7 +167,7 @@ class WorkController:
         except KeyError as error:
             raise ImproperlyConfigured(SELECT_UNKNOWN_QUEUE.format(include, error)) from error
         try:
-            queues.deselect(str_to_list(exclude) or ())
+            queues.deselect(str_to_list(exclude or ()))
         except KeyError as error:
             raise ImproperlyConfigured(DESELECT_UNKNOWN_QUEUE.format(exclude, error)) from error
         if self.app.conf.worker_direct:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import BackendError, BrokerError
@@ -73,9 +74,10 @@ class Surface:
     restart_count = 0
     """Losing the broker is no restart here: what runs runs on."""
 
-    def call_soon(self, call: Callable[[], Any]) -> None:
-        """Have the loop call *call* between two of its turns. Any thread, also a signal handler; does not block."""
-        self.calls.soon(call)
+    def call_soon(self, p: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Have the loop call *p* between two of its turns; *p*. Any thread, also a signal handler; does not block."""
+        self.calls.soon(partial(p, *args, **kwargs) if args or kwargs else p)
+        return p
 
     def ask(self, call: Callable[[], T], timeout: float = 1.0) -> T:
         """What *call* returns when the loop calls it; raises TimeoutError if the loop is busy for *timeout* seconds."""
@@ -102,10 +104,12 @@ class Surface:
             self.reports = self.aftermath.reports = reports
 
     def connect(self) -> Any:
-        """A connection of kombu's to the broker, for those who consume by themselves."""
-        return self.app.connection_for_read()
+        """`connection_for_read`."""
+        return self.connection_for_read()
 
-    connection_for_read = connect
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:
+        """A connection of kombu's to the broker, for those who consume by themselves."""
+        return self.app.connection_for_read(heartbeat=heartbeat)
 
     def connection_for_write(self, *args: Any, **kwargs: Any) -> Any:
         """A connection of kombu's to publish with."""
