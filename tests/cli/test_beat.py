@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from celery import Celery
+from celery import VERSION_BANNER, Celery
 from celery.utils.pidfiles import is_running
 from cli.conftest import PATIENCE, PROJECT, Worker
 
@@ -65,7 +65,8 @@ def test_it_sends_until_it_is_told_to_stop(here: Path, signum: int) -> None:
         assert running.stop(signum) == 0
     text = running.text()
     for words in (
-        "beat is starting.", "LocalTime -> ", ". broker -> sqlite://", ". loader -> celery.loaders.app.AppLoader",
+        f"celery beat v{VERSION_BANNER} is starting.", "LocalTime -> ",
+        ". broker -> sqlite://", ". loader -> celery.loaders.app.AppLoader",
         ". scheduler -> celery.beat.PersistentScheduler", f". db -> {here}/schedule", ". logfile -> [stderr]@%INFO",
         ". maxinterval -> 5.00 minutes (300s)", "beat: Starting...", "beat: Shutting down...",
     ):  # fmt: skip

@@ -137,6 +137,17 @@ def test_what_leads_nowhere(project: Path, spec: str, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("spec", ["celery:app", "celery.app"])
+def test_a_file_that_is_called_as_this_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ImproperlyConfigured, match="name it by -A package"):
+        find_app(spec)
+    (tmp_path / "celery.py").write_text(app_as("app"))
+    with pytest.raises(ImproperlyConfigured, match=r"your celery\.py has the name of this package"):
+        find_app(spec)
+
+
 @pytest.mark.parametrize("spec", ["broken", "broken:app", "broken.app", "broken_inside", "broken_inside.celery"])
 def test_what_a_module_lacks_itself_is_not_taken_for_a_wrong_name(project: Path, spec: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):

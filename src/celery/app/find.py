@@ -136,6 +136,8 @@ def _nothing_there(spec: str, module: Any, trouble: str) -> str:
     file = getattr(module, "__file__", None)
     apps = [key for key, value in vars(module).items() if is_app(value)] if isinstance(module, ModuleType) else []
     hint = f"try -A {name}:{apps[0]}" if apps else "name it by -A package.module:attribute"
+    if name.partition(".")[0] == "celery" and os.path.exists("celery.py"):  # noqa: PTH110 - as above
+        hint = "your celery.py has the name of this package and cannot be imported: call it tasks.py, and use -A tasks"
     return f"The module {name!r}{f' ({file})' if file else ''} was imported, but {trouble}: {hint}."
 
 

@@ -80,7 +80,7 @@ class Beat:
 
     def run(self) -> None:
         if not self.quiet:
-            sys.__stdout__.write(f"{VERSION_BANNER} beat is starting.\n")  # type: ignore[union-attr]
+            sys.__stdout__.write(f"celery beat v{VERSION_BANNER} is starting.\n")  # type: ignore[union-attr]
             sys.__stdout__.flush()  # type: ignore[union-attr]
         self.init_loader()
         self.set_process_title()
