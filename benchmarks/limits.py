@@ -6,8 +6,8 @@
 
 It drives one consumer as a worker does (claim, settle and start in one step), without running tasks, and prints the
 processor time of this process for each task, of the Redis server too, and the wall time.  --worker drains trivial tasks
-with a real worker instead, in turns with and without limits that are never reached: read the ratios, of tasks a second
-and of processor time (of the worker, its processes and the server) a task.
+with a real worker instead, with limits that are never reached, each between two turns without: read the ratios, of
+tasks a second and of processor time (of the worker, its processes and the server) a task.
 """
 
 from __future__ import annotations
@@ -128,11 +128,17 @@ def compare_workers(where: str, tasks: int, rounds: int, pool: str) -> None:
 
         measure({})  # what is made once is made now
         for number in range(rounds):
-            order = list(NEVER_REACHED)[:: -1 if number % 2 else 1]
-            found = {name: measure(NEVER_REACHED[name]) for name in order}
-            for name, (rate, processor) in found.items():
-                ratios.setdefault(name, []).append((rate / found[NO_LIMIT][0], processor / found[NO_LIMIT][1]))
-            print("; ".join(f"{name} {rate:,.0f}/s {cpu:.1f} µs" for name, (rate, cpu) in found.items()), flush=True)
+            # Each between two drains without a limit: what drifts from drain to drain falls out.
+            before, limited = measure({}), [name for name in NEVER_REACHED if name != NO_LIMIT]
+            for name in limited[:: -1 if number % 2 else 1]:
+                found, after = measure(NEVER_REACHED[name]), measure({})
+                rate, processor = ((one + other) / 2 for one, other in zip(before, after, strict=True))
+                ratios.setdefault(name, []).append((found[0] / rate, found[1] / processor))
+                print(
+                    f"{name} {found[0]:,.0f}/s {found[1]:.1f} µs, {NO_LIMIT} {rate:,.0f}/s {processor:.1f} µs",
+                    flush=True,
+                )
+                before = after
     for name, pairs in ratios.items():
         rate, processor = (statistics.median(values) for values in zip(*pairs, strict=True))
         print(f"{name:30} tasks a second {rate:.3f}, processor time a task {processor:.3f} (median of {rounds})")

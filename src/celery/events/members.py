@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from time import time
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
@@ -130,17 +131,20 @@ class Worker:
         max_drift: float = HEARTBEAT_DRIFT_MAX,
     ) -> None:
         """Take in an event `worker-...`, or (None) only that it was heard of."""
-        for name, value in (fields or {}).items():
-            if name not in _FIXED_OF_WORKER:
-                setattr(self, name, value)
+        if fields:
+            for name, value in fields.items():
+                if name not in _FIXED_OF_WORKER:
+                    setattr(self, name, value)
         if type_ == "offline":
             self.heartbeats.clear()
         elif local_received and timestamp:
             drift = abs(int(local_received) - int(timestamp))
             if drift > max_drift:
                 _warn_drift(self.hostname, drift, local_received, timestamp)
-            del self.heartbeats[: max(0, len(self.heartbeats) - self.heartbeat_max + 1)]
-            insort(self.heartbeats, local_received)
+            heartbeats = self.heartbeats
+            if len(heartbeats) >= self.heartbeat_max:
+                del heartbeats[: len(heartbeats) - self.heartbeat_max + 1]
+            insort(heartbeats, local_received)
 
     def update(self, f: Mapping[str, Any], **kw: Any) -> None:
         """Set attributes."""
@@ -254,19 +258,22 @@ class Task:
         else:
             state = type_.upper()
         told: Mapping[str, Any] = fields or {}
-        if self._is_past(state):
+        if _is_past(state, self.state):
             kept = self.merge_rules.get(state)
             if kept is not None:
                 told = {name: told[name] for name in kept if name in told}
         else:
             self.state = state
-        for name, value in told.items():
-            if name not in _FIXED_OF_TASK:
-                setattr(self, name, value)
-
-    def _is_past(self, state: str) -> bool:
-        """Whether the task has left *state* behind. A retry begins anew."""
-        return states.RETRY not in {state, self.state} and states.precedence(state) > states.precedence(self.state)
+        plain = type(self) is Task  # of which the names are known that are not to be set
+        if plain:
+            attributes = dict(told)
+            for name in _FIXED_OF_TASK.intersection(attributes):
+                del attributes[name]
+            vars(self).update(attributes)
+        else:
+            for name, value in told.items():
+                if name not in _FIXED_OF_TASK:
+                    setattr(self, name, value)
 
     def info(self, fields: Iterable[str] | None = None, extra: Iterable[str] | None = None) -> dict[str, Any]:
         """What is known of the more interesting attributes, or of *fields*, and of *extra* ones."""
@@ -312,6 +319,12 @@ class Task:
     def __reduce__(self) -> tuple[Any, ...]:
         told = {name: value for name, value in vars(self).items() if name != "cluster_state"}
         return _depickle_task, (self.__class__, {**told, **self.as_dict()})
+
+
+@lru_cache(1024)
+def _is_past(state: str, now: str) -> bool:
+    """Whether a task that is in the state *now* has left *state* behind. A retry begins anew."""
+    return states.RETRY not in {state, now} and states.precedence(state) > states.precedence(now)
 
 
 def _depickle_task(cls: type[Task], fields: dict[str, Any]) -> Task:

@@ -188,17 +188,23 @@ class State:
         timestamp, received = event["timestamp"], event["local_received"]
         task, created = self.get_or_create_task(uuid)
         if subject == "sent":
+            moved = created or task.client != hostname
             task.client = origin = hostname
         else:
-            worker = task.worker = self.get_or_create_worker(hostname)[0]
+            worker = self.get_or_create_worker(hostname)[0]
+            moved = worker is not task.worker
+            task.worker = worker
             worker.event(None, timestamp, received)
             origin = worker.id
+        name = task.name
         task.event(subject, timestamp, received, event)
         self._insert(Moment(clock, timestamp, origin, ref(task)))
         if subject == "received":
             self.task_count += 1
-        self.tasks_by_worker[hostname].add(task)
-        if task.name is not None:
+        # Only what is new about it: an index finds out slowly that it has a task.
+        if moved:
+            self.tasks_by_worker[hostname].add(task)
+        if task.name is not None and (created or task.name != name):
             self._seen_types.add(task.name)
             self.tasks_by_type[task.name].add(task)
         if created:
@@ -209,7 +215,8 @@ class State:
 
     def _insert(self, moment: Moment) -> None:
         heap = self._taskheap
-        if heap and moment < heap[-1]:
+        # The next clock, nearly always.
+        if heap and not 0 < heap[-1][0] < moment[0] and moment < heap[-1]:
             insort(heap, moment)
         else:
             heap.append(moment)
@@ -237,8 +244,8 @@ class State:
 
     def _link(self, task: members.Task) -> None:
         """Give *task* to its parent, and its children to it."""
-        if task.uuid is not None:
-            task.children.update(self._orphans.pop(task.uuid, ()))
+        if task.uuid is not None and task.uuid in self._orphans.data:
+            task.children.update(self._orphans.pop(task.uuid))
         if task.parent_id is None:
             return
         parent = peek(self.tasks, task.parent_id)
