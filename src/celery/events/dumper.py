@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ("Dumper", "evdump")
 
 TASK_NAMES: LRUCache[str, str] = LRUCache(limit=4095)
-"""Task id -> how the task is shown; of the tasks that were heard of last."""
+"""Task id -> how the task is shown; of the tasks that came last."""
 HUMAN_TYPES = {"worker-offline": "shutdown", "worker-online": "started", "worker-heartbeat": "heartbeat"}
 CONNECTION_ERROR = "-> Cannot connect to %s: %s.\nTrying again %s\n"
 RETRY_EVERY = 2.0
@@ -66,7 +66,7 @@ class Dumper:
         if type in {"task-received", "task-sent"}:
             name, args, kwargs = (event.pop(field, None) for field in ("name", "args", "kwargs"))
             TASK_NAMES[uuid] = f"{name}({uuid}) args={args} kwargs={kwargs}"
-        self.format_task_event(hostname, moment, type, TASK_NAMES.get(uuid, uuid), event)
+        self.format_task_event(hostname, moment, type, TASK_NAMES.data.get(uuid, uuid), event)
 
     def format_task_event(self, hostname: str, timestamp: Any, type: str, task: str, event: dict[str, Any]) -> None:
         """Write an event about *task*; *event* is what else it says."""

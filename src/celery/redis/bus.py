@@ -49,7 +49,8 @@ class RedisBus(Bus):
         """As far as this server knows: patterns of anybody count, whatever they are for."""
         channel = self._start + self._channel_of(topic)
         try:
-            return bool(self._link.call("PUBSUB", "NUMPAT")) or bool(self._link.call("PUBSUB", "NUMSUB", channel)[1])
+            patterns, (_, listeners) = self._link.calls([("PUBSUB", "NUMPAT"), ("PUBSUB", "NUMSUB", channel)])
+            return bool(patterns or listeners)
         except BrokerError:
             return True  # it is away, or does not let us ask
 

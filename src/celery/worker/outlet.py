@@ -79,6 +79,8 @@ class Outlet(Bus):
         self._timers: list[tuple[float, int, Entry]] = []
         self._numbers = itertools.count()
         self._bell = threading.Event()
+        self._heard: bool | None = None
+        """Whether anybody listens to what the writer makes; None: not asked yet for what is said now."""
         self._asleep = False
         self._away = False
         self._stop_at: float | None = None
@@ -93,6 +95,15 @@ class Outlet(Bus):
             self._make_room()
         line.append(note)
         if self._asleep:
+            self._bell.set()
+
+    def note_all(self, notes: Sequence[Note]) -> None:
+        """Take down several. Hardly costs more than one."""
+        line = self._line
+        line.extend(notes)
+        while len(line) > MOST:
+            self._make_room()
+        if self._asleep and notes:
             self._bell.set()
 
     def publish(self, topic: str, payload: bytes) -> None:
@@ -177,6 +188,7 @@ class Outlet(Bus):
 
     def _drain(self) -> None:
         """Say what waits now; what is said meanwhile is for the next time."""
+        self._heard = None
         notes: list[Note] = []
         for _ in range(len(self._line)):
             try:
@@ -200,9 +212,12 @@ class Outlet(Bus):
             return
         batch = notes[:]
         notes.clear()
-        if self.writer is not None and (not self.writer.topic or self._bus.hears(self.writer.topic)):
-            for payload in self.writer.write(batch):
-                self._send(payload)
+        if self.writer is None:
+            return
+        if self._heard is None:
+            self._heard = not self.writer.topic or self._bus.hears(self.writer.topic)
+        for payload in self.writer.write(batch) if self._heard else ():
+            self._send(payload)
 
     def _send(self, payload: Payload) -> None:
         """Publish it, however long that takes, unless the worker stops."""

@@ -118,7 +118,7 @@ class Reports:
         self.serializer = str(app.conf.event_serializer)
         self.headers = {"hostname": hostname}
         self.pid = os.getpid()
-        self._note = outlet.note
+        self._note, self._note_all = outlet.note, outlet.note_all
         self._encode = msgspec.json.Encoder().encode
         self._plain = _sends_as_ours(type(dispatcher))
         # A dispatcher of the program's own may do more than send.
@@ -128,17 +128,23 @@ class Reports:
 
     # Notes hold on to ids and heads, not to requests: the memory of a message is used again at once for the next one.
 
-    def received(self, request: Claimed) -> None:
-        if request.facts.send_events:
-            self._note((Received, request.head, (), time()))
+    # What happens to nearly every task is told of many at once.
 
-    def started(self, request: Claimed) -> None:
-        if request.facts.send_events:
-            self._note((Started, request.head.id, (), time()))
+    def received(self, requests: Sequence[Claimed]) -> None:
+        now = time()
+        self._note_all([(Received, request.head, (), now) for request in requests if request.facts.send_events])
 
-    def succeeded(self, request: Claimed, outcome: Outcome) -> None:
-        if request.facts.send_events:
-            self._note((Succeeded, request.head.id, (outcome.detail, outcome.runtime), time()))
+    def started(self, requests: Sequence[Claimed]) -> None:
+        now = time()
+        self._note_all([(Started, request.head.id, (), now) for request in requests if request.facts.send_events])
+
+    def succeeded(self, ended: Sequence[tuple[Claimed, Outcome]]) -> None:
+        now = time()
+        self._note_all([
+            (Succeeded, request.head.id, (outcome.detail, outcome.runtime), now)
+            for request, outcome in ended
+            if request.facts.send_events
+        ])  # fmt: skip
 
     def ended(self, request: Claimed, outcome: Outcome, ending: Ending) -> None:
         """It has ended otherwise. Nothing is said of tasks that want to be ignored."""

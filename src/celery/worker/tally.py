@@ -6,6 +6,7 @@ worker, and where it is one, a process of its pool sends it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celery.exceptions import TaskRevokedError
@@ -53,22 +54,25 @@ class Tally:
     def _labels(self, request: Claimed) -> tuple[str, str, str]:
         return request.head.task, self.hostname, request.delivery.queue
 
-    def received(self, request: Claimed) -> None:
-        self._received.add(self._labels(request))
+    def received(self, requests: Sequence[Claimed]) -> None:
+        for request in requests:
+            self._received.add(self._labels(request))
         if self.then is not None:
-            self.then.received(request)
+            self.then.received(requests)
 
-    def started(self, request: Claimed) -> None:
-        self._started.add(self._labels(request))
+    def started(self, requests: Sequence[Claimed]) -> None:
+        for request in requests:
+            self._started.add(self._labels(request))
         if self.then is not None:
-            self.then.started(request)
+            self.then.started(requests)
 
-    def succeeded(self, request: Claimed, outcome: Outcome) -> None:
-        labels = self._labels(request)
-        self._succeeded.add(labels)
-        self._runtime.observe(outcome.runtime, labels)
+    def succeeded(self, ended: Sequence[tuple[Claimed, Outcome]]) -> None:
+        for request, outcome in ended:
+            labels = self._labels(request)
+            self._succeeded.add(labels)
+            self._runtime.observe(outcome.runtime, labels)
         if self.then is not None:
-            self.then.succeeded(request, outcome)
+            self.then.succeeded(ended)
 
     def ended(self, request: Claimed, outcome: Outcome, ending: Ending) -> None:
         labels, error, state = self._labels(request), ending.error, outcome.state

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import add
 from typing import TYPE_CHECKING
@@ -242,7 +242,7 @@ class Consumer(Surface):
 
     def _settle_all(self, outcomes: Sequence[Outcome]) -> None:
         inside, unsettled, reports = self.inside, self.endings.waiting, self.reports
-        total = 0.0
+        total, succeeded = 0.0, list[tuple[Request, Outcome]]()
         if self.strategies.watched:
             outcomes = self.strategies.ended(outcomes, inside)
         for outcome in outcomes:
@@ -256,9 +256,11 @@ class Consumer(Surface):
                 records, messages, arrivals = outcome.records, outcome.messages, outcome.arrivals
                 unsettled.append(Settlement(request.delivery, "done", 0.0, "", records, messages, arrivals, frees))
                 if reports is not None:
-                    reports.succeeded(request, outcome)
+                    succeeded.append((request, outcome))
             else:
                 self._end(request, outcome)
+        if reports is not None and succeeded:
+            reports.succeeded(succeeded)
         if outcomes:
             self.prefetch.record(total, len(outcomes))
 
@@ -400,7 +402,7 @@ class Consumer(Surface):
                 self._suspects = True
             if request.facts.limited or request.head.limit is not None:
                 self.limiter.admit(request)  # it is told of when it starts: until then it may come and go
-        self._tell_received(request for request in requests if not is_limited(request))
+        self._tell_received([request for request in requests if not is_limited(request)])
 
     def _advance(self) -> None:
         """Commit what has ended and start what the pool takes next; in one step, where there is both."""
@@ -444,7 +446,7 @@ class Consumer(Surface):
     def _submit(self, batch: Sequence[Request], verdicts: Sequence[Verdict]) -> None:
         """Hand to the pool what may run."""
         now = self.clock.time()
-        inside, counts, reports = self.inside, state.total_count, self.reports
+        inside, counts = self.inside, state.total_count
         jobs = []
         if self.limiter.busy:
             self._tell_received(self.limiter.started(batch, verdicts))
@@ -454,8 +456,6 @@ class Consumer(Surface):
                 inside[request.tag] = request
                 counts[request.head.task] += 1
                 jobs.append(request.job())
-                if reports is not None:
-                    reports.started(request)
             elif verdict == "revoked":
                 self.endings.waiting.append(self.aftermath.dropped(request, "revoked"))
             elif verdict == "parked":
@@ -465,21 +465,22 @@ class Consumer(Surface):
             logger.warning("Not run, because this worker's lease on them was lost: %s", some(lost))
         state.all_total_count[0] += len(jobs)
         if jobs:
+            if self.reports is not None:
+                self.reports.started([request for request in batch if request.tag in inside])
             if self.ledger.forgetful:
                 self.endings.let_go(request for request in batch if request.tag in inside)
             if self.strategies.watched:
                 self.strategies.started(batch)
             self.pool.submit(jobs)
 
-    def _tell_received(self, requests: Iterable[Request]) -> None:
-        if not (logger.isEnabledFor(logging.INFO) or signals.task_received.receivers or self.reports is not None):
-            return
-        for request in requests:
-            logger.info("Task %s received", request)
-            if signals.task_received.receivers:
-                signals.task_received.send(sender=self, request=self.strategies.request_of(request))
-            if self.reports is not None:
-                self.reports.received(request)
+    def _tell_received(self, requests: Sequence[Request]) -> None:
+        if logger.isEnabledFor(logging.INFO) or signals.task_received.receivers:
+            for request in requests:
+                logger.info("Task %s received", request)
+                if signals.task_received.receivers:
+                    signals.task_received.send(sender=self, request=self.strategies.request_of(request))
+        if self.reports is not None:
+            self.reports.received(requests)
 
     def _give_back_late(self) -> None:
         """What could not start within `PATIENCE` goes back, so that nobody waits behind a long task."""
