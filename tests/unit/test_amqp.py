@@ -16,6 +16,7 @@ from celery import Celery
 from celery.app.amqp import task_message
 from celery.app.queues import Queues
 from celery.exceptions import ImproperlyConfigured, QueueNotFound
+from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.clock import FakeClock
 from celery.wire.message import Outgoing
 from celery.wire.protocol import Message, decode_envelope, load_body, split_body
@@ -163,6 +164,28 @@ class TestMessages:
         assert old.headers == {}
         assert old.body["kwargs"] == {"a": 1}
         assert app.amqp.create_task_message("id", "n").headers["task"] == "n"
+
+    @pytest.mark.parametrize("protocol", [1, 2])
+    def test_a_message_of_the_public_api_is_sent(self, app: Celery, protocol: int) -> None:
+        app.conf.task_protocol = protocol
+        told, queue = [], f"protocol-{protocol}"
+
+        def note(sender: str, **values: Any) -> None:
+            told.append((sender, values.get("routing_key"), values.get("task_id")))
+
+        for signal in (before_task_publish, after_task_publish, task_sent):
+            signal.connect(note)
+        message = app.amqp.create_task_message("id", "proj.add", (1,), {"y": 2}, countdown=60)
+        app.amqp.send_task_message(None, "proj.add", message, queue=queue, priority=3, headers={"mine": 1}, custom="c")
+        for signal in (before_task_publish, after_task_publish, task_sent):
+            signal.disconnect(note)
+        assert told == [("proj.add", queue, None), ("proj.add", queue, None), ("proj.add", None, "id")]
+        (entry,) = app.broker.entries("delayed", [queue])
+        assert entry.due == NOW + 60
+        sent = decode_envelope(entry.envelope)
+        assert (sent.properties["priority"], sent.properties["custom"], sent.headers["mine"]) == (3, "c", 1)
+        body = load_body(sent)
+        assert (body if protocol == 1 else dict(zip(("args", "kwargs"), body, strict=False)))["kwargs"] == {"y": 2}
 
 
 class TestAddresses:

@@ -50,6 +50,11 @@ class task_message(NamedTuple):  # noqa: N801 - the public name
     body: Any
     sent_event: dict[str, Any] | None = None
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What is said of the task: the headers of protocol 2, the body of protocol 1."""
+        return self.headers if "task" in self.headers else dict(self.body)
+
 
 class Address(msgspec.Struct, frozen=True):
     """Where messages for one queue are published."""
@@ -208,6 +213,37 @@ class AMQP:
     def create_task_message(self) -> Callable[..., task_message]:
         """`as_task_v2`, or `as_task_v1` where `task_protocol` says so."""
         return self.as_task_v1 if self.app.conf.task_protocol == 1 else self.as_task_v2
+
+    def send_task_message(self, producer: Any, name: str, message: task_message, **options: Any) -> None:
+        """Publish what `create_task_message` made for task *name*, with options as `draft` has them: routed already.
+
+        By kombu's *producer* if that leads to another broker, else as all tasks are sent.
+        """
+        self.app._send_message(producer, name, self._drafted(name, message, options), options)
+
+    def _drafted(self, name: str, message: task_message, options: Mapping[str, Any]) -> Draft:
+        """The draft of a message that is made: its times are read from it."""
+        get, fields = options.get, message.fields
+        due, until = (
+            messages.moment(what, None, fields[what], 0, self._zone)[1] if fields.get(what) else None
+            for what in ("eta", "expires")
+        )
+        own = {key: value for key, value in options.items() if key not in HANDLED}
+        expiration = get("expiration")
+        if expiration is not None:
+            own["expiration"] = str(max(0, int(expiration * 1000)))
+        mode = self._delivery_mode(get("delivery_mode") or self.app.conf.task_default_delivery_mode)
+        return Draft(
+            name,
+            {**message.headers, **(get("headers") or {})},
+            {**message.properties, "delivery_mode": mode, "priority": get("priority") or 0, **own},
+            message.body,
+            self.address(options),
+            get("serializer") or self.app.conf.task_serializer,
+            get("compression") or self.app.conf.task_compression,
+            due,
+            until,
+        )
 
     def _as_message(
         self, build: Any, task_id: str, name: str, args: Any, kwargs: Any, options: dict[str, Any]

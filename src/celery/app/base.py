@@ -39,7 +39,7 @@ from celery.app.registration import (
     type_checker,
 )
 from celery.app.registration import caller_stacklevel as caller_stacklevel
-from celery.app.sending import UNSET, send_task
+from celery.app.sending import UNSET, send_message, send_task
 from celery.app.utils import AppPickler, bugreport
 from celery.exceptions import ImproperlyConfigured
 from celery.loaders import get_loader_cls
@@ -54,6 +54,7 @@ from celery.utils.time import timezone
 
 if TYPE_CHECKING:
     from celery import canvas
+    from celery.app.amqp import Draft
     from celery.app.broadcast import BroadcastResult
     from celery.app.registry import TaskRegistry
     from celery.app.task import Task
@@ -447,6 +448,9 @@ class Celery(Parts):
             add_to_parent=add_to_parent, route_name=route_name, router=router,
             producer=producer or publisher or connection,
         )  # fmt: skip
+
+    def _send_message(self, producer: Any, name: str, draft: Draft, options: Mapping[str, Any]) -> None:
+        send_message(self, producer, draft, options)
 
     _send_task = send_task
     """What `send_task` is unless a subclass, or a package that traces, put its own in the place of it."""

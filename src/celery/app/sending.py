@@ -88,6 +88,18 @@ def send_task(
     return result
 
 
+def send_message(app: Celery, producer: Any, draft: Draft, options: Mapping[str, Any]) -> None:
+    """See `AMQP.send_task_message`."""
+    fields = draft.headers if "task" in draft.headers else draft.body
+    options = {**options, "task_id": fields["id"], "group_id": fields.get("group") or fields.get("taskset")}
+    if before_task_publish.receivers:
+        _announce(app, draft, options)
+    _publish(app, draft, None, producer, options)
+    if after_task_publish.receivers or task_sent.receivers:
+        args, kwargs = draft.body[:2] if fields is draft.headers else (fields["args"], fields["kwargs"])
+        _tell_sent(draft, args, kwargs, options)
+
+
 def _publish(app: Celery, draft: Draft, unique: Unique | None, producer: Any, options: Mapping[str, Any]) -> str:
     """Hand the message over; the id of the task that it is for, or of the one that keeps it from being sent."""
     if unique is not None:
