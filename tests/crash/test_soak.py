@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import statistics
@@ -117,13 +118,21 @@ def resident(pid: int) -> int:
 
 
 def growths(sizes: dict[str, list[tuple[int, int]]]) -> dict[str, float]:
-    """By how much each process grew since it was warm: medians over some samples, which the allocator shakes."""
+    """By how much each process grew since it was warm, without the most that it grew in a third of that time.
+
+    What leaks grows all the time; what a burst has once needed is kept by the allocator, and is a step.
+    """
     found = {}
     for role, samples in sizes.items():
         warm = [size for ran, size in samples if ran >= min(WARM, TASKS // 2)]
+        if not warm:
+            continue
         few = max(1, len(warm) // 8)
-        if warm:
-            found[role] = statistics.median(warm[-few:]) / statistics.median(warm[:few]) - 1
+        starts = [(len(warm) - few) * third // 3 for third in range(4)]
+        # The allocator shakes single samples.
+        begin, *later = [statistics.median(warm[start : start + few]) for start in starts]
+        grown = [after - before for before, after in itertools.pairwise([begin, *later])]
+        found[role] = (sum(grown) - max(grown)) * 3 / 2 / begin
     return found
 
 
