@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celery import Celery, states
+from celery import Celery, chord, states
 from celery.app import trace
 from celery.app.context import Context
 from celery.app.runner import make_runner
@@ -367,6 +367,14 @@ def test_the_cache_keeps_successes_only(app: Celery) -> None:
     assert not backend.is_cached("2")
     backend.reload_task_result("1")
     assert backend.is_cached("1")
+
+
+def test_a_chord_whose_parts_nobody_counts_is_refused(app: Celery) -> None:
+    app.backend = DictBackend(app)
+    with pytest.raises(NotImplementedError, match="DictBackend does not: set `result_backend`"):
+        chord([app.signature("part")], app.signature("body")).apply_async()
+    app.backend = TableBackend(app)
+    assert chord([app.signature("part")], app.signature("body")).apply_async().id
 
 
 def test_the_disabled_backend_stores_nothing(app: Celery) -> None:

@@ -46,6 +46,10 @@ E_CHORD_NO_BACKEND = (
     "A chord (also a group that is followed by a task) waits for its parts in a result backend, and this app has none:"
     " set `result_backend`."
 )
+E_CHORD_NOT_COUNTED = (
+    "A chord (also a group that is followed by a task) needs a result backend that counts its parts, and {} does not:"
+    " set `result_backend` to a store of Celeriac's, or override `on_chord_part_return`."
+)
 
 Meta = dict[str, Any]
 T = TypeVar("T")
@@ -206,7 +210,9 @@ class Backend:
         """A task is about to be sent. A backend that must listen beforehand overrides this."""
 
     def ensure_chords_allowed(self) -> None:
-        """Raise where chords cannot work."""
+        """Raise `NotImplementedError` where chords cannot work: nobody would count their parts."""
+        if type(self).on_chord_part_return is Backend.on_chord_part_return:
+            raise NotImplementedError(E_CHORD_NOT_COUNTED.format(type(self).__name__))
 
     # -- values to data and back ----------------------------------------------------------------------------------
 
