@@ -33,8 +33,9 @@ TICK = 1.0
 """Seconds between looks whether that is so, and at messages that nobody reads just now."""
 LONGEST = 3600.0
 """Seconds that are slept at once."""
-MOST_STALE = 256
-"""Channels nobody listens to any more that stay subscribed, to end many of them by one command."""
+MOST_STALE = 32
+"""Channels nobody listens to any more that stay subscribed, to end many of them by one command: not so many that
+whoever subscribes next has to wait for it."""
 
 MOST_KEPT = 1_000_000
 """Bytes of messages that are kept for a listener who does not come to take them."""
