@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -77,3 +79,37 @@ def test_while_a_task_holds_every_slot(app: Celery, start: Any, pool: str) -> No
             may_end.set()
         result.get(timeout=ENOUGH)
         held.apply_async(queue="more").get(timeout=ENOUGH)
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_while_the_loop_waits_for_the_broker(
+    app: Celery, start: Any, jobs: ModuleType, tmp_path: Path, pool: str
+) -> None:
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    waits, may_go_on = threading.Event(), threading.Event()
+    app.conf.imports = ("engine.jobs",)
+
+    def wait() -> None:
+        waits.set()
+        assert may_go_on.wait(60)
+
+    with start(hostname=NODE, concurrency=1) as worker:
+        result = jobs.early_at_gate.delay(str(log), "began", str(gate))
+        deadline = time.monotonic() + ENOUGH
+        while not (log.exists() and log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        worker.consumer.call_soon(wait)
+        assert waits.wait(ENOUGH)
+        try:
+            [active] = ask(app, "active")
+            assert active["id"] == result.id
+            # The pool itself has said it: whoever cannot ask it knows of no other process.
+            assert (active["worker_pid"] == os.getpid()) is (pool == "threads")
+            assert ask(app, "reserved") == []
+            assert not may_go_on.is_set()
+        finally:
+            may_go_on.set()
+            gate.touch()
+        result.get(timeout=ENOUGH)

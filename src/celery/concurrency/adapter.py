@@ -120,7 +120,7 @@ class AdaptedPool(Pool):
 
     def running(self) -> list[Running]:
         accepted = self._accepted.copy()
-        return [Running(tag, *accepted.get(tag, (0, None))) for tag in self._out]
+        return [Running(tag, *accepted.get(tag, (0, None))) for tag in list(self._out)]
 
     def withdraw(self) -> list[int]:
         return []  # what such a pool was handed stays there

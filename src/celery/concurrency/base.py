@@ -130,7 +130,10 @@ class Pool(ABC):
 
     @abstractmethod
     def running(self) -> list[Running]:
-        """The jobs that were submitted and have not been collected."""
+        """The jobs that were submitted and have not been collected. Any thread, while the pool's own thread goes on.
+
+        Of a job that begins or ends meanwhile it says either; a RuntimeError means: ask in the pool's own thread.
+        """
 
     @abstractmethod
     def withdraw(self) -> list[int]:

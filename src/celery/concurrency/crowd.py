@@ -128,7 +128,7 @@ class Crowd(InProcessPool):
         pid, runs = os.getpid(), self._runs.copy()
         return [
             Running(tag, pid, runs[tag].started if tag in runs else None)
-            for tag in sorted(self._out - {outcome.tag for outcome, _ in list(self._ended)})
+            for tag in sorted(self._out.difference([outcome.tag for outcome, _ in list(self._ended)]))
         ]
 
     def withdraw(self) -> list[int]:

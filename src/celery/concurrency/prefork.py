@@ -244,12 +244,13 @@ class PreforkPool(Pool):
     def running(self) -> list[Running]:
         unix = time.time() - time.monotonic()
         found = []
-        for slot in self._slots:
+        # Copies, which are made in one go: another thread may be asking.
+        for slot in list(self._slots):
             started: float | None = unix + slot.started
-            for job in slot.jobs.values():
+            for job in list(slot.jobs.values()):
                 found.append(Running(job.tag, slot.pid, started))
                 started = None
-        return [*found, *(Running(job.tag, 0, None) for job in self._waiting)]
+        return [*found, *(Running(job.tag, 0, None) for job in list(self._waiting))]
 
     def withdraw(self) -> list[int]:
         for slot in self._slots:

@@ -69,8 +69,9 @@ class SoloPool(Pool):
 
     def running(self) -> list[Running]:
         pid = os.getpid()
-        running = [Running(self._current[0].tag, pid, self._current[1])] if self._current else []
-        return [*running, *(Running(job.tag, pid, None) for job in self._waiting)]
+        current = self._current  # asked for by another thread while it ends
+        running = [Running(current[0].tag, pid, current[1])] if current else []
+        return [*running, *(Running(job.tag, pid, None) for job in list(self._waiting))]
 
     def withdraw(self) -> list[int]:
         tags = [job.tag for job in self._waiting]

@@ -81,14 +81,20 @@ class ControlState:
         return True
 
     def running(self) -> dict[int, Running]:
-        """What is in the pool, by tag; without start times if the loop does not come to say it."""
-        pool = self.consumer.pool
+        """What is in the pool, by tag; without start times if the pool cannot say it."""
         try:
-            # The loop of this pool is inside a task while there is something to tell.
-            found = pool.running() if pool.name == "solo" else self.consumer.ask(pool.running, timeout=LOOP_PATIENCE)
+            found = self._ask_pool()
         except (LoopBusy, RuntimeError):
             return {request.tag: Running(request.tag, os.getpid(), request.time_start) for request in self.inside()}
         return {running.tag: running for running in found}
+
+    def _ask_pool(self) -> list[Running]:
+        pool = self.consumer.pool
+        try:
+            # Not by way of the loop, which may wait for a busy broker just now, or (solo) be inside a task.
+            return pool.running()
+        except RuntimeError:
+            return self.consumer.ask(pool.running, timeout=LOOP_PATIENCE)
 
     def inside(self) -> list[Request]:
         return list(self.consumer.inside.values())
