@@ -113,6 +113,9 @@ SELECT 1 FROM revocations LIMIT 1
 SELECT m.id FROM json_each(?) AS wanted CROSS JOIN messages AS m ON m.id = wanted.value
 WHERE EXISTS (SELECT 1 FROM revocations AS v WHERE v.task_id = m.task_id AND v.until > ?)
 
+-- name: count_leases
+SELECT count(*) FROM leased WHERE id BETWEEN ? AND ? AND fence = ?
+
 -- name: leases
 SELECT l.id, l.fence FROM json_each(?) AS wanted CROSS JOIN leased AS l ON l.id = wanted.value
 

@@ -13,14 +13,14 @@ from celery.brokers.base import NOTHING, Consumer, Needs, Verdict
 from celery.exceptions import BrokerError
 from celery.sqlite.leases import end_lease, leave
 from celery.sqlite.limits import SQL as LIMITS
-from celery.sqlite.limits import Limits
+from celery.sqlite.limits import Grants, Limits
 from celery.sqlite.moves import SQL, file_new, next_position, numbers
 from celery.sqlite.outbox import Outbox
 from celery.utils.bell import Belfry, Chime
 from celery.utils.clock import Clock
 from celery.utils.sqlite import Database
 from celery.utils.turns import Turns
-from celery.wire.message import Delivery, Permit, Record, Settlement
+from celery.wire.message import Delivery, Record, Settlement
 
 LOOK_AGAIN = 1.0
 """Seconds after which a waiting claim looks by itself, should a bell have failed."""
@@ -57,8 +57,7 @@ class SQLiteConsumer(Consumer):
         self._more = False
         self._turns = turns
         self._claims = 0
-        self._permits: dict[tuple[int | str, int], Sequence[Permit]] = {}
-        """Those with which messages were started that have not ended, by tag and fence."""
+        self._permits = Grants()
         with database.write(durable=False) as connection:
             connection.executemany(SQL["declare"], [(queue,) for queue in self.queues])
             self._number = self._register(connection)
@@ -115,10 +114,9 @@ class SQLiteConsumer(Consumer):
             if needs or self._permits:
                 limits.write()
         if self._permits:
-            self._forget_permits([settlement.delivery for settlement in settlements])
-        for delivery, verdict in zip(deliveries, verdicts, strict=True) if needs else ():
-            if verdict == "ok" and delivery.tag in needs:
-                self._permits.setdefault((delivery.tag, delivery.fence), needs[delivery.tag])
+            self._permits.forget([settlement.delivery for settlement in settlements])
+        if needs:
+            self._permits.add([d for d, verdict in zip(deliveries, verdicts, strict=True) if verdict == "ok"], needs)
         if reached:
             self._belfry.ring("messages", reached)
         if store is not None and (effects or records):
@@ -131,7 +129,7 @@ class SQLiteConsumer(Consumer):
         with self._database.write(durable=False) as connection:
             held = self._still_held(connection, deliveries)
             limits = Limits(connection, self._clock.time(), reached)
-            mine = [d for d in deliveries if (d.tag, d.fence) in held and (d.tag, d.fence) not in self._permits]
+            mine = self._permits.without([d for d in deliveries if (d.tag, d.fence) in held])
             parked = limits.ask(mine, needs, give=False)
         if reached:
             self._belfry.ring("messages", reached)
@@ -194,14 +192,11 @@ class SQLiteConsumer(Consumer):
         limits: Limits,
     ) -> set[int]:
         """The tags of those that are parked. What had been started before has its permits."""
-        known = self._permits
-        limited = [d for d in deliveries if d.tag in needs and d.tag not in revoked and (d.tag, d.fence) not in known]
-        held = self._still_held(connection, limited)
-        return limits.ask([delivery for delivery in limited if (delivery.tag, delivery.fence) in held], needs)
-
-    def _forget_permits(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            self._permits.pop((delivery.tag, delivery.fence), None)
+        limited = self._permits.without([d for d in deliveries if d.tag in needs and d.tag not in revoked])
+        if sum([connection.execute(SQL["count_leases"], run).fetchone()[0] for run in _runs(limited)]) < len(limited):
+            held = self._still_held(connection, limited)
+            limited = [delivery for delivery in limited if (delivery.tag, delivery.fence) in held]
+        return limits.ask(limited, needs)
 
     @staticmethod
     def _still_held(connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
@@ -217,9 +212,9 @@ class SQLiteConsumer(Consumer):
                 connection.execute(SQL["back_in_place"], (delivery.tag,))
             if self._permits:
                 limits = Limits(connection, self._clock.time(), reached, self._number)
-                limits.end([self._permits.get((delivery.tag, delivery.fence), ()) for delivery in back])
+                limits.end(self._permits.of(back))
                 limits.write()
-        self._forget_permits(deliveries)
+        self._permits.forget(deliveries)
         if reached:
             self._belfry.ring("messages", reached)
 
@@ -353,7 +348,7 @@ class SQLiteConsumer(Consumer):
             ended = [settlement.delivery for settlement, held in zip(settlements, applied, strict=True) if held]
             if some_kept:
                 limits.free([delivery.tag for delivery in ended])
-            limits.end([self._permits.get((delivery.tag, delivery.fence), ()) for delivery in ended])
+            limits.end(self._permits.of(ended))
         return applied
 
     def _end_leases(

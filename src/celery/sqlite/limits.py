@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from celery.brokers.base import GRANTED, Needs
@@ -15,6 +16,47 @@ SQL = queries("limits")
 
 Head = tuple[int, int, int, int]
 """Rank, position and id of a parked message, and the slots of the permit that it waits for."""
+
+
+class Grants:
+    """The permits with which messages of one consumer were started that have not ended."""
+
+    def __init__(self) -> None:
+        self._by_tag: dict[int | str, tuple[int, Sequence[Permit]]] = {}
+        """With the fence under which it was started: what a lost lease had is nobody's business."""
+
+    def __bool__(self) -> bool:
+        return bool(self._by_tag)
+
+    def of(self, deliveries: Iterable[Delivery]) -> list[Sequence[Permit]]:
+        """The permits of those that have some."""
+        found = [(self._by_tag.get(delivery.tag), delivery.fence) for delivery in deliveries]
+        return [known[1] for known, fence in found if known is not None and known[0] == fence]
+
+    def without(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Those that have none."""
+        if self._by_tag.keys().isdisjoint([delivery.tag for delivery in deliveries]):
+            return deliveries
+        return [delivery for delivery in deliveries if not self.of([delivery])]
+
+    def add(self, started: Iterable[Delivery], needs: Needs) -> None:
+        """These have started with what they need; those that had before keep what they have."""
+        known = self._by_tag
+        for delivery in started:
+            tag, fence = delivery.tag, delivery.fence
+            if tag in needs and (tag not in known or known[tag][0] != fence):
+                known[tag] = fence, needs[tag]
+
+    def forget(self, deliveries: Iterable[Delivery]) -> None:
+        """These have ended."""
+        known = self._by_tag
+        for delivery in deliveries:
+            tag = delivery.tag
+            if tag in known and known[tag][0] == delivery.fence:
+                del known[tag]
+
+    def clear(self) -> None:
+        self._by_tag.clear()
 
 
 class Limits:
@@ -43,9 +85,7 @@ class Limits:
         Without *give* those that could have it get nothing.
         """
         granted = self._granted(deliveries)
-        groups: dict[tuple[str, int], list[Delivery]] = {}
-        for delivery in deliveries:
-            groups.setdefault((delivery.queue, id(needs[delivery.tag])), []).append(delivery)
+        groups = _groups(deliveries, needs)
         self._read({permit.key for (first, *_) in groups.values() for permit in needs[first.tag] if permit.slots})
         parked: list[tuple[Delivery, Permit]] = []
         for (queue, _), group in groups.items():
@@ -113,10 +153,10 @@ class Limits:
     def end(self, ended: Iterable[Sequence[Permit]]) -> None:
         """What was started with these permits has ended: its slots go to others."""
         counts: dict[str, int] = {}
-        for permits in ended:
+        for permits, count in _alike(list(ended)):
             for permit in permits:
                 if permit.slots:
-                    counts[permit.key] = counts.get(permit.key, 0) + 1
+                    counts[permit.key] = counts.get(permit.key, 0) + count
         for key, count in counts.items():
             self._changes[key] = self._changes.get(key, 0) - count
         self.wake_all(counts)
@@ -266,6 +306,24 @@ def unpark(connection: sqlite3.Connection, task_id: str, tag: int | None = None)
     rows = connection.execute(SQL["find_parked"], (task_id, tag is None, tag)).fetchall()
     connection.executemany(SQL["unpark"], rows)
     return [row[1:] for row in rows]
+
+
+def _groups(deliveries: Sequence[Delivery], needs: Needs) -> dict[tuple[str, int], list[Delivery]]:
+    """*deliveries* by queue and by what they need, where that is the same object: mostly that of the one before."""
+    groups: dict[tuple[str, int], list[Delivery]] = {}
+    queue, permits, group = "", None, list[Delivery]()
+    for delivery in deliveries:
+        if needs[delivery.tag] is not permits or delivery.queue != queue:
+            queue, permits = delivery.queue, needs[delivery.tag]
+            group = groups.setdefault((queue, id(permits)), [])
+        group.append(delivery)
+    return groups
+
+
+def _alike(ended: list[Sequence[Permit]]) -> list[tuple[Sequence[Permit], int]]:
+    """Each of *ended* once, and how often it is there, as the same object."""
+    each = {id(permits): permits for permits in ended}
+    return [(each[key], count) for key, count in Counter(map(id, ended)).items()]
 
 
 def _pace(permit: Permit) -> Pace:

@@ -225,9 +225,13 @@ class Limiter:
     def needs(self, batch: Sequence[Claimed]) -> Needs:
         """The permits that a batch needs, by tag."""
         found: dict[int | str, Sequence[Permit]] = {}
+        said, task, permits = None, "", tuple[Permit, ...]()
         for request in batch:
-            if request.head.limit is not None or request.facts.limited:
-                permits = self.permits(request)
+            head = request.head
+            if head.limit is not None or request.facts.limited:
+                # Neighbours mostly say the same.
+                if head.limit is None or head.limit != said or head.task != task:
+                    said, task, permits = head.limit, head.task, self.permits(request)
                 if permits:
                     found[request.delivery.tag] = permits
         return found
@@ -255,11 +259,6 @@ class Limiter:
             self._full[permits[0].key] = self._clock.monotonic() + REMEMBERED
         self.changed = True
         logger.debug("Task %s waits in the store for a permit", request)
-
-
-def is_limited(request: Claimed) -> bool:
-    """Whether a limit has a say in when it starts."""
-    return request.facts.limited or request.head.limit is not None
 
 
 _KEY = "worker "

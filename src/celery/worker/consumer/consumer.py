@@ -43,7 +43,7 @@ from celery.worker.endings import Endings, some
 from celery.worker.errands import Errands
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
-from celery.worker.limiter import Limiter, is_limited
+from celery.worker.limiter import Limiter
 from celery.worker.looptimer import LoopTimer
 from celery.worker.outage import Outage
 from celery.worker.prefetch import PATIENCE, Prefetch
@@ -397,12 +397,15 @@ class Consumer(Surface):
     def hold(self, requests: Sequence[Request]) -> None:
         """Keep these until the pool has room for them."""
         self.held.extend(requests)
+        free: list[Request] = []
         for request in requests:
             if request.delivery.interrupted and request.suspect:
                 self._suspects = True
             if request.facts.limited or request.head.limit is not None:
                 self.limiter.admit(request)  # it is told of when it starts: until then it may come and go
-        self._tell_received([request for request in requests if not is_limited(request)])
+            else:
+                free.append(request)
+        self._tell_received(free)
 
     def _advance(self) -> None:
         """Commit what has ended and start what the pool takes next; in one step, where there is both."""
