@@ -172,6 +172,18 @@ def redis_server(folder: Path) -> Iterator[str]:
         process.wait()
 
 
+def server_seconds(url: str) -> float:
+    """Processor time of the server so far."""
+    if not url.startswith("redis://"):
+        return 0.0
+    host, _, port = url.removeprefix("redis://").partition("/")[0].partition(":")
+    with socket.create_connection((host, int(port))) as asker:
+        asker.sendall(b"INFO cpu\r\nQUIT\r\n")
+        text = b"".join(iter(lambda: asker.recv(4096), b"")).decode()
+    fields = dict(line.split(":") for line in text.split() if ":" in line)
+    return float(fields["used_cpu_user"]) + float(fields["used_cpu_sys"])
+
+
 def show(table: dict[str, Figures]) -> None:
     """A column for each subject; where the original was measured, how many times its figure ours are."""
     columns = list(next(iter(table.values())))

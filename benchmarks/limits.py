@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import statistics
 import sys
 import tempfile
@@ -53,18 +52,6 @@ def broker_url(where: str, folder: Path) -> Iterator[str]:
         yield {"memory": "memory://bench", "sqlite": f"sqlite:///{folder}/bench.db"}[where]
 
 
-def server_seconds(url: str) -> float:
-    """Processor time of the server so far."""
-    if not url.startswith("redis://"):
-        return 0.0
-    host, _, port = url.removeprefix("redis://").partition("/")[0].partition(":")
-    with socket.create_connection((host, int(port))) as asker:
-        asker.sendall(b"INFO cpu\r\nQUIT\r\n")
-        text = b"".join(iter(lambda: asker.recv(4096), b"")).decode()
-    fields = dict(line.split(":") for line in text.split() if ":" in line)
-    return float(fields["used_cpu_user"]) + float(fields["used_cpu_sys"])
-
-
 def drain(broker: Any, count: int, needs: Needs | None) -> tuple[float, float, float]:
     """(processor seconds here, those of the server, wall seconds) for *count* tasks."""
     envelope = encode_envelope(task_message("bench.task", "0" * 36, (1, 2)))
@@ -72,7 +59,7 @@ def drain(broker: Any, count: int, needs: Needs | None) -> tuple[float, float, f
         broker.publish([Outgoing(envelope, "bench", task_id=str(number)) for number in range(begin, begin + 1000)])
     consumer = broker.consumer(["bench"], name="bench")
     ended, number, running = 0, 0, list[Delivery]()
-    server, began, wall = server_seconds(broker.url), time.process_time(), time.perf_counter()
+    server, began, wall = bench.server_seconds(broker.url), time.process_time(), time.perf_counter()
     while ended < count:
         claimed = consumer.claim(BATCH)
         wanted: dict[Any, Any] = {}
@@ -85,7 +72,7 @@ def drain(broker: Any, count: int, needs: Needs | None) -> tuple[float, float, f
         _, verdicts = consumer.settle_and_start(settlements, claimed, (), wanted)
         running = [delivery for delivery, verdict in zip(claimed, verdicts, strict=True) if verdict == "ok"]
     here, wall = time.process_time() - began, time.perf_counter() - wall
-    found = here, server_seconds(broker.url) - server, wall
+    found = here, bench.server_seconds(broker.url) - server, wall
     consumer.close()
     broker.purge("bench")
     return found
@@ -124,7 +111,8 @@ def compare_workers(where: str, tasks: int, rounds: int, pool: str) -> None:
             subject.env = {"BENCH_ATTRIBUTES": json.dumps(attributes)}
             if where == "redis":
                 subject.env |= {"BENCH_BROKER": url, "BENCH_BACKEND": url}
-            return events.drain(subject, tasks, "-P", pool, also=lambda: server_seconds(url))
+            rate, ours, (servers,) = events.drain(subject, tasks, "-P", pool, also=[lambda: bench.server_seconds(url)])
+            return rate, ours + servers
 
         measure({})  # what is made once is made now
         for number in range(rounds):

