@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -264,6 +265,32 @@ class PoolContract:
         assert second.started is None
         gate.touch()
         assert len(collect(pool, lambda found: len(found) == 2)) == 2
+
+    def test_any_thread_may_ask_what_runs(self, make: Callable[..., Pool]) -> None:
+        pool, enough = make(2), threading.Event()
+        said: list[set[int]] = []
+        raised: list[Exception] = []
+
+        def ask() -> None:
+            while not enough.wait(0.001):
+                try:
+                    said.append({running.tag for running in pool.running()})
+                except RuntimeError:
+                    continue  # whoever asks turns to the thread of the pool then
+                except Exception as error:  # noqa: BLE001 - the test says what it was
+                    raised.append(error)
+                    return
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        try:
+            while len(said) < 20 and not raised:
+                assert len(run(pool, jobs(*["echo x"] * 100))) == 100
+        finally:
+            enough.set()
+            asker.join()
+        assert raised == []
+        assert set().union(*said) <= set(range(1, 101))
 
     def test_withdraw_takes_back_what_has_not_started(self, make: Callable[..., Pool], tmp_path: Path) -> None:
         self.need_jobs_beside()
