@@ -110,7 +110,7 @@ def alarm(node: RabbitMQ, cause: str, *, on: bool) -> None:
     if cause == "memory":
         node.control("set_vm_memory_high_watermark", *(("absolute", "1MB") if on else ("0.8",)))
     else:
-        node.control("set_disk_free_limit", "1000TB" if on else "50MB")
+        node.control("set_disk_free_limit", "1000000GB" if on else "50MB")
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from typing import Any
 from celery.amqp import frames
 from celery.amqp.address import Greeted, trouble
 from celery.amqp.frames import HEAD, Args, Delivered, Properties
+from celery.amqp.rights import advice
 from celery.exceptions import BrokerError
 from celery.utils.bell import Chime
 from celery.utils.descriptors import POLLIN, POLLOUT, Poll, is_green, poll
@@ -551,7 +552,8 @@ class Channel:
                 code, text = args.number(2), args.short()
                 with suppress(BrokerError):
                     self.connection.send(frames.method(self.number, frames.CHANNEL_CLOSE_OK))
-                self.end(Refused(f"RabbitMQ at {self.connection.where} refuses: {text} ({code}).", code))
+                what = f"{text} ({code}).{advice(text, code)}"
+                self.end(Refused(f"RabbitMQ at {self.connection.where} refuses: {what}", code))
             case frames.CHANNEL_FLOW:
                 with suppress(BrokerError):
                     self.connection.send(frames.method(self.number, frames.CHANNEL_FLOW_OK, payload[4:5]))

@@ -94,6 +94,14 @@ def declare_levels(channel: Channel, queue_type: str) -> Channel:
     return channel
 
 
+def see_levels(channel: Channel) -> None:
+    """Raises `Refused` unless all levels are there. Needs no rights, and finds no bindings: who declares makes both."""
+    for name in (*map(level, range(LEVELS)), LAST):
+        channel.call(frames.exchange_declare(channel.number, name, "topic", 1, {}), frames.EXCHANGE_DECLARE_OK)
+    for n in range(LEVELS):
+        channel.call(frames.queue_declare(channel.number, level(n), 1, {}), frames.QUEUE_DECLARE_OK)
+
+
 def bind_target(channel: Channel, exchange: str, routing_key: str, stays: int = 0) -> None:
     """Have delayed messages for this target find it. Raises `Refused` where there is no such queue or exchange."""
     number, target = channel.number, target_of(exchange, routing_key, stays)

@@ -40,15 +40,19 @@ from celery.amqp.messages import (
 from celery.amqp.publisher import Letter
 from celery.amqp.rejects import Grave, grave_of, rejected_letter
 from celery.amqp.replies import RabbitReplies
+from celery.amqp.rights import FORBIDDEN
 from celery.backends.store import Store
 from celery.brokers.answers import OnReply
 from celery.brokers.base import Bus, Capabilities, Entry, Kind, QueueStats
 from celery.brokers.revocations import RevokesAside
 from celery.exceptions import BrokerError
 from celery.utils.clock import SYSTEM, Clock
+from celery.utils.log import get_logger
 from celery.wire.message import Exchange, Outgoing, Queue
 
-FORBIDDEN, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
+logger = get_logger(__name__)
+
+NOT_FOUND, PRECONDITION_FAILED = 404, 406
 DURABLE, EXCHANGE_AUTO_DELETE, AUTO_DELETE = 2, 4, 8
 NOT_MANDATORY = 0
 KIND = "x-queue-type"
@@ -268,17 +272,36 @@ class RabbitBroker(RevokesAside):
         planned = self.plan()
         if not any((queue.arguments or {}).get("x-queue-type") == "quorum" for queue in planned):
             return
-        self._have_levels()
-        for queue in planned:
-            if queue.exchange.name and queue.exchange.type != "direct":
-                self.declare([queue])
-                self.link.control(lambda channel, queue=queue: delays.bind_queue(channel, queue))  # type: ignore[misc]
+        try:
+            self._have_levels()
+            for queue in planned:
+                if queue.exchange.name and queue.exchange.type != "direct":
+                    self.declare([queue])
+                    self.link.control(lambda channel, queue=queue: delays.bind_queue(channel, queue))  # type: ignore[misc]
+        except Refused as error:
+            if error.code != FORBIDDEN:
+                raise
+            # What need not wait is served all the same; whoever sends something that must is told so again.
+            logger.warning("No delayed task can be sent here: %s", error)
 
     def _have_levels(self) -> None:
         if not self._levels:
             kind = str(self.options.get("delay_queue_type") or "quorum")
-            self.link.control(lambda channel: delays.declare_levels(channel, kind))
+            try:
+                self.link.control(lambda channel: delays.declare_levels(channel, kind))
+            except Refused as error:
+                # Somebody with more rights may have declared them.
+                if error.code != FORBIDDEN or not self._sees_levels():
+                    raise
             self._levels = True
+
+    def _sees_levels(self) -> bool:
+        """Whether the queues of the delays are there, which everybody may ask."""
+        try:
+            self.link.control(delays.see_levels)
+        except Refused:
+            return False
+        return True
 
     # -- consuming -------------------------------------------------------------------------------------------------
 
