@@ -19,7 +19,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     ("1 wire", ["wire.message", "wire.serialization", "wire.*", "wire", "security*"]),
     ("2 ports", ["redis", "redis.address", "redis.scripts", "redis.link", "redis.channel", "redis.envelopes",
                  "brokers.book", "backends.store", "backends", "backends.polls", "brokers.answers",
-                 "brokers.base", "brokers.revocations",
+                 "brokers.base", "brokers.revocations", "brokers.replies",
                  "redis.outbox",
                  "redis.*",
                  "amqp", "amqp.address", "amqp.tables", "amqp.frames", "amqp.connection", "amqp.publisher", "amqp.*",

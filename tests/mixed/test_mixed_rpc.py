@@ -1,4 +1,4 @@
-"""Original Celery and ours on one RabbitMQ node, with results over `rpc://`."""
+"""Original Celery and ours on one broker, with results over `rpc://`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from mixed.conftest import Mixed
+from mixed.conftest import Mixed, brokers
 from rig.rabbitmq import RabbitMQ
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
 
+@brokers
 @pytest.mark.parametrize("client", ["ours", "theirs"])
 def test_results_reach_clients_of_the_other_kind(
-    make_mixed: Callable[..., Mixed], rabbitmq_url: str, client: str
+    make_mixed: Callable[..., Mixed], broker_url: str, client: str
 ) -> None:
-    mixed = make_mixed(broker_url=rabbitmq_url, result_backend="rpc://", task_track_started=True)
+    mixed = make_mixed(broker_url=broker_url, result_backend="rpc://", task_track_started=True)
     producer, consumer = (mixed.ours, mixed.theirs) if client == "ours" else (mixed.theirs, mixed.ours)
     consumer.worker()
     code = (

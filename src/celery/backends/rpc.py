@@ -198,8 +198,7 @@ class RPCBackend(WaitsByMany, ChordParts):
                 replies = self._replies = self.app.broker.replies(came, self.expires)
         if replies is None:
             raise ImproperlyConfigured(
-                "Results over rpc:// come through RabbitMQ, and the broker is another one: use its own URL as the"
-                " result_backend, or a store of its own."
+                "Results over rpc:// come through the broker, and this one carries none: set result_backend to a store."
             )
         self.app.publisher.insist(partial(replies.open, self.oid))
 
@@ -238,7 +237,8 @@ class RPCBackend(WaitsByMany, ChordParts):
             "body_encoding": "base64",
         }
         envelope = encode_envelope(Message({}, properties, body, content_type, content_encoding))
-        self.app.publisher.publish([Outgoing(envelope, reply_to, task_id=task_id, reply=True)])
+        until = time.time() + self.expires if self.expires else None
+        self.app.publisher.publish([Outgoing(envelope, reply_to, expires=until, task_id=task_id, reply=True)])
         return result
 
     # -- reading ---------------------------------------------------------------------------------------------------

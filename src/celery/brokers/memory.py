@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from celery.backends.store import Store, TransactionalStore
 from celery.brokers.answers import OnReply
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.replies import Consumed, QueuedReplies
 from celery.exceptions import BrokerError
 from celery.memory.book import MemoryBook
 from celery.memory.bus import MemoryBus
 from celery.memory.consumer import MemoryConsumer
-from celery.memory.replies import MemoryReplies
 from celery.memory.space import SPACES, Line, Message, Space
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.routing import ROUTED
@@ -218,8 +218,16 @@ class MemoryBroker(Broker):
     def book(self, name: str) -> MemoryBook:
         return MemoryBook(self._space, name, self.clock)
 
-    def replies(self, on_reply: OnReply, expires: float | None) -> MemoryReplies:
-        return MemoryReplies(lambda names: self.consumer(names, name="replies"), on_reply)
+    def replies(self, on_reply: OnReply, expires: float | None) -> QueuedReplies:
+        return QueuedReplies(self._reply_queue, on_reply)
+
+    def _reply_queue(self, name: str) -> Consumed:
+        return Consumed(self.consumer([name], name="replies"), self.lease, lambda: self._forget(name))
+
+    def _forget(self, name: str) -> None:
+        self.purge(name)
+        with self._space.lock:
+            self._space.queues.pop(name, None)
 
     def bus(self) -> MemoryBus:
         return MemoryBus(self._space)

@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 
 from celery.backends.store import Store
+from celery.brokers.answers import OnReply
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.replies import QueuedReplies
 from celery.exceptions import BrokerError
 from celery.redis.book import RedisBook
 from celery.redis.bus import RedisBus
@@ -25,6 +27,7 @@ from celery.redis.consumer import RedisConsumer
 from celery.redis.envelopes import SEP, STEPS, read_steps, sent_at, task_of, unwrap
 from celery.redis.link import Link
 from celery.redis.outbox import Outbox
+from celery.redis.replylists import ReplyList
 from celery.redis.scripts import Scripts
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.digests import sha1
@@ -265,6 +268,9 @@ class RedisBroker(Broker):
 
     def book(self, name: str) -> RedisBook:
         return RedisBook(self.link, self._scripts, name, self._outbox)
+
+    def replies(self, on_reply: OnReply, expires: float | None) -> QueuedReplies:
+        return QueuedReplies(lambda name: ReplyList(self.link, name), on_reply)
 
     def bus(self) -> RedisBus:
         return RedisBus(self.link, self.options)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from celery.backends.store import Store, TransactionalStore
+from celery.brokers.answers import OnReply
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
+from celery.brokers.replies import Consumed, QueuedReplies
 from celery.exceptions import BrokerError
 from celery.sqlite.book import SQLiteBook
 from celery.sqlite.bus import SQLiteBus
@@ -283,6 +285,17 @@ class SQLiteBroker(Broker):
 
     def book(self, name: str) -> SQLiteBook:
         return SQLiteBook(self._database, name, self.clock, self._outbox, self._belfry)
+
+    def replies(self, on_reply: OnReply, expires: float | None) -> QueuedReplies:
+        return QueuedReplies(self._reply_queue, on_reply)
+
+    def _reply_queue(self, name: str) -> Consumed:
+        return Consumed(self.consumer([name], name="replies"), self.lease, lambda: self._forget(name))
+
+    def _forget(self, queue: str) -> None:
+        self.purge(queue)
+        with self._database.write() as connection:
+            connection.execute(SQL["forget"], (queue,))
 
     def bus(self) -> SQLiteBus:
         return SQLiteBus(self._database, self._belfry, self.clock)

@@ -105,6 +105,8 @@ class Space:
         rank = -1 if message.inner else URGENCIES - 1
         if message.priority and not message.inner:
             rank -= min(max(message.priority, 0), URGENCIES - 1)
+        if message.reply:
+            targets = [name for name in targets if name in self.queues and self.queues[name].listeners]
         for target in targets:
             tag = next(self.numbers)
             new = Message(tag, target, message.envelope, message.task_id, rank, tag, now, message.due)

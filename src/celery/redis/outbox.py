@@ -22,8 +22,12 @@ from celery.wire.message import Outgoing, Queue, Unique
 FRESH = 5.0
 """Seconds that bindings are remembered; a message that finds none looks at once."""
 
+REPLY_KEPT = 86400.0
+"""Seconds that a reply queue is kept which nobody reads, where the message does not say."""
+
 Addressed = tuple[str, int, int, str, int]
-"""(queue, step, due in ms or 0, task id, 1 if it must be held back even where no worker of ours listens)."""
+"""(queue, step, due in ms or 0 (below: ms that a reply queue is kept), task id, 1 if it must be held back even where no
+worker of ours listens)."""
 
 
 class Outbox:
@@ -65,14 +69,14 @@ class Outbox:
         """Publish all of them, or none; the queues they reached."""
         if len(messages) == 1:
             message = messages[0]
-            if not message.exchange and message.due is None and not message.inner:
+            if not message.exchange and message.due is None and not message.inner and not message.reply:
                 return self._send_one(message)
         elif not messages:
             return set()
         plan, blobs = self.address(messages)
         reached = {addressed[0] for addressed in plan}
         targets = {(addressed[0], addressed[1]) for addressed in plan}
-        self.make_known(reached)
+        self.make_known({addressed[0] for addressed in plan if addressed[2] >= 0})
         with self._link.lane() as lane:
             lane.number += 1
             mark = f"{self._link.prefix}celeriac.sent.{lane.name}"
@@ -111,6 +115,9 @@ class Outbox:
         for message in messages:
             step = INNER if message.inner else step_of(self._steps, message.priority)
             due = int(message.due * 1000) if message.due is not None and message.due > now else 0
+            if message.reply:
+                left = (message.expires or now + REPLY_KEPT) - now
+                due = -max(1, int(left * 1000))
             entry = wrap(message.envelope, message.task_id, now)
             wrapped = int(entry is not message.envelope)
             targets = (message.routing_key,) if not message.exchange else self._targets(message)

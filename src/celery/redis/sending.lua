@@ -1,5 +1,5 @@
 -- Putting messages where they go: now, or later. Needs slips.lua.
--- A plan: {{queue, step, due in ms or 0, task, 1 to hold it back whoever listens}...}, an envelope each.
+-- A plan: {{queue, step, due in ms or 0 (below: ms that a reply queue is kept), task, 1 to hold it back whoever listens}...}, an envelope each.
 -- What is due later is held here only if a worker of ours listens to the queue, who will fetch it: workers of the
 -- original Celery hold such messages themselves.
 
@@ -37,6 +37,7 @@ local function send_plan(plan, now, first)
             delay(queue, step, 0, 0, due, message[4], now, envelope)
         else
             redis.call('LPUSH', ready_key(queue, step), envelope)
+            if due < 0 then redis.call('PEXPIRE', ready_key(queue, step), -due) end
         end
     end
 end

@@ -1,6 +1,13 @@
 -- name: declare
 INSERT OR IGNORE INTO queues (name) VALUES (?)
 
+-- name: forget
+DELETE FROM queues WHERE name = ?
+
+-- name: listens
+SELECT 1 FROM consumers, json_each(consumers.queues) AS listened
+WHERE listened.value = ? AND deadline > ? LIMIT 1
+
 -- name: bind
 INSERT OR IGNORE INTO bindings (exchange, type, pattern, queue) VALUES (?, ?, ?, ?)
 

@@ -30,6 +30,8 @@ class Outbox:
         now = self._clock.time()
         rows = []
         for message in messages:
+            if message.reply and not connection.execute(SQL["listens"], (message.routing_key, now)).fetchone():
+                continue  # whoever wanted it has gone
             if message.routing_key and not message.exchange:
                 rows.append(row_of(message.routing_key, message, now))
             else:
@@ -58,6 +60,7 @@ class Outbox:
         """Whether it goes to one queue, which has been noted: then its row is all there is to be written."""
         return (
             not message.exchange
+            and not message.reply
             and message.routing_key in self._known
             and self._generation == self._database.generation
         )
