@@ -164,9 +164,10 @@ def beats(redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequ
 @pytest.mark.parametrize("beats", [1.5], indirect=True)
 def test_the_leader_goes(beats: Beats) -> None:
     began = time.monotonic()
-    for kind in FAULTS:
-        assert beats.fault(kind) <= 1.5 + 5
-    assert beats.check() >= 3 * (time.monotonic() - began - 12)
+    without = [beats.fault(kind) for kind in FAULTS]
+    assert max(without) <= 1.5 + 5
+    led = time.monotonic() - began - sum(without)
+    assert beats.check() >= 3 * max(1, led - 12)
 
 
 @pytest.mark.chaos

@@ -301,7 +301,7 @@ def test_silence_of_two_heartbeats_ends_a_connection(
         assert not ended.wait(3.0), "with heartbeats, silence of the application is none"
         proxy.swallow()
         assert ended.wait(10)
-        assert "silent" in str(connection.ended) or "closed" in str(connection.ended)
+        assert any(word in str(connection.ended) for word in ("silent", "closed", "broke"))  # the server may be first
         assert connection.state == "ended"
 
 

@@ -10,13 +10,19 @@ import pytest
 
 
 class Certificates:
-    """Files in PEM below one folder, made by the program `openssl`; the test is skipped where there is none."""
+    """Files in PEM below one folder, made by the program `openssl`; the test is skipped where there is none.
+
+    They are as RFC 5280 wants them, which Python looks at from 3.13 on.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.authority, self.authority_key = self._pair("authority")
-        self._openssl("req", "-x509", "-subj", "/CN=authority", "-out", self.authority, *self._new(self.authority_key))
+        self._openssl(
+            *("req", "-x509", "-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+            *("-out", self.authority, *self._new(self.authority_key)),
+        )
         self.server, self.server_key = self._signed("server", "subjectAltName=IP:127.0.0.1,DNS:localhost")
         self.client, self.client_key = self._signed("client", "extendedKeyUsage=clientAuth")
 
@@ -26,7 +32,7 @@ class Certificates:
     def _signed(self, name: str, extension: str) -> tuple[Path, Path]:
         certificate, key = self._pair(name)
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
-        extensions.write_text(extension)
+        extensions.write_text(f"{extension}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n")
         self._openssl("req", "-subj", f"/CN={name}", "-out", request, *self._new(key))
         self._openssl(
             *("x509", "-req", "-in", request, "-CA", self.authority, "-CAkey", self.authority_key, "-CAcreateserial"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +120,22 @@ def test_database_of_a_newer_release(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(BrokerError, match=r"was written by a newer release .*: upgrade"):
         SQLiteBroker(url(path)).connect()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="capability: this system does not list open files")
+def test_a_file_that_nobody_has_any_more_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "q.db"
+    broker: Any = SQLiteBroker(url(path))
+    broker.publish([Outgoing(b"", "q")])
+    broker.itself = broker  # what is collected in one go has its finalizers called in any order
+    assert path.resolve() in open_files()
+    del broker
+    gc.collect()
+    assert path.resolve() not in open_files()
+
+
+def open_files() -> set[Path]:
+    return {entry.resolve() for entry in Path("/proc/self/fd").iterdir()}
 
 
 def test_missing_folder(tmp_path: Path) -> None:

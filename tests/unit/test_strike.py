@@ -13,11 +13,13 @@ from celery.concurrency.strike import run_limited
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.wire.message import Job, Outcome
 
+def compute(until):
+    while time.monotonic() < until:
+        pass
+
 def runner(job):
-    until = time.monotonic() + 20
     try:
-        while time.monotonic() < until:
-            pass
+        compute(time.monotonic() + 20)  # a call: in 3.13.0 no `except` covers where a loop turns
     except SoftTimeLimitExceeded:
         return Outcome(job.tag, "SUCCESS")
 

@@ -260,6 +260,7 @@ def _start_interpreter() -> tuple[socket.socket, int]:
                 [
                     sys.executable,
                     *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
+                    "-P",  # the path is handed over; where the folder is gone, 3.13.0 imports nothing without
                     "-c",
                     PROGRAM.format(number=theirs.fileno()),
                 ],

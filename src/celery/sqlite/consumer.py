@@ -225,7 +225,7 @@ class SQLiteConsumer(Consumer):
 
     @contextmanager
     def renew_apart(self) -> Iterator[Callable[[], object]]:
-        connection = sqlite3.connect(self._database.path, self._lease / 4, isolation_level=None)
+        connection = sqlite3.connect(self._database.path, timeout=self._lease / 4, isolation_level=None)
 
         def renew() -> None:
             try:

@@ -241,6 +241,8 @@ class _File:
         self.path = path
         self.lock = threading.RLock()
         self.connection: sqlite3.Connection | None = None
+        self._closing: weakref.finalize[..., Any] | None = None
+        """Closes the connection when nobody has the file any more, before it is collected itself."""
         self.generation = 0
         self.inside = False
         """Whether a transaction is under way: changed by whoever holds the lock."""
@@ -270,6 +272,8 @@ class _File:
         self._looked = time.monotonic()
         self.durable = True
         self.connection = connection
+        self._closing = weakref.finalize(self, connection.close)
+        self._closing.atexit = False
         self.generation += 1
         self._join(database)
         return connection
@@ -310,9 +314,9 @@ class _File:
 
     def drop(self) -> None:
         """Close the connection; the next use opens a new one."""
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            connection.close()
+        closing, self._closing, self.connection = self._closing, None, None
+        if closing is not None:
+            closing()
 
     def _is_there(self) -> bool:
         """Whether the file is still the one that is open, at the last look."""
@@ -325,9 +329,6 @@ class _File:
         except OSError:  # missing, or its folder is, or the disk went away
             return False
         return (status.st_dev, status.st_ino) == self._identity
-
-    def __del__(self) -> None:
-        self.drop()
 
 
 _files: weakref.WeakValueDictionary[str, _File] = weakref.WeakValueDictionary()
