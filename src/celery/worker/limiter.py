@@ -125,7 +125,7 @@ class Limiter:
         """A limited one was claimed."""
         self.changed = self.busy = True
         if request.facts.pace is not None:
-            self._seen.add(request.type)
+            self._seen.add(request.head.task)
 
     def sift(self, held: deque[Claimed], source: Consumer) -> list[Settlement]:
         """Have what cannot start now parked, and take it out of *held*.
@@ -225,15 +225,20 @@ class Limiter:
     def needs(self, batch: Sequence[Claimed]) -> Needs:
         """The permits that a batch needs, by tag."""
         found: dict[int | str, Sequence[Permit]] = {}
+        if not self._can.limits:
+            return found
         said, task, permits = None, "", tuple[Permit, ...]()
         for request in batch:
-            head = request.head
-            if head.limit is not None or request.facts.limited:
-                # Neighbours mostly say the same.
-                if head.limit is None or head.limit != said or head.task != task:
-                    said, task, permits = head.limit, head.task, self.permits(request)
-                if permits:
-                    found[request.delivery.tag] = permits
+            head, facts = request.head, request.facts
+            if head.limit is None and facts.concurrency is None:
+                if facts.permits:
+                    found[request.delivery.tag] = facts.permits
+                continue
+            # Neighbours mostly say the same.
+            if head.limit is None or head.limit != said or head.task != task:
+                said, task, permits = head.limit, head.task, self.permits(request)
+            if permits:
+                found[request.delivery.tag] = permits
         return found
 
     def started(self, batch: Sequence[Anything], verdicts: Sequence[Verdict]) -> list[Anything]:
