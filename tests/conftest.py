@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from rig import sqs as sqs_rig
@@ -32,6 +33,11 @@ KEPT = (
     "/bin/inet_gethost",
 )
 """Helpers of Python, and of the shared node of RabbitMQ, which live as long as the process that first needed them."""
+
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)  # time is never asserted
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import pytest
 
 from celery import Celery, signals
 from celery.brokers.memory import MemoryBroker, MemoryConsumer
+from celery.contrib.testing.worker import TestWorkController, _start_worker_thread
 from celery.exceptions import BrokerError, ImproperlyConfigured
 from celery.utils import sysinfo
 from celery.worker import WorkController, state
@@ -139,6 +140,20 @@ def test_should_stop_stops_it(app: Celery, pool: str) -> None:
     thread.join(5)
     assert worker.exitcode == 3
     state.reset_state()
+
+
+def test_a_test_worker_that_starts_too_late_is_stopped(app: Celery) -> None:
+    """Else it would go on in its thread, and take the tasks of other tests."""
+
+    class Late(TestWorkController):
+        def ensure_started(self, timeout: float = 10.0) -> None:
+            super().ensure_started(timeout)
+            raise RuntimeError("too late")
+
+    starting = _start_worker_thread(app, WorkController=Late, perform_ping_check=False)
+    with pytest.raises(RuntimeError, match="too late"), starting:
+        pass
+    assert "celery-test-worker" not in {thread.name for thread in threading.enumerate()}
 
 
 class FlakyConsumer(MemoryConsumer):

@@ -134,8 +134,8 @@ def _start_worker_thread(
     )
     thread = threading.Thread(target=worker.start, name="celery-test-worker", daemon=True)
     thread.start()
-    worker.ensure_started()
     try:
+        worker.ensure_started()
         yield worker
     finally:
         worker.stop()
