@@ -20,7 +20,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     ("2 ports", ["redis", "redis.address", "redis.scripts", "redis.link", "redis.channel", "redis.envelopes",
                  "brokers.book", "backends.store", "backends", "backends.polls", "brokers.answers",
                  "brokers.base", "brokers.revocations", "brokers.replies",
-                 "redis.outbox",
+                 "redis.outbox", "redis.bus", "redis.relay",
                  "redis.*",
                  "amqp", "amqp.address", "amqp.tables", "amqp.frames", "amqp.connection", "amqp.publisher", "amqp.*",
                  "bridge", "bridge.sqs", "bridge.way", "bridge.messages", "bridge.spool", "bridge.lane", "bridge.*",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, binding
+from kombu.common import Broadcast
 from kombu.exceptions import EncodeError
 
 from celery import Celery
@@ -18,6 +19,7 @@ from celery.app.queues import Queues
 from celery.exceptions import ImproperlyConfigured, QueueNotFound
 from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.clock import FakeClock
+from celery.wire import message as wire
 from celery.wire.message import Outgoing
 from celery.wire.protocol import Message, decode_envelope, load_body, split_body
 
@@ -282,3 +284,42 @@ class TestQueues:
         assert len(queues) == 5
         del queues["e"]
         assert "e" not in queues
+
+
+# -- aliases and bindings of queues ------------------------------------------------------------------------------------
+
+
+def test_a_queue_is_found_by_its_alias() -> None:
+    given = Broadcast("news")
+    queues = Queues([given, "mail"])
+    assert queues["news"] is given
+    assert queues.wire("news").name == given.name
+    assert set(queues) == {given.name, "mail"}
+    queues.select("news")
+    assert list(queues.consume_from) == [given.name]
+    queues.deselect("news")
+    assert list(queues.consume_from) == []
+
+
+def test_bindings_may_be_given_in_every_form() -> None:
+    ways = [
+        binding(Exchange("a", "topic"), "x.#"),
+        {"exchange": "b", "exchange_type": "fanout"},
+        ("c", "key"),
+        wire.Binding(wire.Exchange("d"), "key"),
+    ]
+    queues = Queues({"q": {"exchange": "main", "routing_key": "q", "bindings": ways}})
+    found = [(one.exchange.name, one.exchange.type, one.routing_key) for one in queues.apart()]
+    assert found == [
+        ("main", "direct", "q"), ("a", "topic", "x.#"), ("b", "fanout", ""), ("c", "direct", "key"),
+        ("d", "direct", "key"),
+    ]  # fmt: skip
+    assert len(queues["q"].bindings) == 4
+    with pytest.raises(ImproperlyConfigured, match="binding"):
+        Queues({"q": {"bindings": ["nonsense"]}})
+
+
+def test_pairs_of_a_name_and_options_are_queues() -> None:
+    queues = Queues([("q", {"exchange": "e", "exchange_type": "topic", "routing_key": "a.*"})])
+    found = queues.wire("q")
+    assert (found.exchange.name, found.exchange.type, found.routing_key) == ("e", "topic", "a.*")

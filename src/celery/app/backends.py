@@ -83,9 +83,9 @@ def make_broker(app: Celery, url: str | Sequence[str] | None) -> Broker:
         )
     options.update(conf.broker_transport_options or {})
     broker = drivers.broker_class(address)(address, options=options)
+    known = weakref.ref(app)
+    broker.plan = lambda: _planned(known())
     if drivers.scheme(address) in drivers.RABBITMQ or drivers.bridged(address):
-        known = weakref.ref(app)
-        broker.plan = lambda: _planned(known())
         broker.ended = lambda task_id, since: _ended(known(), task_id, since)
         broker.aside = lambda: None if (living := known()) is None else living.store
     return broker

@@ -47,6 +47,8 @@ class Queues(MutableMapping[str, Any]):
         self.max_priority = max_priority
         self._wire: dict[str, Queue] = {}
         self._given: dict[str, Any] = {}
+        self._aliases: dict[str, str] = {}
+        """Other names of queues that are made up anew in each process (kombu's `Broadcast`)."""
         self._selected: dict[str, None] | None = None
         """In the order in which they were asked for."""
         if isinstance(queues, Mapping):
@@ -54,16 +56,23 @@ class Queues(MutableMapping[str, Any]):
                 self._add(dict(queue, queue=name) if isinstance(queue, Mapping) else queue)
         else:
             for queue in queues or ():
+                if isinstance(queue, tuple | list) and len(queue) == 2 and isinstance(queue[1], Mapping):
+                    queue = dict(queue[1], queue=queue[0])  # noqa: PLW2901 - a pair, as in a mapping
                 self._add(queue)
 
     def wire(self, name: str) -> Queue:
-        """Our value for the queue *name*; raises `KeyError` where `[]` does."""
+        """Our value for the queue *name*, or of that alias; raises `KeyError` where `[]` does."""
+        name = self.name_of(name)
         queue = self._wire.get(name)
         if queue is None:
             if not self.create_missing:
                 raise KeyError(name)
             queue = self._wire[name] = self._make_missing(name)
         return queue
+
+    def name_of(self, name: str) -> str:
+        """The name of the queue that has *name* as its alias; else *name*."""
+        return self._aliases.get(name, name)
 
     def given(self, name: str) -> Any:
         """kombu's queue *name* if it was given, or has been read; else None."""
@@ -92,6 +101,8 @@ class Queues(MutableMapping[str, Any]):
             self._given.pop(name, None)
         elif getattr(queue, "name", None):
             name = cast("str", queue.name)
+            if alias := getattr(queue, "alias", None):
+                self._aliases[alias] = name
             self._wire[name] = self._with_defaults(queue_of(queue))
             self._given.pop(name, None)
             if not isinstance(queue, Queue):
@@ -122,7 +133,7 @@ class Queues(MutableMapping[str, Any]):
     def select(self, include: str | Iterable[str]) -> None:
         """Consume only from *include*: names, or a string of names with commas between them."""
         if include:
-            names = split_names(include)
+            names = [self.name_of(name) for name in split_names(include)]
             for name in names:
                 self.wire(name)
             self._selected = dict.fromkeys(names)
@@ -137,7 +148,7 @@ class Queues(MutableMapping[str, Any]):
     def deselect(self, exclude: str | Iterable[str]) -> None:
         """Do not consume from *exclude*."""
         if exclude:
-            names = split_names(exclude)
+            names = [self.name_of(name) for name in split_names(exclude)]
             unknown = [name for name in names if name not in self._wire]
             if unknown and self._selected is None and not self.create_missing:
                 raise KeyError(unknown[0])
@@ -154,6 +165,7 @@ class Queues(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         queue = self.wire(name)
+        name = queue.name
         given = self._given.get(name)
         if given is None:
             given = self._given[name] = to_kombu(queue)
@@ -220,6 +232,8 @@ class Queues(MutableMapping[str, Any]):
                 max_priority=options.get("max_priority"),
                 arguments=_arguments(options.get("queue_arguments"), options.get),
                 auto_delete=auto_delete,
+                bindings=tuple(_binding(way) for way in options.get("bindings") or ()),
+                binding_arguments=options.get("binding_arguments") or None,
             )
         )
 
@@ -291,12 +305,29 @@ def queue_of(value: Any) -> Queue:
         max_priority=value.max_priority,
         arguments=_arguments(value.queue_arguments, lambda name: getattr(value, name, None)),
         bindings=tuple(
-            Binding(exchange_of(way.exchange), way.routing_key or "", way.arguments or None)
+            _binding(way)
             for way in sorted(value.bindings or (), key=lambda way: (way.exchange.name, way.routing_key or ""))
         ),
         binding_arguments=value.binding_arguments or None,
         auto_delete=bool(value.auto_delete),
     )
+
+
+def _binding(way: Any) -> Binding:
+    """One more way into a queue: kombu's `binding`, ours, a dictionary, or a pair of exchange and routing key."""
+    if isinstance(way, Binding):
+        return way
+    if isinstance(way, Mapping):
+        exchange = exchange_of(way.get("exchange") or "", way.get("exchange_type"))
+        return Binding(exchange, way.get("routing_key") or "", way.get("arguments") or None)
+    if isinstance(way, tuple | list) and len(way) == 2:
+        return Binding(exchange_of(way[0]), way[1] or "")
+    if getattr(way, "exchange", None) is None:
+        raise ImproperlyConfigured(
+            f"A binding of a queue in task_queues is {way!r}: give kombu's binding(exchange, routing_key=…), a"
+            f" dictionary with these keys, or a pair of them."
+        )
+    return Binding(exchange_of(way.exchange), way.routing_key or "", way.arguments or None)
 
 
 def _flag(options: Mapping[str, Any], name: str, prefix: str, *, default: bool = False) -> bool:
@@ -324,7 +355,12 @@ def to_kombu_exchange(exchange: Exchange) -> Any:
 
 def to_kombu(queue: Queue) -> Any:
     """kombu's queue for ours."""
-    return import_module("kombu").Queue(
+    kombu = import_module("kombu")
+    ways = [
+        kombu.binding(to_kombu_exchange(way.exchange), way.routing_key, arguments=way.arguments)
+        for way in queue.bindings
+    ]
+    return kombu.Queue(
         queue.name,
         exchange=to_kombu_exchange(queue.exchange),
         routing_key=queue.routing_key,
@@ -332,4 +368,6 @@ def to_kombu(queue: Queue) -> Any:
         max_priority=queue.max_priority,
         queue_arguments=queue.arguments,
         auto_delete=queue.auto_delete,
+        bindings=ways or None,
+        binding_arguments=queue.binding_arguments,
     )

@@ -265,6 +265,10 @@ class Broker(ABC):
     def bus(self) -> Bus:
         """The fan-out channel of this store."""
 
+    def _may_be_unheard(self, exchange: str) -> bool:
+        """Whether a message for *exchange* is for those who listen now, of whom there may be none."""
+        return any(queue.exchange.name == exchange and queue.fleeting for queue in self.plan())
+
     def replies(self, on_reply: OnReply, expires: float | None) -> Replies | None:
         """Reply queues for results that are wanted for *expires* seconds; None where the broker has none."""
         return None

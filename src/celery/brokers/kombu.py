@@ -168,11 +168,14 @@ class KombuBroker(RevokesAside):
             self._ensure([name])
             return [("", name)]
         if exchange not in self._kinds:
-            self.declare([queue for queue in self.plan() if queue.exchange.name == exchange])
+            # Who only sends has no listener for a queue that is a listener's own.
+            self.declare([queue for queue in self.plan() if queue.exchange.name == exchange and not queue.fleeting])
         kind = self._kinds.get(exchange)
         if not self._way.virtual:
             return [(exchange, key)]
         theirs, ours = self._reached(exchange, kind, key)
+        if not ours and self._may_be_unheard(exchange):
+            return []
         if not ours:
             raise BrokerError(
                 f"No queue takes what is sent to the exchange {exchange!r} as {key!r}: declare one that is bound to it."

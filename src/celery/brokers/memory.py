@@ -16,7 +16,7 @@ from celery.memory.bus import MemoryBus
 from celery.memory.consumer import MemoryConsumer
 from celery.memory.space import SPACES, Line, Message, Space
 from celery.utils.clock import SYSTEM, Clock
-from celery.utils.routing import ROUTED
+from celery.utils.routing import FLEETING, ROUTED
 from celery.utils.turns import Turns
 from celery.wire.message import Outgoing, Queue, Unique
 
@@ -62,13 +62,16 @@ class MemoryBroker(Broker):
                 self._space.queues.setdefault(queue.name, Line())
                 if queue.exchange.name:
                     key = queue.routing_key
-                    binding = (queue.exchange.name, queue.exchange.type, key, queue.name)
+                    kind = FLEETING if queue.fleeting else queue.exchange.type
+                    binding = (queue.exchange.name, kind, key, queue.name)
                     if binding not in self._space.bindings:
                         self._space.bindings.append(binding)
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         now = self.clock.time()
         space = self._space
+        if any(message.exchange for message in messages):
+            self._note_fleeting()
         with space.lock:
             if len(messages) == 1:
                 space.push(messages[0], space.targets(messages[0]), now)
@@ -85,9 +88,13 @@ class MemoryBroker(Broker):
         store: Store | None = None,
         weights: Mapping[str, int] | None = None,
     ) -> MemoryConsumer:
+        self._note_fleeting()
         fused = store if isinstance(store, TransactionalStore) and self.fuses(store) else None
         turns = Turns(queues, weights, strict=self.options.get("queue_order_strategy") == "priority")
         return MemoryConsumer(self._space, queues, name, fused, self.lease, self.clock, turns)
+
+    def _note_fleeting(self) -> None:
+        self._space.fleeting.update(queue.exchange.name for queue in self.plan() if queue.fleeting)
 
     def fuses(self, store: Store) -> bool:
         return isinstance(store, TransactionalStore) and store.place == self.place

@@ -233,9 +233,11 @@ class RabbitBroker(RevokesAside):
         waiter = self.link.publish(letters)
         if waiter.returned:
             letters = self._rerouted(letters, waiter.returned)
+            if not letters:
+                return
             waiter = self.link.publish(letters)
-            if waiter.returned:
-                exchange, key = next(iter(waiter.returned))
+            if unheard := [pair for pair in waiter.returned if not self._may_be_unheard(pair[0])]:
+                exchange, key = unheard[0]
                 raise BrokerError(f"No queue takes what is sent to the exchange {exchange!r} as {key!r}: bind one.")
         if waiter.refused:
             error = BrokerError(
@@ -245,13 +247,20 @@ class RabbitBroker(RevokesAside):
             raise error
 
     def _rerouted(self, letters: Sequence[Letter], returned: Mapping[tuple[str, str], str]) -> list[Letter]:
-        """Those that came back, now that their queues are made; raises for those that no queue can be made for."""
+        """Those that came back, now that their queues are made; raises for those that no queue can be made for.
+
+        Those for listeners that are not there are none of them.
+        """
+        again: set[tuple[str, str]] = set()
         for exchange, key in returned:
+            if exchange and self._may_be_unheard(exchange):
+                continue
             if exchange:
                 raise BrokerError(f"No queue takes what is sent to the exchange {exchange!r} as {key!r}: bind one.")
             self._queues.discard(key)
             self._ensure([key])
-        return [letter for letter in letters if (letter.exchange, letter.routing_key) in returned]
+            again.add((exchange, key))
+        return [letter for letter in letters if (letter.exchange, letter.routing_key) in again]
 
     def _delay_to(self, exchange: str, key: str, seconds: float) -> tuple[str, str]:
         """Where a message is sent that is to come to *exchange* under *key* in so many seconds."""

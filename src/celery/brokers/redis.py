@@ -12,6 +12,7 @@ import re
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from celery.redis.consumer import RedisConsumer
 from celery.redis.envelopes import SEP, STEPS, read_steps, sent_at, task_of, unwrap
 from celery.redis.link import Link
 from celery.redis.outbox import Outbox
+from celery.redis.relay import Relay
 from celery.redis.replylists import ReplyList
 from celery.redis.scripts import Scripts
 from celery.utils.clock import SYSTEM, Clock
@@ -70,7 +72,13 @@ class RedisBroker(Broker):
         steps = read_steps(self.options.get("priority_steps"))
         self.can = msgspec.structs.replace(self.can, steps=steps)
         self._scripts = Scripts(self.link.address, steps, str(self.options.get("sep", SEP)), clock)
-        self._outbox = Outbox(self.link, self._scripts, steps)
+        self._outbox = Outbox(
+            self.link,
+            self._scripts,
+            steps,
+            self.bus().channel_of,
+            lambda: self.plan(),  # noqa: PLW0108 - it is set later
+        )
         self._consumers: weakref.WeakSet[RedisConsumer] | None = None
         self._strict_order = self.options.get("queue_order_strategy") == "priority"
         self._warned = False
@@ -121,11 +129,25 @@ class RedisBroker(Broker):
         if store is not None and self.fuses(store):
             fused = store.link.address  # type: ignore[attr-defined]  # `fuses` has looked
         turns = Turns(queues, weights, strict=self._strict_order)
-        consumer = RedisConsumer(self.link, self._scripts, self._outbox, queues, name, fused, self.lease, turns=turns)
+        relays = self._listen(queues)
+        consumer = RedisConsumer(
+            self.link, self._scripts, self._outbox, queues, name, fused, self.lease, turns=turns, relays=relays
+        )
         if self._consumers is None:
             self._consumers = weakref.WeakSet()
         self._consumers.add(consumer)
         return consumer
+
+    def _listen(self, queues: Sequence[str]) -> list[Relay]:
+        """Relays for those queues that are one listener's own."""
+        with ExitStack() as stack:
+            made = []
+            for queue in self.plan():
+                if queue.fleeting and queue.name in queues:
+                    made.append(relay := Relay(self.link, self.bus(), queue, self._scripts.sep))
+                    stack.callback(relay.close)
+            stack.pop_all()  # all of them listen: the consumer closes them
+            return made
 
     def fuses(self, store: Store) -> bool:
         link = getattr(store, "link", None)

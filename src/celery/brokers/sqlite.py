@@ -26,7 +26,7 @@ from celery.sqlite.moves import SQL, file_new, next_position, numbers
 from celery.sqlite.outbox import Outbox
 from celery.utils.bell import Belfry
 from celery.utils.clock import SYSTEM, Clock
-from celery.utils.routing import ROUTED
+from celery.utils.routing import FLEETING, ROUTED
 from celery.utils.sqlite import open_database
 from celery.utils.turns import Turns
 from celery.wire.message import Outgoing, Queue, Unique
@@ -53,7 +53,7 @@ class SQLiteBroker(Broker):
         self.lease = float(self.options.get("lease", self.lease))
         self.place = f"sqlite://{self._database.path}"
         self._belfry = Belfry(Path(f"{self._database.path}.bells"))
-        self._outbox = Outbox(self._database, self.clock)
+        self._outbox = Outbox(self._database, self.clock, self._may_be_unheard)
 
     def connect(self) -> None:
         with self._database.read():
@@ -71,7 +71,12 @@ class SQLiteBroker(Broker):
                     f"route: use direct, topic or fanout."
                 )
         bound = [
-            (queue.exchange.name, queue.exchange.type, queue.routing_key, queue.name)
+            (
+                queue.exchange.name,
+                FLEETING if queue.fleeting else queue.exchange.type,
+                queue.routing_key,
+                queue.name,
+            )
             for queue in queues
             if queue.exchange.name
         ]
@@ -105,15 +110,19 @@ class SQLiteBroker(Broker):
         self._database.expect_batches()
         chime = self._belfry.listen("messages", queues, changed=self._database.changes)
         turns = Turns(queues, weights, strict=self.options.get("queue_order_strategy") == "priority")
-        return SQLiteConsumer(
+        consumer = SQLiteConsumer(
             self._database, self._outbox, self._belfry, chime, queues, name, fused, self.lease, self.clock, turns
         )
+        if own := [queue for queue in self.plan() if queue.fleeting and queue.name in queues]:
+            self.declare(own)  # a sweep may have forgotten them while nobody listened
+        return consumer
 
     def fuses(self, store: Store) -> bool:
         return isinstance(store, TransactionalStore) and store.place == self.place
 
     def sweep(self) -> int:
         now = self.clock.time()
+        self._forget_unheard(now)
         with self._database.read() as connection:
             late = connection.execute(SQL["late"], (now,)).fetchall()
             lapsed = connection.execute(LIMITS["any_lapsed"], (now,)).fetchall()
@@ -127,6 +136,13 @@ class SQLiteBroker(Broker):
         if reached:
             self._belfry.ring("messages", reached)
         return returned
+
+    def _forget_unheard(self, now: float) -> None:
+        """Queues that were a listener's own go when it has gone, with what is in them."""
+        with self._database.read() as connection:
+            gone = connection.execute(SQL["unheard"], (FLEETING, now)).fetchall()
+        for (queue,) in gone:
+            self._forget(queue)
 
     def _file_new(self) -> None:
         """Bring new messages to their places, for whoever reads those."""
@@ -296,6 +312,7 @@ class SQLiteBroker(Broker):
         self.purge(queue)
         with self._database.write() as connection:
             connection.execute(SQL["forget"], (queue,))
+            connection.execute(SQL["unbind"], (queue,))
 
     def bus(self) -> SQLiteBus:
         return SQLiteBus(self._database, self._belfry, self.clock)

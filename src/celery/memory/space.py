@@ -15,7 +15,7 @@ from celery.brokers.base import Kind
 from celery.exceptions import BrokerError
 from celery.memory.limits import Limits
 from celery.utils.bell import Chime
-from celery.utils.routing import Binding, routes
+from celery.utils.routing import FLEETING, Binding, routes
 from celery.wire.message import Outgoing, Permit, Unique
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Space:
         self.numbers = itertools.count(1)
         self.queues: dict[str, Line] = {}
         self.bindings: list[Binding] = []
+        self.fleeting: set[str] = set()
+        """Exchanges for those who listen, of whom there may be none."""
         self.messages: dict[int, Message] = {}
         self.owners: dict[int, Owner] = {}
         self.limits = Limits(self)
@@ -93,7 +95,11 @@ class Space:
     def targets(self, message: Outgoing) -> tuple[str, ...]:
         if not message.exchange and message.routing_key:
             return (message.routing_key,)
-        found = routes(self.bindings, message.exchange, message.routing_key)
+        bound = [binding for binding in self.bindings if binding[0] == message.exchange]
+        heard = [b for b in bound if b[1] != FLEETING or (b[3] in self.queues and self.queues[b[3]].listeners)]
+        found = routes(heard, message.exchange, message.routing_key)
+        if not found and (len(heard) < len(bound) or message.exchange in self.fleeting):
+            return ()  # for those who listen, of whom there is none
         if not found or not found[0]:
             raise BrokerError(
                 f"No queue is bound to exchange {message.exchange!r} with routing key {message.routing_key!r}: "

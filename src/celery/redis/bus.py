@@ -78,6 +78,10 @@ class RedisBus(Bus):
     def open_box(self, exchange: str, key: str, slot: Slot = NO_SLOT) -> RedisBox:
         return RedisBox(self._link, exchange, key, self._sep, slot)
 
+    def channel_of(self, exchange: str, key: str) -> str:
+        """Where what is sent to a fanout exchange is heard."""
+        return self._start + self._channel_of(f"{exchange}/{key}" if key else exchange)
+
     def _channel_of(self, topic: str) -> str:
         return topic if self._has_keys else topic.partition("/")[0]
 

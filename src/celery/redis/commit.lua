@@ -129,7 +129,9 @@ for i, ending in ipairs(plan[3]) do
 end
 
 local function send(message, envelope)
-    if message[3] > now then
+    if message[5] == 2 then
+        redis.call('PUBLISH', message[1], envelope)
+    elseif message[3] > now then
         delay(message[1], message[2], 0, 0, message[3], message[4], now, envelope)
     else
         make_ready('LPUSH', message[1], message[2], 0, 0, now, envelope)

@@ -25,6 +25,7 @@ from celery.redis.envelopes import unwrap
 from celery.redis.link import Lane, Link
 from celery.redis.outbox import Addressed, Joined, Outbox
 from celery.redis.permits import Group, Permits, read_verdicts
+from celery.redis.relay import Relay
 from celery.redis.scripts import Script, Scripts
 from celery.redis.wire import pack
 from celery.utils.bell import Chime
@@ -65,6 +66,7 @@ class RedisConsumer(Consumer):
         lease: float,
         *,
         turns: Turns,
+        relays: Sequence[Relay] = (),
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -75,6 +77,7 @@ class RedisConsumer(Consumer):
         self._commit_script: Script = scripts.commit(store)
         self._lease = int(lease * 1000)
         self._turns = turns
+        self._relays = relays
         self._keys = [scripts.ready_key(queue, step) for step in scripts.steps for queue in self.queues]
         self._keys += [f"{link.prefix}celeriac.{kind}.{queue}" for kind in ("due", "gates") for queue in self.queues]
         self._chime = Chime()
@@ -458,6 +461,8 @@ class RedisConsumer(Consumer):
         self._chime.close()
         try:
             self._ask("leave", (), self._id)
+            for relay in self._relays:
+                relay.close()
         finally:
             if self._channel is not None:
                 self._channel.close()

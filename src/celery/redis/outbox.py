@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,23 +22,34 @@ from celery.wire.message import Outgoing, Queue, Unique
 FRESH = 5.0
 """Seconds that bindings are remembered; a message that finds none looks at once."""
 
+HEARD = 2
+"""In the last place of an address: it is a channel, whose listeners are told, now or never."""
 REPLY_KEPT = 86400.0
 """Seconds that a reply queue is kept which nobody reads, where the message does not say."""
 
 Addressed = tuple[str, int, int, str, int]
 """(queue, step, due in ms or 0 (below: ms that a reply queue is kept), task id, 1 if it must be held back even where no
-worker of ours listens)."""
+worker of ours listens, or HEARD)."""
 
 
 class Outbox:
     """Sends for one broker. Thread-safe."""
 
-    def __init__(self, link: Link, scripts: Scripts, steps: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        scripts: Scripts,
+        steps: tuple[int, ...],
+        channel_of: Callable[[str, str], str],
+        plan: Callable[[], Iterable[Queue]],
+    ) -> None:
+        self._channel_of = channel_of
+        self._plan = plan
         self._link = link
         self._scripts = scripts
         self._steps = steps
         self._known: set[str] = set()
-        self._bindings: dict[str, tuple[float, list[Binding]]] = {}
+        self._bindings: dict[str, tuple[float, list[Binding], bool]] = {}
         self._keys: dict[tuple[str, int | None], bytes] = {}
         self._lock = threading.Lock()
 
@@ -53,10 +64,12 @@ class Outbox:
         prefix = self._link.prefix
         added: list[str] = []
         for queue in queues:
-            added += f"{prefix}celeriac.queues", queue.name
+            if not queue.fleeting:
+                added += f"{prefix}celeriac.queues", queue.name
             exchange = queue.exchange
             if exchange.name:
-                ours = json.dumps([exchange.name, exchange.type, queue.routing_key, queue.name])
+                bound = ["", ""] if queue.fleeting else [queue.routing_key, queue.name]
+                ours = json.dumps([exchange.name, exchange.type, *bound])
                 added += f"{prefix}celeriac.bindings", ours
                 if exchange.type != "fanout":  # which is pub/sub there
                     added += f"{prefix}_kombu.binding.{exchange.name}", _member(queue, self._scripts.sep)
@@ -74,13 +87,13 @@ class Outbox:
         elif not messages:
             return set()
         plan, blobs = self.address(messages)
-        reached = {addressed[0] for addressed in plan}
+        reached = {addressed[0] for addressed in plan if addressed[4] != HEARD}
         targets = {(addressed[0], addressed[1]) for addressed in plan}
-        self.make_known({addressed[0] for addressed in plan if addressed[2] >= 0})
+        self.make_known({addressed[0] for addressed in plan if addressed[2] >= 0 and addressed[4] != HEARD})
         with self._link.lane() as lane:
             lane.number += 1
             mark = f"{self._link.prefix}celeriac.sent.{lane.name}"
-            if len(targets) == 1 and not any(addressed[2] for addressed in plan):
+            if len(targets) == 1 and not any(addressed[2] or addressed[4] == HEARD for addressed in plan):
                 [(queue, step)] = targets
                 keys: Sequence[Any] = (mark, self._scripts.ready_key(queue, step))
                 self._link.run(self._scripts["push"], keys, (lane.number, *blobs), lane)
@@ -120,8 +133,11 @@ class Outbox:
                 due = -max(1, int(left * 1000))
             entry = wrap(message.envelope, message.task_id, now)
             wrapped = int(entry is not message.envelope)
-            targets = (message.routing_key,) if not message.exchange else self._targets(message)
-            if not targets[0]:
+            targets, fanout = ((message.routing_key,), False) if not message.exchange else self._targets(message)
+            if fanout:
+                plan.append((self._channel_of(message.exchange, message.routing_key), 0, 0, message.task_id, HEARD))
+                blobs.append(entry)
+            elif not targets[0]:
                 raise _unroutable(message)
             for queue in targets:
                 plan.append((queue, step, due, message.task_id, wrapped))
@@ -152,32 +168,38 @@ class Outbox:
             lane.lock.release()
         return {queue}
 
-    def _targets(self, message: Outgoing) -> tuple[str, ...]:
+    def _targets(self, message: Outgoing) -> tuple[tuple[str, ...], bool]:
+        """The queues that a message for an exchange reaches, and whether there may be others who listen to it."""
         exchange = message.exchange
         known = self._bindings.get(exchange)
         if known is not None and time.monotonic() - known[0] < FRESH:
-            found = routes(known[1], exchange, message.routing_key)
+            found = _named(routes(known[1], exchange, message.routing_key))
             if found:
-                return found
-        found = routes(self._read_bindings(exchange), exchange, message.routing_key)
-        if not found:
+                return found, known[2]
+        bindings, fanout = self._read_bindings(exchange)
+        found = _named(routes(bindings, exchange, message.routing_key))
+        if not found and not fanout:
             raise _unroutable(message)
-        return found
+        return found, fanout
 
-    def _read_bindings(self, exchange: str) -> list[Binding]:
-        """Ours, and those that kombu's users have declared."""
+    def _read_bindings(self, exchange: str) -> tuple[list[Binding], bool]:
+        """Ours, and those that kombu's users have declared; whether the exchange is known to be fanout."""
         prefix = self._link.prefix
         ours, theirs = self._link.calls(
             [["SMEMBERS", f"{prefix}celeriac.bindings"], ["SMEMBERS", f"{prefix}_kombu.binding.{exchange}"]]
         )
         found: list[Binding] = [tuple(binding) for raw in ours if (binding := json.loads(raw))[0] == exchange]
-        for raw in theirs:
+        fanout = any(binding[1] == "fanout" for binding in found) or any(
+            queue.exchange.name == exchange and queue.exchange.type == "fanout" for queue in self._plan()
+        )
+        # Who is bound to a fanout exchange in kombu's set listens to its channel, and reads no list.
+        for raw in () if fanout else theirs:
             key, pattern, queue = [*raw.decode().split(self._scripts.sep), "", ""][:3]
             if not any(binding[2] == key and binding[3] == queue for binding in found):
                 found.append((exchange, "topic" if pattern else "direct", key, queue))
         found.sort()
-        self._bindings[exchange] = (time.monotonic(), found)
-        return found
+        self._bindings[exchange] = (time.monotonic(), found, fanout)
+        return found, fanout
 
     def make_known(self, queues: set[str]) -> None:
         """So that `stats` lists them."""
@@ -186,6 +208,11 @@ class Outbox:
             self._link.call("SADD", f"{self._link.prefix}celeriac.queues", *new)
             with self._lock:
                 self._known |= new
+
+
+def _named(queues: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the one that stands for listeners' own queues."""
+    return tuple(queue for queue in queues if queue)
 
 
 def _unroutable(message: Outgoing) -> BrokerError:

@@ -1,5 +1,6 @@
 -- Putting messages where they go: now, or later. Needs slips.lua.
--- A plan: {{queue, step, due in ms or 0 (below: ms that a reply queue is kept), task, 1 to hold it back whoever listens}...}, an envelope each.
+-- A plan: {{queue, step, due in ms or 0 (below: ms that a reply queue is kept), task, 1 to hold it back whoever listens,
+-- 2 if it is a channel, whose listeners are told now}...}, an envelope each.
 -- What is due later is held here only if a worker of ours listens to the queue, who will fetch it: workers of the
 -- original Celery hold such messages themselves.
 
@@ -17,6 +18,7 @@ local function plan_trouble(plan)
     local checked = {}
     for _, message in ipairs(plan) do
         local key = ready_key(message[1], message[2])
+        if message[5] == 2 then checked[key] = true end
         if not checked[key] then
             local kind = redis.call('TYPE', key).ok
             if kind ~= 'list' and kind ~= 'none' then
@@ -33,7 +35,9 @@ local function send_plan(plan, now, first)
     for i, message in ipairs(plan) do
         local queue, step, due, envelope = message[1], message[2], message[3], ARGV[first + i - 1]
         if due > now and message[5] ~= 1 then listened = listened or listeners(now) end
-        if due > now and (message[5] == 1 or listened[queue]) then
+        if message[5] == 2 then
+            redis.call('PUBLISH', queue, envelope)
+        elseif due > now and (message[5] == 1 or listened[queue]) then
             delay(queue, step, 0, 0, due, message[4], now, envelope)
         else
             redis.call('LPUSH', ready_key(queue, step), envelope)

@@ -4,6 +4,14 @@ INSERT OR IGNORE INTO queues (name) VALUES (?)
 -- name: forget
 DELETE FROM queues WHERE name = ?
 
+-- name: unbind
+DELETE FROM bindings WHERE queue = ?
+
+-- name: unheard
+SELECT DISTINCT queue FROM bindings WHERE type = ? AND queue NOT IN (
+    SELECT listened.value FROM consumers, json_each(consumers.queues) AS listened WHERE deadline > ?
+)
+
 -- name: listens
 SELECT 1 FROM consumers, json_each(consumers.queues) AS listened
 WHERE listened.value = ? AND deadline > ? LIMIT 1

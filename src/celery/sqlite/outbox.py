@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celery.exceptions import BrokerError
 from celery.sqlite.moves import SQL
 from celery.utils.clock import Clock
-from celery.utils.routing import routes
+from celery.utils.routing import FLEETING, routes
 from celery.utils.sqlite import Database
 from celery.wire.message import Outgoing
 
@@ -19,7 +19,8 @@ LEAST_URGENT = 9
 class Outbox:
     """Puts messages into their queues, on an open transaction."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, may_be_unheard: Callable[[str], bool]) -> None:
+        self._may_be_unheard = may_be_unheard
         self._database = database
         self._clock = clock
         self._known: set[str] = set()
@@ -48,7 +49,12 @@ class Outbox:
     def _targets(self, connection: sqlite3.Connection, message: Outgoing) -> Iterable[str]:
         """The queues that a message for an exchange reaches."""
         exchange, key = message.exchange, message.routing_key
-        found = routes(connection.execute(SQL["bindings"], (exchange,)).fetchall(), exchange, key) if exchange else ()
+        bound = connection.execute(SQL["bindings"], (exchange,)).fetchall() if exchange else []
+        now = self._clock.time()
+        heard = [b for b in bound if b[1] != FLEETING or connection.execute(SQL["listens"], (b[3], now)).fetchone()]
+        found = routes(heard, exchange, key) if exchange else ()
+        if not found and (len(heard) < len(bound) or self._may_be_unheard(exchange)):
+            return ()  # for those who listen, of whom there is none
         if not key or not found:
             raise BrokerError(
                 f"No queue is bound to exchange {exchange!r} with routing key {key!r}: declare the queue, or correct "

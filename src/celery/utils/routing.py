@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 ROUTED = frozenset({"direct", "topic", "fanout"})
 """The exchange types these rules cover."""
 
+FLEETING = "fleeting"
+"""For the type of an exchange: it is fanout, and the queue is its listener's own, bound while somebody listens."""
+
 Binding = tuple[str, str, str, str]
 """(exchange, type of the exchange, pattern, queue)."""
 
@@ -26,7 +29,7 @@ def routes(bindings: Iterable[Binding], exchange: str, routing_key: str) -> tupl
 
 def matches(kind: str, pattern: str, routing_key: str) -> bool:
     """Whether a binding with *pattern* on an exchange of type *kind* lets *routing_key* through."""
-    if kind == "fanout":
+    if kind in {"fanout", FLEETING}:
         return True
     if kind == "topic":
         return _words_match(pattern.split("."), routing_key.split("."))

@@ -47,6 +47,14 @@ class Queue(msgspec.Struct, frozen=True):
     binding_arguments: dict[str, Any] | None = None
     auto_delete: bool = False
 
+    @property
+    def fleeting(self) -> bool:
+        """Whether it is one listener's own, behind an exchange that tells all who listen (kombu's `Broadcast`).
+
+        Whoever only sends neither declares it nor minds that nobody listens.
+        """
+        return self.auto_delete and self.exchange.type == "fanout"
+
     def apart(self) -> list[Queue]:
         """This queue once for each of its bindings, the main one first, as brokers declare them."""
         plain = msgspec.structs.replace(self, bindings=())

@@ -50,6 +50,7 @@ def add_consumer(
 ) -> Any:
     """Consume from one more queue."""
     queues, consumer = state.app.amqp.queues, state.consumer
+    queue = queues.name_of(queue)
     if queue in queues:
         queues.select_add(queues[queue])
     else:

@@ -13,6 +13,10 @@ from celery.exceptions import Ignore, Reject
 
 app = Celery("fleet")
 app.conf.update(json.loads(os.environ["MIXED_SETTINGS"]))
+if broadcast := os.environ.get("MIXED_BROADCAST"):
+    from kombu.common import Broadcast
+
+    app.conf.task_queues = (*(app.conf.task_queues or ()), Broadcast(broadcast))
 LOG = Path(os.environ["MIXED_LOG"])
 
 
