@@ -70,7 +70,7 @@ class MemoryBroker(Broker):
     def publish(self, messages: Sequence[Outgoing]) -> None:
         now = self.clock.time()
         space = self._space
-        if any(message.exchange for message in messages):
+        if (len(messages) != 1 or messages[0].exchange) and any(message.exchange for message in messages):
             self._note_fleeting()
         with space.lock:
             if len(messages) == 1:
