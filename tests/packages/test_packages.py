@@ -113,6 +113,16 @@ def test_batches_singletons_and_once(python: Path, redis_url: str, tmp_path: Pat
     assert "AGAIN 1 1" in said
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_results_and_chords_of_django(python: Path, redis_url: str, tmp_path: Path, pool: str) -> None:
+    """django-celery-results: a backend that counts the parts of chords in tables of its own."""
+    program = Program(python, "app_django", redis_url, tmp_path)
+    program.run("before()")
+    with program.worker("-P", pool):
+        said = program.run("drive()")
+    assert said.splitlines() == ["TASK 3", "CHORD 90", "GROUP 106", "FAILED ChordError"]
+
+
 def test_what_others_import_is_there(python: Path, redis_url: str, tmp_path: Path) -> None:
     program = Program(python, "app_rest", redis_url, tmp_path)
     program.run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -208,6 +208,14 @@ class Backend:
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """A task is about to be sent. A backend that must listen beforehand overrides this."""
+
+    def apply_chord(self, header_result_args: tuple[str, Sequence[Any]], body: Any, **kwargs: Any) -> None:
+        """The header of a chord is about to be sent: *header_result_args* (its id, the results) make its `GroupResult`.
+
+        Its parts are *body*'s `chord_size`.  A backend that has to know that before the first of them ends overrides
+        this.  Raises `NotImplementedError` where chords cannot work.
+        """
+        self.ensure_chords_allowed()
 
     def ensure_chords_allowed(self) -> None:
         """Raise `NotImplementedError` where chords cannot work: nobody would count their parts."""

@@ -7,7 +7,7 @@ Redis the keys and values are those of original Celery, so that tasks of one cho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
@@ -87,6 +87,10 @@ class ChordParts(BaseKeyValueStoreBackend):
         for task_id in _ids(result):
             arrival = Arrival(self.join_key(group_id), f"+{task_id}", b"", 0, grows=True)
             self._arrive(task.request if task is not None else None, arrival)
+
+    def apply_chord(self, header_result_args: tuple[str, Sequence[Any]], body: Any, **kwargs: Any) -> None:
+        self.ensure_chords_allowed()
+        self.set_chord_size(header_result_args[0], body["chord_size"])
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Tell workers of original Celery how many parts the chord has, if they count in the same store."""

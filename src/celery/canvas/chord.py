@@ -225,15 +225,11 @@ class chord(Composite[R_co]):  # noqa: N801 - the public name
         size = leaves(self.header)
         if not size:
             return None
-        app.backend.ensure_chords_allowed()
         self.body["chord_size"] = size
         if stays_open:
             self.body[OPEN] = True
-        carried = shelve_body(app, self.body)
-        tell = getattr(app.backend, "set_chord_size", None)
-        if tell is not None:
-            tell(group_id, size)
-        return carried
+        app.backend.apply_chord((group_id, self._header_result.results), self.body)
+        return shelve_body(app, self.body)
 
     def _continued(self, body: Any, chain: Any) -> Any:
         """*body* with the steps of *chain* behind it, the next one of which is the last of the list."""
