@@ -28,6 +28,24 @@ def app(place: str) -> Iterator[Celery]:
 
 
 @pytest.fixture
+def make_app() -> Iterator[Callable[..., Celery]]:
+    """`make_app(broker, backend, **settings)`: an app with the tasks of `engine.jobs`, by addresses of its own."""
+    made: list[Celery] = []
+
+    def make(broker: str, backend: str | None = None, **settings: Any) -> Celery:
+        app = Celery("jobs", broker=broker, backend=backend, include=["engine.jobs"])
+        app.conf.update(worker_hijack_root_logger=False)
+        app.conf.update(settings)
+        app.set_default()
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.close()
+
+
+@pytest.fixture
 def jobs() -> ModuleType:
     """The tasks of `engine.jobs`, shared with the apps of this test and of no other."""
     sys.modules.pop("engine.jobs", None)

@@ -41,22 +41,6 @@ def allow(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> Iterator[Allow]:
     rabbitmq_server.control("delete_user", user)
 
 
-@pytest.fixture
-def make_app(redis_url: str) -> Iterator[Callable[..., Celery]]:
-    made: list[Celery] = []
-
-    def make(url: str, **settings: Any) -> Celery:
-        app = Celery("jobs", broker=url, backend=redis_url, include=["engine.jobs"])
-        app.conf.update(worker_hijack_root_logger=False, **settings)
-        app.set_default()
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        app.close()
-
-
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -75,12 +59,13 @@ def early_bird(task_id: str, seconds: float) -> Outgoing:
 def test_who_may_not_delay_is_told_what_to_grant_and_loses_nothing(
     allow: Allow,
     make_app: Callable[..., Celery],
+    redis_url: str,
     tmp_path: Path,
     jobs: Any,
     kind: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    app, log = make_app(allow(OWN, OWN, OWN), task_default_queue_type=kind), tmp_path / "log"
+    app, log = make_app(allow(OWN, OWN, OWN), redis_url, task_default_queue_type=kind), tmp_path / "log"
     with pytest.raises(OperationalError, match=r"each of the three patterns is to match celery_delayed_\.\* too"):
         jobs.add.apply_async((1, 2), countdown=1)
     work = {"pool": "threads", "concurrency": 2, "perform_ping_check": False}

@@ -28,22 +28,6 @@ Start = Callable[..., AbstractContextManager[TestWorkController]]
 
 
 @pytest.fixture
-def make_app() -> Iterator[Callable[..., Celery]]:
-    made: list[Celery] = []
-
-    def make(broker: str, backend: str | None = None, **settings: Any) -> Celery:
-        app = Celery("jobs", broker=broker, backend=backend, include=["engine.jobs"])
-        app.conf.update(worker_hijack_root_logger=False, **settings)
-        app.set_default()
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        app.close()
-
-
-@pytest.fixture
 def app(make_app: Callable[..., Celery], rabbitmq_url: str, redis_url: str) -> Celery:
     return make_app(rabbitmq_url, redis_url)
 

@@ -42,19 +42,9 @@ def durable(server: Callable[[str], Path], tmp_path: Path) -> Iterator[RedisServ
 
 
 @pytest.fixture
-def make_app() -> Iterator[Callable[..., Celery]]:
-    made: list[Celery] = []
-
-    def make(url: str, **options: Any) -> Celery:
-        app = Celery("jobs", broker=url, backend=url, include=["engine.jobs"])
-        app.conf.update(worker_hijack_root_logger=False, broker_transport_options=options)
-        app.set_default()
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        app.close()
+def make_app(make_app: Callable[..., Celery]) -> Callable[..., Celery]:
+    """`make_app(url, **options)`: everything at one address, with these options for the transport."""
+    return lambda url, **options: make_app(url, url, broker_transport_options=options)
 
 
 def work(app: Celery, pool: str, **options: Any) -> AbstractContextManager[TestWorkController]:

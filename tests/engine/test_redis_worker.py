@@ -36,22 +36,6 @@ def pool() -> str:
 
 
 @pytest.fixture
-def make_app() -> Iterator[Callable[..., Celery]]:
-    made: list[Celery] = []
-
-    def make(broker: str, backend: str | None = None, **settings: Any) -> Celery:
-        app = Celery("jobs", broker=broker, backend=backend or broker, include=["engine.jobs"])
-        app.conf.update(settings)
-        app.set_default()
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        app.close()
-
-
-@pytest.fixture
 def app(make_app: Callable[..., Celery], redis_server: RedisServer, redis_url: str) -> Celery:
     """Messages in database 0, results in database 1."""
     return make_app(redis_url, redis_server.url(1))
