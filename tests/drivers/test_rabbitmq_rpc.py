@@ -20,44 +20,14 @@ from celery.backends import rpc
 from celery.backends.rpc import Inbox
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
-from celery.exceptions import Ignore, TimeoutError  # noqa: A004
+from celery.exceptions import TimeoutError  # noqa: A004
 from celery.result import AsyncResult
 from rig.proxy import Proxy
 from rig.rabbitmq import RabbitMQ
+from rig.rpc import rpc_app
 
 SOON = 30.0
 MakeApp = Callable[..., Celery]
-
-
-def make(broker: str, **settings: Any) -> Celery:
-    backend = settings.pop("result_backend", "rpc://")
-    app = TestApp(broker=broker, backend=backend, config={"broker_connection_timeout": 5.0, **settings})
-
-    @app.task(name="add", shared=False)
-    def add(x: Any, y: Any = 0) -> Any:
-        return x + y
-
-    @app.task(name="fail", shared=False)
-    def fail() -> None:
-        raise ValueError("no", 7)
-
-    @app.task(name="steps", bind=True, shared=False, track_started=True)
-    def steps(self: Any) -> str:
-        self.update_state(state="PROGRESS", meta={"done": 1})
-        return "end"
-
-    @app.task(name="only", bind=True, shared=False)
-    def only(self: Any) -> None:
-        self.update_state(state="PROGRESS", meta={"done": 2})
-        raise Ignore
-
-    @app.task(name="again", bind=True, shared=False)
-    def again(self: Any) -> int:
-        if self.request.retries < 2:
-            raise self.retry(countdown=0)
-        return int(self.request.retries)
-
-    return app
 
 
 @pytest.fixture
@@ -66,7 +36,7 @@ def make_app(rabbitmq_url: str) -> Iterator[MakeApp]:
     with ExitStack() as stack:
 
         def made(url: str = rabbitmq_url, **settings: Any) -> Celery:
-            app = make(url, **settings)
+            app = rpc_app(url, **settings)
             stack.callback(app.close)
             return app
 
@@ -76,7 +46,7 @@ def make_app(rabbitmq_url: str) -> Iterator[MakeApp]:
 @pytest.fixture
 def work(rabbitmq_url: str) -> Iterator[Celery]:
     """An app with a worker."""
-    app = make(rabbitmq_url)
+    app = rpc_app(rabbitmq_url)
     with start_worker(app, pool="threads", concurrency=2, perform_ping_check=False):
         yield app
     app.close()
@@ -308,7 +278,7 @@ def test_results_that_may_not_be_read_are_told_to_who_waits(work: Celery, make_a
 
 @pytest.mark.parametrize("backend", ["rpc://", "rpc"])
 def test_in_memory_too_for_tests(backend: str) -> None:
-    app = make("memory://rpc-in-memory", result_backend=backend)
+    app = rpc_app("memory://rpc-in-memory", result_backend=backend)
     with start_worker(app, pool="threads", perform_ping_check=False):
         assert group(app.tasks["add"].s(number, 1) for number in range(5)).delay().get(timeout=SOON) == [1, 2, 3, 4, 5]
         with ThreadPoolExecutor(3) as pool:

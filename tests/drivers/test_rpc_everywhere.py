@@ -11,32 +11,13 @@ import pytest
 
 from celery import Celery, group
 from celery.brokers.base import Broker
-from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import TimeoutError  # noqa: A004
 from celery.wire.message import Outgoing
 from rig.redis import RedisServer
+from rig.rpc import rpc_app
 
 SOON = 30.0
-
-
-def make(url: str) -> Celery:
-    app = TestApp(broker=url, backend="rpc://")
-
-    @app.task(name="add", shared=False)
-    def add(x: Any, y: Any = 0) -> Any:
-        return x + y
-
-    @app.task(name="fail", shared=False)
-    def fail() -> None:
-        raise ValueError("no", 7)
-
-    @app.task(name="steps", bind=True, shared=False)
-    def steps(self: Any) -> str:
-        self.update_state(state="PROGRESS", meta={"done": 1})
-        return "end"
-
-    return app
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
@@ -48,14 +29,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> str:
 
 @pytest.fixture
 def client(url: str) -> Iterator[Celery]:
-    app = make(url)
+    app = rpc_app(url)
     yield app
     app.close()
 
 
 @pytest.fixture
 def work(url: str) -> Iterator[Celery]:
-    app = make(url)
+    app = rpc_app(url)
     with start_worker(app, pool="threads", concurrency=2, perform_ping_check=False):
         yield app
     app.close()
@@ -94,7 +75,7 @@ def test_each_thread_has_a_queue_and_any_may_wait(client: Celery) -> None:
 def test_nobody_else_learns_anything(client: Celery, url: str) -> None:
     result = client.tasks["add"].delay(1)
     assert result.get(timeout=SOON) == 1
-    other = make(url)
+    other = rpc_app(url)
     assert other.AsyncResult(result.id).state == "PENDING"
     with pytest.raises(TimeoutError):
         other.AsyncResult(result.id).get(timeout=0.1)
