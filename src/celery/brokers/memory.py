@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from celery.backends.store import Store, TransactionalStore
 from celery.brokers.answers import OnReply
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
-from celery.brokers.replies import Consumed, QueuedReplies
+from celery.brokers.replies import QueuedReplies, consumed_replies
 from celery.exceptions import BrokerError
 from celery.memory.book import MemoryBook
 from celery.memory.bus import MemoryBus
@@ -226,10 +226,7 @@ class MemoryBroker(Broker):
         return MemoryBook(self._space, name, self.clock)
 
     def replies(self, on_reply: OnReply, expires: float | None) -> QueuedReplies:
-        return QueuedReplies(self._reply_queue, on_reply)
-
-    def _reply_queue(self, name: str) -> Consumed:
-        return Consumed(self.consumer([name], name="replies"), self.lease, lambda: self._forget(name))
+        return consumed_replies(self, self._forget, on_reply)
 
     def _forget(self, name: str) -> None:
         self.purge(name)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from celery.brokers.answers import OnReply, Replies, Reply
-from celery.brokers.base import Consumer
+from celery.brokers.base import Broker, Consumer
 from celery.exceptions import BrokerError, DecodeError
 from celery.utils.log import get_logger
 from celery.wire.message import Settlement
@@ -143,4 +143,13 @@ class QueuedReplies(Replies):
             thread.join(5.0)
 
 
-__all__ = ["Consumed", "QueuedReplies", "Source"]
+def consumed_replies(broker: Broker, forget: Callable[[str], object], on_reply: OnReply) -> QueuedReplies:
+    """Reply queues that consumers of *broker* read; *forget* drops the one of that name."""
+
+    def make(name: str) -> Consumed:
+        return Consumed(broker.consumer([name], name="replies"), broker.lease, partial(forget, name))
+
+    return QueuedReplies(make, on_reply)
+
+
+__all__ = ["QueuedReplies", "Source", "consumed_replies"]

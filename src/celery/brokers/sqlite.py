@@ -14,7 +14,7 @@ from typing import Any
 from celery.backends.store import Store, TransactionalStore
 from celery.brokers.answers import OnReply
 from celery.brokers.base import MOST_REVOKED, Broker, Capabilities, Entry, Kind, QueueStats
-from celery.brokers.replies import Consumed, QueuedReplies
+from celery.brokers.replies import QueuedReplies, consumed_replies
 from celery.exceptions import BrokerError
 from celery.sqlite.book import SQLiteBook
 from celery.sqlite.bus import SQLiteBus
@@ -303,10 +303,7 @@ class SQLiteBroker(Broker):
         return SQLiteBook(self._database, name, self.clock, self._outbox, self._belfry)
 
     def replies(self, on_reply: OnReply, expires: float | None) -> QueuedReplies:
-        return QueuedReplies(self._reply_queue, on_reply)
-
-    def _reply_queue(self, name: str) -> Consumed:
-        return Consumed(self.consumer([name], name="replies"), self.lease, lambda: self._forget(name))
+        return consumed_replies(self, self._forget, on_reply)
 
     def _forget(self, queue: str) -> None:
         self.purge(queue)
