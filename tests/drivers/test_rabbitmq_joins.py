@@ -76,7 +76,8 @@ def test_a_join_grows_by_each_index_once(joins: Joins) -> None:
     assert values(joins.hold("g.")) == [b"0", b"1", b"2"]
 
 
-def test_one_at_a_time_holds_a_join(joins: Joins, connect: Connect) -> None:
+def test_one_at_a_time_holds_a_join(joins: Joins, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery.amqp.joins.PATIENCE", 0.05)
     joins.arrive([part(0, 1)])
     held = joins.hold("g.")
     assert held is not None
@@ -165,3 +166,30 @@ def test_of_parts_that_arrive_at_once_somebody_finds_it_complete(connect: Connec
         for thread in threads:
             thread.join(60)
         assert found[group] == [[b"%d" % number for number in range(20)]]
+
+
+def test_parts_that_are_given_back_are_not_seen_by_halves(joins: Joins, connect: Connect) -> None:
+    """Whoever looks while another gives back what was not complete sees all of it, or that it is held."""
+    enough, wrong = threading.Event(), []
+
+    def look(joins: Joins) -> None:
+        while not enough.is_set():
+            try:
+                found = values(joins.hold("g."))
+            except BrokerError as error:
+                if not error.temporary:
+                    raise
+            else:
+                if found is not None:
+                    wrong.append(found)
+
+    joins.arrive([Arrival("g.", "+more", b"", 2, grows=True)])
+    threads = [threading.Thread(target=look, args=(connect().joins(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        joins.arrive([part(0, 2), part(1, 2)])
+    enough.set()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []

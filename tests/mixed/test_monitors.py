@@ -45,6 +45,7 @@ class Served:
 
     def __init__(self, command: list[str], port: int, party: Any, folder: Path, **env: str) -> None:
         self.base = f"http://127.0.0.1:{port}"
+        self.refusal: Exception | None = None
         self.log = folder / f"{Path(command[0]).parents[1].name}.log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -77,8 +78,13 @@ class Served:
             if found:
                 return found
             if time.monotonic() > deadline or self.process.poll() is not None:
-                pytest.fail(f"{what} was not seen within {PATIENCE} s; it says:\n{self.log.read_text()[-3000:]}")
+                said = self.log.read_text()[-3000:]
+                pytest.fail(f"{what} was not seen within {PATIENCE} s ({self.refusal}); it says:\n{said}")
             time.sleep(0.1)
+
+    def press(self, path: str, **form: Any) -> Any:
+        """The answer to a button: it waits a second for the worker and then refuses, so it may be pressed again."""
+        return self.wait(lambda: self.ask(path, **form), f"an answer to {path}")
 
     def end(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -151,21 +157,21 @@ def test_flower_shows_our_workers_and_their_tasks_and_its_buttons_work(
         assert [queue["name"] for queue in flower.ask("/api/queues/length")["active_queues"]] == ["celery"]
 
     # The pool.
-    assert "Growing" in flower.ask(f"/api/worker/pool/grow/{name}", n=1)["message"]
-    assert "Shrinking" in flower.ask(f"/api/worker/pool/shrink/{name}", n=1)["message"]
+    assert "Growing" in flower.press(f"/api/worker/pool/grow/{name}", n=1)["message"]
+    assert "Shrinking" in flower.press(f"/api/worker/pool/shrink/{name}", n=1)["message"]
 
     # Queues.
-    assert "extra" in flower.ask(f"/api/worker/queue/add-consumer/{name}", queue="extra")["message"]
+    assert "extra" in flower.press(f"/api/worker/queue/add-consumer/{name}", queue="extra")["message"]
     refreshed = flower.ask(f"/api/workers?refresh=1&workername={name}")
     assert [queue["name"] for queue in refreshed[name]["active_queues"]] == ["celery", "extra"]
-    assert flower.ask(f"/api/worker/queue/cancel-consumer/{name}", queue="extra")["message"]
+    assert flower.press(f"/api/worker/queue/cancel-consumer/{name}", queue="extra")["message"]
 
     # Limits.
-    limits = flower.ask("/api/task/timeout/fleet_app.slow_add", workername=name, soft=50, hard=60)
+    limits = flower.press("/api/task/timeout/fleet_app.slow_add", workername=name, soft=50, hard=60)
     assert "time limits set successfully" in str(limits)
 
-    rates = flower.ask("/api/task/rate-limit/fleet_app.slow_add", workername=name, ratelimit="100/s")
-    assert "rate limit" in str(rates), getattr(flower, "refusal", None)
+    rates = flower.press("/api/task/rate-limit/fleet_app.slow_add", workername=name, ratelimit="100/s")
+    assert "rate limit" in str(rates)
 
     # A task that runs is ended.
     running = flower.ask("/api/task/async-apply/fleet_app.mark_late", data={"args": [1, 60]})["task-id"]

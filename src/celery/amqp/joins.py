@@ -34,6 +34,8 @@ KEPT, REMEMBERED = 7 * 86_400_000, 600_000
 NOT_FOUND, REFUSED, PRECONDITION_FAILED = 404, 403, 406
 QUORUM = {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 1_000_000_000}
 """It knows no exclusive consumers, and newer servers would drop what is given back for the twentieth time."""
+PATIENCE = 2.0
+"""Seconds that whoever looks waits for another who does; in a queue of the kind quorum also for one who has gone."""
 PASSIVE, DURABLE = 1, 2
 EXCLUSIVE = 4
 PERSISTENT = 2
@@ -74,9 +76,7 @@ class RabbitJoins(Joins):
         return answers
 
     def hold(self, group: str) -> Held | None:
-        link = self._link
-        channel = link.retried(lambda: link.connection().channel())
-        held = RabbitHeld(channel, group, link.timeout)
+        held = RabbitHeld(self._link, group)
         try:
             if held.take():
                 return held
@@ -88,81 +88,85 @@ class RabbitJoins(Joins):
 
 
 class RabbitHeld(Held):
-    """One who takes the parts of a join on a channel of its own."""
+    """One who takes the parts of a join, each time on a channel of its own.
 
-    def __init__(self, channel: Channel, group: str, timeout: float) -> None:
-        self._channel = channel
+    They are given back by closing it: the server takes back what was delivered and the consumer in one step, so that
+    whoever looks next sees all parts.  After a cancel and a nack it might see those that came meanwhile, and only them.
+    """
+
+    def __init__(self, link: Link, group: str) -> None:
+        self._link = link
         self._group = group
-        self._timeout = timeout
+        self._channel: Channel | None = None
         self._came: list[Delivered] = []
         self._wanted = 0
-        self._round = 0
         self._all = threading.Event()
         self.parts: list[tuple[str, bytes]] = []
 
     def take(self) -> bool:
         """Whether it is complete: then its parts are held."""
-        channel, name = self._channel, OPEN + self._group
-        channel.on_message = self._arrived
-        channel.on_end = lambda error: self._all.set()
+        name = OPEN + self._group
         if self._ask(DONE + self._group) is not None:
-            _delete(channel, name)
+            self._link.control(lambda channel: _delete(channel, name))
             return False
-        there, consumers = self._ask(name) or (0, 0)
-        if consumers:
-            raise self._busy()
+        there = self._free(name)
         while there:
-            self._wanted, self._came = there, []
-            self._round += 1
-            self._all.clear()
-            self._consume(name)
-            if not self._all.wait(self._timeout):
+            channel = self._consume(name, there)
+            if not self._all.wait(self._link.timeout):
                 raise trouble(f"RabbitMQ at {channel.connection.where} does not give out the parts of a chord.")
             if channel.ended is not None:
                 raise channel.ended
             if self._complete():
                 return True
-            channel.send(frames.cancel(channel.number, str(self._round)))
-            channel.send(frames.method(channel.number, frames.BASIC_NACK, bytes(8), b"\x03"))
+            self.close()
             # One that came meanwhile was counted by nobody: it was here that the others were.
             before, there = there, self._returned(name, there)
             if there <= before:
                 return False
         return False
 
+    def _free(self, name: str) -> int:
+        """How many parts are ready when nobody holds any. Others do so for moments."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            there, consumers = self._ask(name) or (0, 0)
+            if not consumers:
+                return there
+            if time.monotonic() > until:
+                raise self._busy()
+            time.sleep(0.01)
+
     def _returned(self, name: str, least: int) -> int:
         """How many are ready, once those that were given back are. A queue of the kind quorum takes a moment."""
-        until = time.monotonic() + self._timeout
+        until = time.monotonic() + self._link.timeout
         while True:
-            found = _count(self._channel, name)
+            found = self._ask(name)
             if found is None or found[0] >= least or time.monotonic() > until:
                 return 0 if found is None else found[0]
             time.sleep(0.01)
 
     def _ask(self, name: str) -> tuple[int, int] | None:
-        """`_count` on a channel of its own, which the answer may close."""
-        channel = self._channel.connection.channel()
-        try:
-            return _count(channel, name)
-        finally:
-            channel.close()
+        return self._link.control(lambda channel: _count(channel, name))
 
-    def _consume(self, name: str) -> None:
-        number = self._channel.number
-        args = (b"\0\0", frames.short(name), frames.short(str(self._round)), bytes((EXCLUSIVE,)), encode_table({}))
+    def _consume(self, name: str, wanted: int) -> Channel:
+        self._wanted, self._came = wanted, []
+        self._all.clear()
+        channel = self._channel = self._link.connection().channel()
+        channel.on_message = self._arrived
+        channel.on_end = lambda error: self._all.set()
+        args = (b"\0\0", frames.short(name), frames.short(""), bytes((EXCLUSIVE,)), encode_table({}))
         try:
-            self._channel.call(frames.method(number, frames.BASIC_CONSUME, *args), frames.BASIC_CONSUME_OK)
+            channel.call(frames.method(channel.number, frames.BASIC_CONSUME, *args), frames.BASIC_CONSUME_OK)
         except Refused as error:
             if error.code == REFUSED:
                 raise self._busy() from error
             raise
+        return channel
 
     def _busy(self) -> BrokerError:
         return trouble(f"Somebody else sees to the chord {self._group} now.")
 
     def _arrived(self, came: Delivered) -> None:
-        if came.consumer != str(self._round):
-            return  # of a former round, on its way when that ended
         self._came.append(came)
         if len(self._came) >= self._wanted:
             self._all.set()
@@ -183,12 +187,15 @@ class RabbitHeld(Held):
         return bool(size) and len(parts) >= size + len(grown)
 
     def finish(self) -> None:
+        assert self._channel is not None
         _have(self._channel, DONE + self._group, REMEMBERED, {})
         _delete(self._channel, OPEN + self._group)
 
     def close(self) -> None:
-        self._channel.on_end = None
-        self._channel.close()  # what it has not acknowledged goes back
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.on_message = channel.on_end = None
+            channel.close()  # what it has not acknowledged goes back
 
 
 def _letter(arrival: Arrival) -> Letter:
