@@ -112,9 +112,9 @@ def test_priorities_of_a_queue_that_has_them(broker: RabbitBroker, connect: Conn
 
 
 def test_what_nobody_claims_goes_to_others(broker: RabbitBroker, connect: Connect) -> None:
-    """A worker whose slots are busy does not sit on what the server has pushed to it."""
-    hoarder = broker.consumer(["q"], name="hoarder")
-    hoarder.claim(4)
+    """A worker whose slots are busy does not sit on what the server has pushed to it, and keeps its connection."""
+    hoarder = connect(timeout=100).consumer(["q"], name="hoarder")
+    assert hoarder.claim(4, timeout=1.0) == []
     broker.publish([Outgoing(b"%d" % number, "q") for number in range(4)])
     other = connect().consumer(["q"], name="other")
     assert sorted(bodies(collect(other, 4))) == [b"0", b"1", b"2", b"3"]

@@ -15,7 +15,7 @@ import pytest
 
 from celery.amqp import frames
 from celery.amqp.address import Address
-from celery.amqp.connection import Channel, Refused
+from celery.amqp.channel import Channel, Refused
 from celery.amqp.frames import Delivered, Properties
 from celery.amqp.link import Link
 from celery.amqp.publisher import Letter

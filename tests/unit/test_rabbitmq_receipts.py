@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from celery.amqp.connection import Refused
+from celery.amqp.channel import Refused
 from celery.amqp.marks import Marks
 from celery.amqp.presence import AGAIN, Presence
 from celery.amqp.receipts import RIPE, Receipts

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from celery.amqp import frames
-from celery.amqp.connection import Channel, Connection, Refused
+from celery.amqp.channel import Channel, Refused
+from celery.amqp.connection import Connection
 from celery.amqp.frames import Delivered, encode_properties
 from celery.amqp.link import Link
 from celery.amqp.messages import put_together, take_apart

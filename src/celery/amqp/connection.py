@@ -27,14 +27,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
 from struct import error as StructError  # noqa: N812 - it is a class, whatever its name
-from typing import Any
 
 from celery.amqp import frames
 from celery.amqp.address import Greeted, trouble
-from celery.amqp.frames import HEAD, Args, Delivered, Properties
-from celery.amqp.rights import advice
+from celery.amqp.channel import Channel, Refused, closed
+from celery.amqp.frames import HEAD, Args
 from celery.exceptions import BrokerError
 from celery.utils.bell import Chime
 from celery.utils.descriptors import POLLIN, POLLOUT, Poll, is_green, poll
@@ -42,7 +40,7 @@ from celery.utils.log import get_logger
 
 logger = get_logger(__name__)
 
-CHUNK = 262_144
+CHUNK = 65_536
 TICK = 500.0
 """Milliseconds between two calls of `Connection.on_tick`, when nothing happens."""
 QUIET = 2.0
@@ -52,15 +50,6 @@ LINGER = 0.05
 LEAVING = 2.0
 """Seconds that the server has to answer connection.close."""
 WANTS = (BlockingIOError, InterruptedError)
-_CONTENT_METHODS = frozenset({frames.BASIC_DELIVER, frames.BASIC_RETURN, frames.BASIC_GET_OK})
-
-
-class Refused(BrokerError):
-    """The server closed a channel or the connection. `code` is AMQP's, such as 404 for what is not there."""
-
-    def __init__(self, text: str, code: int = 0) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 class Connection:
@@ -82,12 +71,16 @@ class Connection:
         """Set unless it is blocked."""
         self.flowing.set()
         self.on_end: Callable[[], None] | None = None
+        self.attended = False
+        """Somebody watches `fileno()` and has what is there read by `look()`: the thread leaves it to them, unless they
+        do not come for half a second to a second."""
         self.on_tick: Callable[[], None] | None = None
         """Called by the thread at least every half second, if it is there; it must not block."""
         self._greeted = greeted
         self._pid = os.getpid()
         self._socket = greeted.socket
         self._socket.setblocking(False)
+        self._number: int = self._socket.fileno()
         self._tls = not isinstance(self._socket, socket.socket) or hasattr(self._socket, "pending")
         self._io = threading.Lock()
         """Held for one call to the socket: OpenSSL knows no second thread."""
@@ -96,10 +89,15 @@ class Connection:
         self._guest_poll: Poll | None = None
         self._guest = False
         self._guest_left = 0.0
+        self._peek = poll()
+        self._peek.register(self._number, POLLIN)
+        self._unread_at = 0.0
+        """Since when somebody who reads by themselves leaves something unread; 0 if nobody does."""
         self._waiting = 0
         """Those who rely on the thread."""
         self._out = bytearray()
-        self._in = bytearray(greeted.rest)
+        self._in = bytes(greeted.rest)
+        """What is no whole frame yet."""
         self._chime = Chime()
         self._lock = threading.Lock()
         self._channels: dict[int, Channel] = {}
@@ -135,6 +133,11 @@ class Connection:
             channel = self._channels[number] = Channel(self, number)
         channel.call(frames.method(number, frames.CHANNEL_OPEN, b"\0"), frames.CHANNEL_OPEN_OK)
         return channel
+
+    def forget(self, number: int) -> None:
+        """The channel with this number has ended."""
+        if self._channels.pop(number, None) is not None:
+            self._free.append(number)
 
     def _next_number(self) -> int:
         """Of a channel; 0 if all are in use. The lock is held."""
@@ -195,6 +198,22 @@ class Connection:
             if self._waiting or self._out:
                 self._chime.ring()
 
+    def fileno(self) -> int:
+        """The descriptor of its socket."""
+        return self._number
+
+    def look(self) -> None:
+        """Read what has arrived, in this thread, unless somebody else reads."""
+        if self._out or not self._reading.acquire(blocking=False):
+            return
+        try:
+            self._unread_at = 0.0
+            self._read_as_guest()
+        finally:
+            self._reading.release()
+            if self._waiting or self._out:
+                self._chime.ring()
+
     def _read_as_guest(self) -> None:
         try:
             self._read()
@@ -209,7 +228,7 @@ class Connection:
         """While it lasts the thread reads, as soon as no guest does."""
         with self._lock:
             self._waiting += 1
-            if self._left_alone():
+            if self.attended or self._left_alone():
                 self._chime.ring()
         try:
             yield
@@ -224,7 +243,7 @@ class Connection:
     def close(self) -> None:
         """Say goodbye, and wait for the thread. Idempotent; in a forked child it only lets go."""
         if os.getpid() != self._pid:
-            self.ended = self.ended or _closed()
+            self.ended = self.ended or closed()
             with suppress(OSError):
                 os.close(self._socket.detach())
             return
@@ -234,7 +253,7 @@ class Connection:
                 self.send(frames.method(0, frames.CONNECTION_CLOSE, reason))
                 with self.relying():
                     self._left.wait(LEAVING)
-        self._fail(_closed())
+        self._fail(closed())
         if threading.current_thread() is not self._thread:
             self._thread.join(LEAVING)
 
@@ -255,7 +274,7 @@ class Connection:
 
     def _run(self) -> None:
         try:
-            self._feed()
+            self._feed(b"")
             self._serve()
         except (ValueError, LookupError, StructError) as error:
             logger.exception("RabbitMQ at %s sent what cannot be read", self.where)
@@ -264,7 +283,7 @@ class Connection:
             logger.exception("The thread of a connection to RabbitMQ at %s failed", self.where)
             self._fail(trouble(f"The connection to RabbitMQ at {self.where} failed ({error})."))
         finally:
-            ended = self.ended or _closed()
+            ended = self.ended or closed()
             self.ended = ended
             with suppress(OSError):
                 self._socket.close()
@@ -277,24 +296,27 @@ class Connection:
 
     def _serve(self) -> None:
         poller = poll()
-        number, beat = self._socket.fileno(), self._greeted.heartbeat
+        number, beat = self._number, self._greeted.heartbeat
         poller.register(number, POLLIN)
         poller.register(self._chime.fileno(), POLLIN)
         watched = POLLIN
         while self.ended is None:
-            away = self._guest or (not self._waiting and self._left_alone())
+            alone = self._is_seen_to() if self.attended else self._left_alone()
+            away = self._guest or (alone and not self._waiting)
             wanted = (0 if away else POLLIN) | (POLLOUT if self._out else 0)
             if watched != wanted:
                 watched = wanted
                 poller.register(number, wanted)
             pause = beat * 250 if beat else None
-            if away:
+            if away and not self.attended:
                 pause = LINGER * 1000 if pause is None else min(LINGER * 1000, pause)
             if self.on_tick is not None or self._watched:
                 pause = TICK if pause is None else min(TICK, pause)
-            for ready, _ in poller.poll(pause):
+            for ready, events in poller.poll(pause):
                 if ready != number:
                     self._chime.clear()
+                elif events & ~POLLOUT:  # also where only a hang-up is watched for
+                    away = False
             self._flush()
             if not away and self._reading.acquire(blocking=False):
                 try:
@@ -307,6 +329,15 @@ class Connection:
                 self._watch()
             if self.on_tick is not None:
                 self.on_tick()
+
+    def _is_seen_to(self) -> bool:
+        """Whether somebody has read since the last time that this was asked, or there is nothing to read."""
+        if not self._peek.poll(0):
+            self._unread_at = 0.0
+            return True
+        now = time.monotonic()
+        self._unread_at = self._unread_at or now
+        return now - self._unread_at < TICK / 2000
 
     def _flush(self) -> None:
         if self._out:
@@ -332,8 +363,7 @@ class Connection:
                 self._fail(trouble(f"RabbitMQ at {self.where} closed the connection."))
                 return
             self._heard = time.monotonic()
-            self._in += data
-            self._feed()
+            self._feed(data)
             for channel in list(self._channels.values()):
                 channel.tell()
             if len(data) < CHUNK and not self._tls:
@@ -376,12 +406,13 @@ class Connection:
             self.send(data)
         return True
 
-    def _feed(self) -> None:
+    def _feed(self, data: bytes) -> None:
         """Hand on what is there in whole frames."""
-        raw, at, size = bytes(self._in), 0, len(self._in)
-        channels = self._channels
+        raw = self._in + data if self._in else data
+        at, size = 0, len(raw)
+        channels, head = self._channels, HEAD.unpack_from
         while size - at >= 8:
-            kind, number, length = HEAD.unpack_from(raw, at)
+            kind, number, length = head(raw, at)
             end = at + 7 + length
             if end >= size:
                 break
@@ -395,7 +426,7 @@ class Connection:
                     channel.take(kind, payload)
             elif kind == frames.METHOD:
                 self._command(payload)
-        del self._in[:at]
+        self._in = raw[at:]
 
     def _command(self, payload: bytes) -> None:
         """What the server says about the connection."""
@@ -420,162 +451,6 @@ class Connection:
                 logger.warning("RabbitMQ at %s takes messages again", self.where)
 
 
-class Channel:
-    """Requests, one at a time, and what the server sends by itself. Thread-safe.
-
-    The callbacks are called by the connection's thread. `on_end` is called once, with why.
-    """
-
-    def __init__(self, connection: Connection, number: int) -> None:
-        self.connection = connection
-        self.number = number
-        self.ended: BrokerError | None = None
-        self.on_message: Callable[[Delivered], None] | None = None
-        self.on_return: Callable[[str, str, str], None] | None = None
-        """With exchange, routing key and the server's reason."""
-        self.on_confirm: Callable[[int, bool, bool], None] | None = None
-        """With tag, whether all before it are meant too, and whether the server has it."""
-        self.on_cancel: Callable[[str], None] | None = None
-        self.on_messages: Callable[[], None] | None = None
-        """Called once for all messages that came in one piece, after `on_message` was for each."""
-        self.on_end: Callable[[BrokerError], None] | None = None
-        self._request = threading.Lock()
-        self._replies: SimpleQueue[Any] = SimpleQueue()
-        self._news = False
-        self._content: Any = None
-        self._size = 0
-        self._body: list[bytes] = []
-        self._properties: Any = None
-
-    @property
-    def usable(self) -> bool:
-        return self.ended is None and self.connection.usable
-
-    def send(self, data: bytes) -> None:
-        if self.ended is not None:
-            raise self.ended
-        self.connection.send(data)
-
-    def call(self, data: bytes, *expected: int, timeout: float | None = None) -> Any:
-        """Send a method and wait for its answer: an `Args`, or a `Delivered` for basic.get-ok.
-
-        Raises `Refused` if the server closes the channel, `BrokerError` if the connection ends or does not answer.
-        """
-        with self._request:
-            self.send(data)
-            patience = self.connection.timeout if timeout is None else timeout
-            try:
-                with self.connection.relying():
-                    number, answer = self._replies.get(timeout=patience)
-            except Empty:
-                error = trouble(f"RabbitMQ at {self.connection.where} has not answered for {patience:g} s.")
-                self.connection.fail(error)
-                raise error from None
-        if number not in expected:
-            if isinstance(answer, BrokerError):
-                raise answer
-            raise trouble(f"RabbitMQ at {self.connection.where} answered with method {number:#x}.")
-        return answer
-
-    def close(self) -> None:
-        """Idempotent. What was delivered on it and not acknowledged goes back to its queue."""
-        if self.usable:
-            with suppress(BrokerError):
-                reason = b"\0\xc8" + frames.short("bye") + b"\0\0\0\0"
-                self.call(frames.method(self.number, frames.CHANNEL_CLOSE, reason), frames.CHANNEL_CLOSE_OK)
-        self.end(_closed())
-
-    def end(self, error: BrokerError) -> None:
-        if self.ended is None:
-            self.ended = error
-            if self.connection._channels.pop(self.number, None) is not None:
-                self.connection._free.append(self.number)
-            self._replies.put((0, error))
-            if self.on_end is not None:
-                self.on_end(error)
-
-    # -- on the connection's thread --------------------------------------------------------------------------------
-
-    def take(self, kind: int, payload: bytes) -> None:
-        """One frame."""
-        if kind == frames.METHOD:
-            number = int.from_bytes(payload[:4], "big")
-            if number in _CONTENT_METHODS:
-                self._content = number, payload
-            else:
-                self._command(number, payload)
-        elif kind == frames.HEADER:
-            self._size = frames.content_size(payload)
-            self._properties = payload
-            self._body = []
-            if not self._size:
-                self._complete(b"")
-        elif kind == frames.BODY:
-            self._body.append(payload)
-            self._size -= len(payload)
-            if self._size <= 0:
-                self._complete(self._body[0] if len(self._body) == 1 else b"".join(self._body))
-
-    def tell(self) -> None:
-        """After a piece was read."""
-        if self._news:
-            self._news = False
-            if self.on_messages is not None:
-                self.on_messages()
-
-    def _complete(self, body: bytes) -> None:
-        number, payload = self._content
-        args = Args(payload)
-        if number == frames.BASIC_DELIVER:
-            consumer, tag, again = args.short(), args.number(8), bool(args.number(1))
-            if self.on_message is not None:
-                self._news = True
-                properties = _properties(self._properties)
-                self.on_message(Delivered(consumer, tag, again, args.short(), args.short(), properties, body))
-        elif number == frames.BASIC_RETURN:
-            args.number(2)
-            reason, exchange, key = args.short(), args.short(), args.short()
-            if self.on_return is not None:
-                self.on_return(exchange, key, reason)
-        else:
-            tag, again, exchange, key = args.number(8), bool(args.number(1)), args.short(), args.short()
-            properties = _properties(self._properties)
-            self._replies.put((number, Delivered("", tag, again, exchange, key, properties, body, args.number(4))))
-
-    def _command(self, number: int, payload: bytes) -> None:
-        args = Args(payload)
-        match number:
-            case frames.BASIC_ACK | frames.BASIC_NACK:
-                if self.on_confirm is not None:
-                    self.on_confirm(args.number(8), bool(args.number(1) & 1), number == frames.BASIC_ACK)
-            case frames.CHANNEL_CLOSE:
-                code, text = args.number(2), args.short()
-                with suppress(BrokerError):
-                    self.connection.send(frames.method(self.number, frames.CHANNEL_CLOSE_OK))
-                what = f"{text} ({code}).{advice(text, code)}"
-                self.end(Refused(f"RabbitMQ at {self.connection.where} refuses: {what}", code))
-            case frames.CHANNEL_FLOW:
-                with suppress(BrokerError):
-                    self.connection.send(frames.method(self.number, frames.CHANNEL_FLOW_OK, payload[4:5]))
-            case frames.BASIC_CANCEL:
-                if self.on_cancel is not None:
-                    self.on_cancel(args.short())
-            case _:
-                self._replies.put((number, args))
-
-
-def _properties(payload: bytes) -> Properties:
-    """Those of a content header; none where they cannot be read: whoever gets the message says what is wrong."""
-    try:
-        return frames.content_properties(payload)
-    except (ValueError, IndexError, StructError):
-        return Properties()
-
-
 def _wants_more(error: OSError) -> bool:
     """Whether TLS only waits for the other side."""
     return type(error).__name__ in {"SSLWantReadError", "SSLWantWriteError"}
-
-
-def _closed() -> BrokerError:
-    return trouble("The connection to RabbitMQ is closed.")

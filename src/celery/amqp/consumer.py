@@ -1,8 +1,8 @@
 """What one worker takes from its queues, on a connection of its own.
 
 The server pushes up to as many messages as may be un-acknowledged (the credit); they wait in a buffer until they are
-claimed.  The credit follows what `claim` asks for; what nobody claims for a second goes back, and the consumer stops
-until the next claim.
+claimed.  The credit follows what `claim` asks for; what nobody claims for a second or two goes back, and the consumer
+stops until the next claim.
 
 When the connection ends the server gives everything to whoever asks, also to this consumer once it has connected again.
 A message that comes again to the one that still runs it is neither run twice nor given away: the claim that it has goes
@@ -22,13 +22,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from celery.amqp import delays, frames
-from celery.amqp.connection import Channel, Connection
+from celery.amqp import frames
+from celery.amqp.channel import Channel
+from celery.amqp.connection import Connection
 from celery.amqp.frames import Delivered
 from celery.amqp.held import (
     Claimed,
     Held,
-    came_home,
     counted,
     dead_letter,
     next_turn,
@@ -36,10 +36,11 @@ from celery.amqp.held import (
     picked,
     put_off,
     refuse_effects,
+    taken,
 )
 from celery.amqp.link import Link
-from celery.amqp.marks import ENDED, Mark, Marks
-from celery.amqp.messages import COUNT, INNER, comes_again, name_of, put_together, task_of
+from celery.amqp.marks import ENDED, UNMARKED, Mark, Marks
+from celery.amqp.messages import INNER, comes_again, name_of, task_of
 from celery.amqp.presence import Presence
 from celery.amqp.publisher import Letter
 from celery.amqp.receipts import Receipts
@@ -49,6 +50,7 @@ from celery.brokers.revocations import Revocations
 from celery.exceptions import BackendError, BrokerError
 from celery.utils.bell import Chime
 from celery.utils.clock import Clock
+from celery.utils.descriptors import Gathering, is_green
 from celery.utils.uuids import uuid
 from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
@@ -97,8 +99,7 @@ class RabbitConsumer(Consumer):
         self._link = link
         self._marks = Marks(store, self._id, lease, clock)
         self._lease_time = lease
-        self._revocations = revocations
-        self._bury, self._ended = bury, ended
+        self._revocations, self._bury, self._ended = revocations, bury, ended
         self._informed = False
         """Whether it knows what was revoked before it began."""
         self._moved_after = moved_after
@@ -106,6 +107,7 @@ class RabbitConsumer(Consumer):
         self._send, self._post, self._declare, self._delay = send, post, declare, delay
         self._exact, self._fleeting = exact, fleeting
         self._chime = Chime()
+        self._news = Gathering(self._chime.fileno())
         self._woken = self._closed = False
         self._lock = threading.RLock()
         """Never held while an answer of the server is waited for: its thread takes it."""
@@ -145,12 +147,19 @@ class RabbitConsumer(Consumer):
             if self._exact:
                 self._settle_in(limit)
             self._chime.clear()
+            self._look()
             found = self._lease(self._take(limit))
             left = end - time.monotonic()
             if found or left <= 0 or self._woken or self._chime.closed:
                 self._woken = False
                 return found
-            self._chime.wait(left)
+            self._news.wait(left)
+
+    def _look(self) -> None:
+        """Read what has arrived: in this thread, so that no other one has to be woken, and takes turns with it."""
+        connection = self._connection
+        if connection is not None and connection.attended:
+            connection.look()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -184,6 +193,11 @@ class RabbitConsumer(Consumer):
         channel.on_cancel = self._cancelled
         channel.on_end = self._lost
         connection.on_tick = self._slim
+        if not is_green():  # there, all threads are one
+            connection.attended = True
+            # A new one: the former socket stays in the old one for as long as a child process has it open.
+            self._news.close()
+            self._news = Gathering(self._chime.fileno(), connection.fileno())
         with self._lock:  # a consumer may have been noted on a channel that had just ended
             self._credit = 0
             self._consuming.clear()
@@ -214,9 +228,8 @@ class RabbitConsumer(Consumer):
                 if not answer.number(4) or len(self._buffers[source]) >= limit or time.monotonic() > until:
                     break
                 self._chime.wait(0.01)
-        # Queues of the kind quorum send after they have answered.
         while self._chime.wait(QUIET) and time.monotonic() < until:
-            pass
+            pass  # queues of the kind quorum send after they have answered
 
     def _take(self, limit: int) -> Claimed:
         """From the buffers: those of the machinery first, then one of each queue in turn."""
@@ -238,17 +251,22 @@ class RabbitConsumer(Consumer):
                     if came.tag in self._open:
                         self._buffers[source].appendleft(came)
             raise
-        claimed = []
+        claimed: list[Delivery] = []
+        now, marked, revoked = time.monotonic(), bool(self._marks), self._revocations
         with self._lock:
             for source, came in found:
                 if came.tag not in self._open:
                     continue  # its connection has ended meanwhile
                 name = name_of(came)
-                mark = marks.get(name)
-                if mark is not None and mark.ended:
+                mark = marks.get(name, UNMARKED)
+                if mark.ended:
                     self._ack([came.tag])
-                else:
-                    claimed.append(self._hold(source, came, name, mark.count if mark is not None else 0))
+                    continue
+                fence = next(self._numbers)
+                tag, gone = f"{self._id}-{fence}", bool(revoked) and task_of(came) in revoked
+                held, delivery = taken(came, source, name, mark, tag, fence, now, marked=marked, revoked=gone)
+                self._held[tag] = held
+                claimed.append(delivery)
         return claimed
 
     def _put_off(self, found: Claimed, marks: Mapping[str, Mark]) -> Claimed:
@@ -268,24 +286,6 @@ class RabbitConsumer(Consumer):
         wait = max(least, min(2.0**times, self._lease_time))
         letter.exchange, letter.routing_key = self._delay(letter.routing_key, wait)
         return letter
-
-    def _hold(self, source: str, came: Delivered, name: str, count: int) -> Delivery:
-        fence = next(self._numbers)
-        tag, queue = f"{self._id}-{fence}", source.removeprefix(INNER)
-        headers = came.properties.headers or {}
-        doubled = comes_again(came)
-        came, source = came_home(came, source)
-        before = int(headers.get(COUNT) or 0)
-        started = count or before or int(headers.get("x-delivery-count") or 0 if not self._marks else 0)
-        self._held[tag] = Held(came, queue, source, name, fence, came.tag, started, time.monotonic(), doubled)
-        exchange, key = came.exchange, came.routing_key
-        if exchange == delays.LAST:
-            exchange, key = "", delays.arrived_from(key)
-        if source != queue:
-            key = queue
-        again = came.redelivered if not self._marks else started > 0
-        revoked = bool(self._revocations) and task_of(came) in self._revocations
-        return Delivery(tag, queue, put_together(came, exchange, key, name), fence, started, count > 0, again, revoked)
 
     # -- starting and ending ---------------------------------------------------------------------------------------
 
@@ -493,7 +493,7 @@ class RabbitConsumer(Consumer):
         self._chime.ring()
 
     def fileno(self) -> int:
-        return self._chime.fileno()
+        return self._news.fileno()
 
     def due_in(self) -> float | None:
         return None
@@ -517,6 +517,7 @@ class RabbitConsumer(Consumer):
                 self._held.clear()
                 self._orphans.clear()
             self._chime.close()
+            self._news.close()
 
     def _take_leave(self) -> None:
         """Have an answer, whatever it is, to something that was sent after all acknowledgements."""

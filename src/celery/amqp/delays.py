@@ -16,7 +16,7 @@ import math
 from typing import Any
 
 from celery.amqp import frames
-from celery.amqp.connection import Channel, Refused
+from celery.amqp.channel import Channel, Refused
 from celery.wire.message import Queue
 
 LEVELS = 28

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from struct import Struct
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ HEAD = Struct(">BHI")
 """Before each frame: its kind, its channel, and the length of what follows but for the end octet."""
 _METHOD = Struct(">HH")
 _CONTENT = Struct(">HHQH")
+_TAG = Struct(">Q?").unpack_from
 _SHORT, _LONG, _LONGLONG = Struct(">H"), Struct(">I"), Struct(">Q")
 
 # class << 16 | method
@@ -36,6 +37,8 @@ BASIC_ACK, BASIC_REJECT, BASIC_NACK = 0x3C0050, 0x3C005A, 0x3C0078
 CONFIRM_SELECT, CONFIRM_SELECT_OK = 0x55000A, 0x55000B
 
 MANDATORY = 1
+MOST_KNOWN = 500
+Found = TypeVar("Found")
 
 
 class Properties(msgspec.Struct):
@@ -204,6 +207,36 @@ class Args:
     def number(self, size: int) -> int:
         start, self.at = self.at, self.at + size
         return int.from_bytes(self.raw[start : self.at], "big")
+
+
+class _Known(dict[bytes, Found]):
+    """What *read* makes of some bytes; that of the first few hundred is kept."""
+
+    def __init__(self, read: Callable[[bytes], Found]) -> None:
+        self._read = read
+
+    def __missing__(self, raw: bytes) -> Found:
+        found = self._read(raw)
+        if len(self) < MOST_KNOWN:
+            self[raw] = found
+        return found
+
+
+def _two_texts(raw: bytes) -> tuple[str, str]:
+    args = Args(raw, 0)
+    return args.short(), args.short()
+
+
+_consumers = _Known(lambda raw: raw.decode("utf-8", "replace"))
+_places = _Known(_two_texts)
+
+
+def delivered(method: bytes, properties: Properties, body: bytes) -> Delivered:
+    """The message that the method basic.deliver announced."""
+    end = 5 + method[4]
+    tag = _TAG(method, end)
+    exchange, key = _places[method[end + 9 :]]
+    return Delivered(_consumers[method[5:end]], tag[0], tag[1], exchange, key, properties, body)
 
 
 def content_size(payload: bytes) -> int:

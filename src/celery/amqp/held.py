@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
+from celery.amqp.delays import LAST, arrived_from
 from celery.amqp.frames import Delivered
 from celery.amqp.marks import Mark
 from celery.amqp.messages import (
@@ -22,13 +23,15 @@ from celery.amqp.messages import (
     comes_again,
     copy_of,
     home_of,
+    is_direct,
     name_of,
+    put_together,
     sent_at,
     sent_back,
     task_of,
 )
 from celery.amqp.publisher import Letter
-from celery.wire.message import Settlement
+from celery.wire.message import Delivery, Settlement
 
 Claimed = list[tuple[str, Delivered]]
 """Messages, each with the queue that it came from."""
@@ -56,6 +59,37 @@ class Held(msgspec.Struct):
     def lost(self) -> bool:
         """Whether it has nothing to be acknowledged by, and is not acknowledged."""
         return not (self.tag or self.gone)
+
+
+def taken(
+    came: Delivered,
+    source: str,
+    name: str,
+    mark: Mark,
+    tag: str,
+    fence: int,
+    now: float,
+    *,
+    marked: bool,
+    revoked: bool,
+) -> tuple[Held, Delivery]:
+    """The claim *tag* of a message that came from *source*. *marked*: whether what is started is marked at all."""
+    direct, queue, started, doubled = is_direct(came), source.removeprefix(INNER), mark.count, False
+    if not direct:
+        doubled, headers = comes_again(came), came.properties.headers or {}
+        came, source = came_home(came, source)
+        started = mark.count or int(headers.get(COUNT) or 0)
+        if not (started or marked):
+            started = int(headers.get("x-delivery-count") or 0)
+    exchange, key = came.exchange, came.routing_key
+    if exchange == LAST:
+        exchange, key = "", arrived_from(key)
+    if source != queue:
+        key = queue
+    again = started > 0 if marked else came.redelivered
+    envelope = put_together(came, exchange, key, name, direct=direct)
+    held = Held(came, queue, source, name, fence, came.tag, started, now, doubled)
+    return held, Delivery(tag, queue, envelope, fence, started, mark.count > 0, again, revoked)
 
 
 def dead_letter(settlement: Settlement, held: Held, now: float) -> Letter:

@@ -18,7 +18,7 @@ from typing import Any
 
 from celery.amqp import frames
 from celery.amqp.address import trouble
-from celery.amqp.connection import Channel, Refused
+from celery.amqp.channel import Channel, Refused
 from celery.amqp.frames import Delivered, Properties, encode_properties
 from celery.amqp.link import Link
 from celery.amqp.publisher import Letter

@@ -16,7 +16,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from celery.amqp.address import Address, trouble
-from celery.amqp.connection import Channel, Connection
+from celery.amqp.channel import Channel
+from celery.amqp.connection import Connection
 from celery.amqp.messages import said_again
 from celery.amqp.publisher import Letter, Publisher, Waiter
 from celery.exceptions import BrokerError

@@ -38,6 +38,9 @@ class Mark(msgspec.Struct, frozen=True):
         return self.count == ENDED
 
 
+UNMARKED = Mark(0)
+
+
 class Marks:
     """Those of the consumer *owner*, in *store*; with none, nothing is remembered. Raises what the store raises.
 

@@ -83,12 +83,14 @@ def take_apart(envelope: bytes, task_id: str = "") -> tuple[Properties, bytes]:
     )
 
 
-def put_together(came: Delivered, exchange: str, routing_key: str, name: str = "") -> bytes:
-    """The envelope of a message that came; *name*: as `name_of` says, if that is known."""
+def put_together(came: Delivered, exchange: str, routing_key: str, name: str = "", *, direct: bool = False) -> bytes:
+    """The envelope of a message that came; *name*, *direct*: as `name_of` and `is_direct` say, if that is known."""
     given = came.properties
     if given.content_type == RAW:
         return came.body
-    headers = clean(given.headers or {})
+    headers = given.headers or {}
+    if not direct:
+        headers = clean(headers)
     properties: dict[str, Any] = {
         "correlation_id": given.correlation_id,
         "reply_to": given.reply_to,
@@ -98,10 +100,16 @@ def put_together(came: Delivered, exchange: str, routing_key: str, name: str = "
         "body_encoding": "base64",
         "delivery_tag": name or name_of(came),
     }
-    for field in ("expiration", "message_id", "timestamp", "type", "app_id"):
-        value = getattr(given, field)
-        if value is not None:
-            properties[field] = value
+    if given.expiration is not None:
+        properties["expiration"] = given.expiration
+    if given.message_id is not None:
+        properties["message_id"] = given.message_id
+    if given.timestamp is not None:
+        properties["timestamp"] = given.timestamp
+    if given.type is not None:
+        properties["type"] = given.type
+    if given.app_id is not None:
+        properties["app_id"] = given.app_id
     if came.redelivered:
         properties["delivery_info"]["redelivered"] = True
     return _encode(
@@ -120,6 +128,11 @@ def clean(headers: dict[str, Any]) -> dict[str, Any]:
     if _ON_THE_WAY.isdisjoint(headers):
         return headers
     return {name: value for name, value in headers.items() if name not in _ON_THE_WAY}
+
+
+def is_direct(came: Delivered) -> bool:
+    """Whether it is as its producer sent it, and was never delivered before, as nearly all are."""
+    return not came.redelivered and _ON_THE_WAY.isdisjoint(came.properties.headers or ())
 
 
 def name_of(came: Delivered) -> str:

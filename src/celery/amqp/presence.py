@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from celery.amqp.connection import Refused
+from celery.amqp.channel import Refused
 from celery.utils.log import get_logger
 
 logger = get_logger(__name__)

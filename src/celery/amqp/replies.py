@@ -12,7 +12,8 @@ import time
 from contextlib import suppress
 
 from celery.amqp import frames
-from celery.amqp.connection import Channel, Connection
+from celery.amqp.channel import Channel
+from celery.amqp.connection import Connection
 from celery.amqp.frames import Delivered
 from celery.amqp.link import Link
 from celery.amqp.tables import encode_table

@@ -17,7 +17,7 @@ import msgspec
 
 from celery.amqp import delays, frames
 from celery.amqp.bus import RabbitBus
-from celery.amqp.connection import Channel, Refused
+from celery.amqp.channel import Channel, Refused
 from celery.amqp.consumer import RabbitConsumer
 from celery.amqp.frames import Delivered, encode_properties
 from celery.amqp.held import Held
