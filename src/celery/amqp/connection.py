@@ -274,7 +274,8 @@ class Connection:
 
     def _run(self) -> None:
         try:
-            self._feed(b"")
+            with self._reading:
+                self._feed(b"")
             self._serve()
         except (ValueError, LookupError, StructError) as error:
             logger.exception("RabbitMQ at %s sent what cannot be read", self.where)
