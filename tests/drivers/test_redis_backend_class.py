@@ -30,7 +30,7 @@ def test_a_class_of_ones_own_is_used_and_writes_what_others_read(redis_server: A
         assert type(app.backend) is Noting
         app.backend.store_result("the-task", {"a": 1}, "SUCCESS")
         assert Noting.noted[-1] == "the-task"
-        assert other.AsyncResult("the-task").get(timeout=5) == {"a": 1}
+        assert other.AsyncResult("the-task").get(timeout=30) == {"a": 1}
 
 
 def test_it_can_be_made_by_hand(redis_server: Any) -> None:

@@ -146,7 +146,7 @@ def test_a_task_that_runs_is_revoked(app: Celery) -> None:
         result.revoke(terminate=True)
         with pytest.raises(TaskRevokedError):
             result.get(timeout=20)
-        assert cleaned_up.wait(5)
+        assert cleaned_up.wait(30)
 
 
 def test_a_task_that_runs_is_revoked_by_its_stamp(app: Celery) -> None:

@@ -57,7 +57,7 @@ def gauge() -> Gauge:
 
 
 def told(app: Celery, name: str, *args: Any, **kwargs: Any) -> Any:
-    [answer] = getattr(app.control, name)(*args, reply=True, timeout=5, limit=1, **kwargs)
+    [answer] = getattr(app.control, name)(*args, reply=True, timeout=20, limit=1, **kwargs)
     return answer[NODE]
 
 
@@ -312,7 +312,7 @@ def test_a_paused_queue_is_left_alone(app: Celery, start: Any) -> None:
     with start(hostname=NODE, queues=["celery", "aside"]):
         waiting = work.apply_async((1,), queue="aside")
         assert work.delay(2).get(timeout=10) == 2
-        [queues] = app.control.inspect(timeout=5, limit=1).active_queues().values()
+        [queues] = app.control.inspect(timeout=20, limit=1).active_queues().values()
         assert [(queue["name"], queue.get("paused")) for queue in queues] == [("celery", None), ("aside", True)]
         assert waiting.state == "PENDING"
         app.control.resume("aside")
@@ -376,7 +376,7 @@ def test_a_revocation_that_only_a_worker_is_told_of_is_for_good(app: Celery, sta
         until(lambda: app.broker.stats(["celery"])[0].delayed == 1)
         # As clients of the original do, which have no broker to record it at.
         arguments = {"task_id": ["sent-later", delayed.id]}
-        [answer] = app.control.broadcast("revoke", arguments, reply=True, timeout=5, limit=1)
+        [answer] = app.control.broadcast("revoke", arguments, reply=True, timeout=20, limit=1)
         assert answer[NODE]["ok"].endswith("flagged as revoked")
         with pytest.raises(TaskRevokedError):
             delayed.get(timeout=10)

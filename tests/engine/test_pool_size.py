@@ -40,7 +40,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def told(app: Celery, command: str, **arguments: Any) -> Any:
-    [answer] = app.control.broadcast(command, arguments=arguments, reply=True, timeout=5, limit=1)
+    [answer] = app.control.broadcast(command, arguments=arguments, reply=True, timeout=20, limit=1)
     return answer[NODE]
 
 

@@ -255,12 +255,12 @@ def test_somebody_else_uses_the_key_of_a_result(
 def test_a_result_that_is_none(app: Celery, redis_server: RedisServer, jobs: Any) -> None:
     redis_server.ask("EVAL", "redis.call('SELECT', 1) redis.call('SET', KEYS[1], 'theirs')", 1, "celery-task-meta-odd")
     with pytest.raises(DecodeError):
-        app.AsyncResult("odd").get(timeout=5)
+        app.AsyncResult("odd").get(timeout=30)
     with work(app):
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
         result = jobs.add.apply_async((1, 2), task_id="odd")
         wait_until(lambda: is_idle(app))
-        assert result.get(timeout=5) == 3
+        assert result.get(timeout=30) == 3
 
 
 # -- servers that refuse -----------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def test_a_server_that_is_full(own: RedisServer, tmp_path: Path, jobs: Any) -> N
                 jobs.add.apply_async((1, 2), **options)
             assert time.monotonic() - began < DEADLINE + 0.5
         assert [result.get(timeout=10) for result in results] == [str(number) for number in range(20)]
-        assert app.control.ping(timeout=5, limit=1)
+        assert app.control.ping(timeout=20, limit=1)
         own.ask("CONFIG", "SET", "maxmemory", "0")
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
     assert set(noted(log).values()) == {1}

@@ -310,16 +310,16 @@ def test_a_cold_shutdown_kills_and_late_tasks_come_again(app: Celery, run: Any, 
 @every_pool
 def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str, log: Path, jobs: Any) -> None:
     with start():
-        inspect = app.control.inspect(timeout=5, limit=1)
+        inspect = app.control.inspect(timeout=20, limit=1)
         assert inspect.ping() == {NODE: {"ok": "pong"}}
         assert "engine.jobs.add" in inspect.registered()[NODE]
         assert [queue["name"] for queue in inspect.active_queues()[NODE]] == ["celery"]
         stats = inspect.stats()[NODE]
         assert stats["pool"]["max-concurrency"] == (1 if pool == "solo" else 2)
         assert stats["broker"]["transport"] == "redis"
-        assert app.control.add_consumer("extra", reply=True, timeout=5, limit=1)
+        assert app.control.add_consumer("extra", reply=True, timeout=20, limit=1)
         assert jobs.add.apply_async((1, 1), queue="extra").get(timeout=10) == 2
-        assert app.control.cancel_consumer("extra", reply=True, timeout=5, limit=1)
+        assert app.control.cancel_consumer("extra", reply=True, timeout=20, limit=1)
         jobs.add.apply_async((1, 1), queue="extra")
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
         assert counts(app, "extra") == (1, 0, 0, 0)
@@ -335,7 +335,7 @@ def test_a_worker_keeps_secrets_to_itself(make_app: Callable[..., Celery], redis
     broker = redis_url.replace("//", "//default:hush@")
     app = make_app(f"{broker};redis://default:hush@localhost:1/0", redis_url, broker_transport_options=options)
     with start_worker(app, pool="solo", perform_ping_check=False, hostname=NODE):
-        inspect = app.control.inspect(timeout=5, limit=1)
+        inspect = app.control.inspect(timeout=20, limit=1)
         stats, conf, report = inspect.stats()[NODE], inspect.conf()[NODE], inspect.report()[NODE]
     assert stats["broker"]["alternates"] == ["redis://default:**@localhost:1/0"]
     assert "hush" not in repr((stats, conf, report))
@@ -355,10 +355,10 @@ def test_a_worker_can_be_told_to_stop(app: Celery, run: Any) -> None:
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_pools_grow_and_shrink(app: Celery, start: Start, jobs: Any) -> None:
     with start():
-        inspect = app.control.inspect(timeout=5, limit=1)
-        app.control.pool_grow(2, reply=True, timeout=5, limit=1)
+        inspect = app.control.inspect(timeout=20, limit=1)
+        app.control.pool_grow(2, reply=True, timeout=20, limit=1)
         assert inspect.stats()[NODE]["pool"]["max-concurrency"] == 4
-        app.control.pool_shrink(3, reply=True, timeout=5, limit=1)
+        app.control.pool_shrink(3, reply=True, timeout=20, limit=1)
         assert inspect.stats()[NODE]["pool"]["max-concurrency"] == 1
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
 
@@ -375,13 +375,14 @@ def test_a_child_that_dies_with_its_task(app: Celery, start: Start, log: Path, j
 def test_fair_workers_hold_nothing_back(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     """A worker whose slots are busy claims nothing: what comes is another's."""
     with start(concurrency=1, optimization="fair"):
-        jobs.mark.delay(str(log), "long", 1.0)
+        long = jobs.mark.delay(str(log), "long", 5.0)
         wait_until(lambda: noted(log)["long"])
         with app.bulk():
             rest = [jobs.add.delay(number, 1) for number in range(5)]
         assert counts(app) == (5, 1, 0, 0)
         with start(concurrency=1, optimization="fair", hostname="w2@here"):
-            assert [result.get(timeout=0.9) for result in rest] == [1, 2, 3, 4, 5]
+            assert [result.get(timeout=30) for result in rest] == [1, 2, 3, 4, 5]
+            assert not long.ready()
 
 
 def test_a_child_that_is_killed_is_replaced(app: Celery, start: Start, jobs: Any) -> None:

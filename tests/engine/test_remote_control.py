@@ -42,34 +42,34 @@ def worker(app: Celery, start: Any) -> Any:
 
 
 def asked(app: Celery, name: str, *args: Any, **kwargs: Any) -> Any:
-    answer = getattr(app.control.inspect(timeout=2, limit=1), name)(*args, **kwargs)
+    answer = getattr(app.control.inspect(timeout=20, limit=1), name)(*args, **kwargs)
     assert list(answer) == [NODE]
     return answer[NODE]
 
 
 def told(app: Celery, name: str, *args: Any, **kwargs: Any) -> Any:
-    [answer] = getattr(app.control, name)(*args, reply=True, timeout=2, limit=1, **kwargs)
+    [answer] = getattr(app.control, name)(*args, reply=True, timeout=20, limit=1, **kwargs)
     return answer[NODE]
 
 
 def test_ping(app: Celery, worker: Any) -> None:
-    assert app.control.ping(timeout=2, limit=1) == [{NODE: {"ok": "pong"}}]
+    assert app.control.ping(timeout=20, limit=1) == [{NODE: {"ok": "pong"}}]
     assert asked(app, "ping") == {"ok": "pong"}
-    assert app.control.inspect(NODE, timeout=2).ping() == {"ok": "pong"}, "of a name, its answer"
+    assert app.control.inspect(NODE, timeout=20).ping() == {"ok": "pong"}, "of a name, its answer"
 
 
 def test_only_those_who_are_meant_answer(app: Celery, worker: Any) -> None:
-    assert app.control.ping(destination=[NODE], timeout=2) == [{NODE: {"ok": "pong"}}]
+    assert app.control.ping(destination=[NODE], timeout=20) == [{NODE: {"ok": "pong"}}]
     assert app.control.ping(destination=["w@elsewhere"], timeout=0.1) == []
-    assert app.control.ping(pattern="w@*", matcher="glob", timeout=2, limit=1)
+    assert app.control.ping(pattern="w@*", matcher="glob", timeout=20, limit=1)
     assert app.control.ping(pattern="x@*", matcher="glob", timeout=0.1) == []
-    assert app.control.ping(pattern="^w@h", matcher="pcre", timeout=2, limit=1)
+    assert app.control.ping(pattern="^w@h", matcher="pcre", timeout=20, limit=1)
     assert app.control.inspect(destination=["w@elsewhere"], timeout=0.1).ping() is None
 
 
 def test_active_and_reserved(app: Celery, worker: Any) -> None:
     first = worker.held.delay(1, key="value")
-    assert worker.began.wait(5)
+    assert worker.began.wait(30)
     second = worker.held.delay(2)
     [active] = asked(app, "active")
     assert active["id"] == first.id
@@ -123,18 +123,18 @@ def test_queues_come_and_go(app: Celery, worker: Any) -> None:
     assert told(app, "add_consumer", "extra") == {"ok": "add consumer extra"}
     assert [queue["name"] for queue in asked(app, "active_queues")] == ["celery", "extra"]
     worker.may_end.set()
-    worker.held.apply_async(queue="extra").get(timeout=5)
+    worker.held.apply_async(queue="extra").get(timeout=30)
     assert told(app, "cancel_consumer", "extra") == {"ok": "no longer consuming from extra"}
     assert [queue["name"] for queue in asked(app, "active_queues")] == ["celery"]
 
 
 def test_queues_change_while_a_task_runs(app: Celery, worker: Any) -> None:
     result = worker.held.delay()
-    assert worker.began.wait(5)
+    assert worker.began.wait(30)
     told(app, "add_consumer", "extra")
     worker.may_end.set()
-    assert result.get(timeout=5) is None
-    assert worker.held.delay().get(timeout=5) is None
+    assert result.get(timeout=30) is None
+    assert worker.held.delay().get(timeout=30) is None
 
 
 def test_revoke(app: Celery, worker: Any) -> None:
@@ -158,11 +158,11 @@ def test_the_pool_grows_and_shrinks(app: Celery, worker: Any) -> None:
 
 
 def test_an_unknown_command_is_answered(app: Celery, worker: Any) -> None:
-    assert app.control.broadcast("nope", reply=True, timeout=2, limit=1) == [{NODE: {"error": "KeyError('nope')"}}]
+    assert app.control.broadcast("nope", reply=True, timeout=20, limit=1) == [{NODE: {"error": "KeyError('nope')"}}]
 
 
 def test_a_command_that_raises_is_answered(app: Celery, worker: Any) -> None:
-    [answer] = app.control.broadcast("time_limit", arguments={"task_name": []}, reply=True, timeout=2, limit=1)
+    [answer] = app.control.broadcast("time_limit", arguments={"task_name": []}, reply=True, timeout=20, limit=1)
     assert "error" in answer[NODE]
 
 
@@ -183,9 +183,9 @@ def test_commands_of_users(app: Celery, worker: Any) -> None:
         return {"unplain": {1, 2}}
 
     try:
-        [answer] = app.control.broadcast("set_something", arguments={"n": 3}, reply=True, timeout=2, limit=1)
+        [answer] = app.control.broadcast("set_something", arguments={"n": 3}, reply=True, timeout=20, limit=1)
         assert answer == {NODE: {"ok": f"{NODE} 3"}}
-        [answer] = app.control.broadcast("old_name", reply=True, timeout=2, limit=1)
+        [answer] = app.control.broadcast("old_name", reply=True, timeout=20, limit=1)
         assert answer == {NODE: {"unplain": [1, 2]}}
         assert Panel.meta["set_something"].help == "Set something."
     finally:

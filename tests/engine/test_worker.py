@@ -17,7 +17,7 @@ from celery.worker import WorkController, state
 from celery.worker.options import concurrency_of
 
 
-def wait_until(condition: Any, seconds: float = 5.0) -> None:
+def wait_until(condition: Any, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -56,8 +56,8 @@ def test_it_consumes_from_the_chosen_queues_only(app: Celery, start: Any) -> Non
 
     with start(queues=["urgent", "rest"]):
         elsewhere = where.apply_async(queue="other")
-        assert where.apply_async(queue="urgent").get(timeout=5) == "here"
-        assert where.apply_async(queue="rest").get(timeout=5) == "here"
+        assert where.apply_async(queue="urgent").get(timeout=30) == "here"
+        assert where.apply_async(queue="rest").get(timeout=30) == "here"
         assert elsewhere.state == "PENDING"
     assert [stats.ready for stats in app.broker.stats(["other"])] == [1]
 
@@ -102,7 +102,7 @@ def test_purge_empties_the_queues_first(app: Celery, start: Any) -> None:
 
     count.delay(1)
     with start(purge=True):
-        count.delay(2).get(timeout=5)
+        count.delay(2).get(timeout=30)
     assert ran == [2]
 
 
@@ -112,18 +112,18 @@ def test_a_warm_shutdown_finishes_what_runs_and_gives_back_the_rest(app: Celery)
     @app.task(shared=False)
     def held() -> str:
         began.set()
-        assert may_end.wait(5)
+        assert may_end.wait(30)
         return "finished"
 
     results = [held.delay() for _ in range(3)]
     worker = WorkController(app, pool="threads", concurrency=1)
     thread = threading.Thread(target=worker.start)
     thread.start()
-    assert began.wait(5)
+    assert began.wait(30)
     worker.stop()
     wait_until(lambda: app.broker.stats(["celery"])[0].ready == 2)
     may_end.set()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     assert worker.exitcode == 0
     assert results[0].get(timeout=1) == "finished"
@@ -134,10 +134,10 @@ def test_should_stop_stops_it(app: Celery, pool: str) -> None:
     worker = WorkController(app, pool=pool)
     thread = threading.Thread(target=worker.start)
     thread.start()
-    assert worker.ready.wait(5)
+    assert worker.ready.wait(30)
     assert worker.consumer is not None
     worker.consumer.call_soon(setattr, state, "should_stop", 3)
-    thread.join(5)
+    thread.join(30)
     assert worker.exitcode == 3
     state.reset_state()
 
@@ -193,12 +193,12 @@ def test_results_wait_for_a_broker_that_is_out_of_reach(
     try:
         with start() as worker:
             result = run.delay()
-            assert ran.wait(5)
+            assert ran.wait(30)
             assert worker.consumer is not None
             wait_until(lambda: not worker.consumer.connected)
             assert result.state == "PENDING"
             FlakyConsumer.down.clear()
-            assert result.get(timeout=5) == "kept"
+            assert result.get(timeout=30) == "kept"
     finally:
         FlakyConsumer.down.clear()
 
@@ -210,7 +210,7 @@ def test_states_count_what_was_done(app: Celery, start: Any) -> None:
 
     with start():
         for _ in range(3):
-            counted.delay().get(timeout=5)
+            counted.delay().get(timeout=30)
         assert state.total_count["counted"] == 3
         wait_until(lambda: len(state.reserved_requests) == 0)
         assert list(state.active_requests) == []

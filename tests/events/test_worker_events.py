@@ -245,7 +245,7 @@ class TestOnAndOff:
         ear = listen(app)
 
         def tell(command: str) -> Any:
-            [answer] = app.control.broadcast(command, reply=True, timeout=5, limit=1)
+            [answer] = app.control.broadcast(command, reply=True, timeout=20, limit=1)
             return answer[NODE]
 
         with start(app, task_events=events, pool="threads"):

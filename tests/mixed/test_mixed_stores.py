@@ -28,12 +28,12 @@ from celery.result import AsyncResult
 done, failed, runs = (app.AsyncResult(id) for id in ("done", "failed", "runs"))
 group = app.GroupResult.restore("group")
 print(json.dumps([
-    done.get(timeout=5), failed.state, repr(failed.get(timeout=5, propagate=False)), failed.traceback, runs.state,
+    done.get(timeout=30), failed.state, repr(failed.get(timeout=5, propagate=False)), failed.traceback, runs.state,
     runs.info, [member.id for member in group.results], app.AsyncResult("nobody").state,
 ]))
 app.AsyncResult("done").forget()
 app.backend.store_result("failed", 8, "SUCCESS")
-print(json.dumps([app.AsyncResult("done").state, app.AsyncResult("failed").get(timeout=5)]))
+print(json.dumps([app.AsyncResult("done").state, app.AsyncResult("failed").get(timeout=30)]))
 """
 
 

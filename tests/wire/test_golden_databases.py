@@ -139,9 +139,9 @@ def app(redis_url: str) -> Iterator[Celery]:
 
 def test_results_are_read(restore: Restore, app: Celery) -> None:
     restore("results")
-    assert app.AsyncResult("success").get(timeout=5) == 3
+    assert app.AsyncResult("success").get(timeout=30) == 3
     with pytest.raises(ValueError, match="no é"):
-        app.AsyncResult("failure").get(timeout=5)
+        app.AsyncResult("failure").get(timeout=30)
     assert "in fail" in str(app.AsyncResult("failure").traceback)
     retried = app.AsyncResult("retry")
     assert (retried.state, repr(retried.result)) == ("RETRY", "KeyError('not yet')")
@@ -155,9 +155,9 @@ def test_saved_groups_are_read(restore: Restore, app: Celery) -> None:
     restore("results")
     saved = app.GroupResult.restore("both")
     assert saved is not None
-    assert saved.get(timeout=5) == [2, 4]
+    assert saved.get(timeout=30) == [2, 4]
 
 
 def test_compressed_results_are_read(restore: Restore, app: Celery) -> None:
     restore("results-gzip")
-    assert app.AsyncResult("success").get(timeout=5) == 3
+    assert app.AsyncResult("success").get(timeout=30) == 3
