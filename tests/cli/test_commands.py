@@ -140,7 +140,7 @@ def test_report_describes_the_installation(celery: Any) -> None:
 
 
 def test_asking_workers(celery: Any, worker: Any) -> None:
-    with worker("-c", "1", "-n", "w1@example", "-P", "threads") as running:
+    with worker("-c", "1", "-n", "w1@example") as running:
         said = celery("-A", "single", "status")
         assert said.code == 0, said.err
         assert "w1@example: OK" in said.out
@@ -148,7 +148,7 @@ def test_asking_workers(celery: Any, worker: Any) -> None:
         assert json.loads(celery("-A", "single", "inspect", "ping", "-j").out) == {"w1@example": {"ok": "pong"}}
         assert "* single.add" in celery("-A", "single", "inspect", "registered").out
 
-        nap = celery("-A", "single", "call", "single.nap", "-a", "[5]").out.strip()
+        nap = celery("-A", "single", "call", "single.nap", "-a", "[600]").out.strip()
         celery("-A", "single", "call", "single.add", "--countdown", "3600")
         running.expect(nap)
         active = json.loads(celery("-A", "single", "inspect", "active", "-j").out)["w1@example"]
@@ -157,6 +157,7 @@ def test_asking_workers(celery: Any, worker: Any) -> None:
         assert "w1@example" in celery("-A", "single", "inspect", "reserved", "-j").out
         stats = json.loads(celery("-A", "single", "inspect", "stats", "-j").out)["w1@example"]
         assert stats["pid"] == running.process.pid
+        assert celery("-A", "single", "control", "terminate", "KILL", nap).code == 0
         assert celery("-A", "single", "control", "shutdown").code in {0, 69}
         assert running.process.wait(timeout=60) == 0
 

@@ -200,7 +200,7 @@ def test_a_replacement_whose_template_hangs_is_tried_again(make: Make, tmp_path:
     (tmp_path / "moody.py").write_text(
         f"import signal\nfrom pathlib import Path\nif Path({str(tmp_path / 'stuck')!r}).exists(): signal.pause()\n"
     )
-    pool = make(preload=("moody",), start_timeout=3.0)
+    pool = make(preload=("moody",), start_timeout=5.0)
     stuck = tmp_path / "stuck"
     stuck.touch()
     pool.nursery.end()

@@ -265,7 +265,7 @@ def test_what_does_not_speak_the_protocol_is_refused_at_once(make_link: MakeLink
     words = "it does not speak the protocol of Redis; check host and port"
     with (
         scripted(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url,
-        lasting(0, 1),
+        lasting(0, 4),
         pytest.raises(BrokerError, match=words) as caught,
     ):
         make_link(url).call("PING")
@@ -318,7 +318,7 @@ def test_others_are_not_and_that_is_said_at_once(
     who: str, words: str, guarded: RedisServer, make_link: MakeLink
 ) -> None:
     link = make_link(guarded.url().replace("//", f"//{who}"))
-    with lasting(0, 1), pytest.raises(BrokerError) as caught:
+    with lasting(0, 4), pytest.raises(BrokerError) as caught:
         link.call("PING")
     assert words in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -328,7 +328,7 @@ def test_others_are_not_and_that_is_said_at_once(
 
 def test_a_password_that_the_server_does_not_want(redis_url: str, make_link: MakeLink) -> None:
     link = make_link(redis_url.replace("//", "//:s3cret@"))
-    with lasting(0, 1), pytest.raises(BrokerError, match=r"it has no password, but the URL does; take it out"):
+    with lasting(0, 4), pytest.raises(BrokerError, match=r"it has no password, but the URL does; take it out"):
         link.call("PING")
 
 
@@ -339,14 +339,14 @@ def test_a_user_with_few_rights_is_told_so(guarded: RedisServer, make_link: Make
     # THEN what is allowed works, and the rest is refused with what to do
     assert link.call("GET", "bob:1") is None
     for command in (("GET", "other"), ("SET", "bob:1", 1)):
-        with lasting(0, 1), pytest.raises(BrokerError, match="give the user of the URL all commands, keys") as caught:
+        with lasting(0, 4), pytest.raises(BrokerError, match="give the user of the URL all commands, keys") as caught:
             link.call(*command)
         assert caught.value.code == "NOPERM"  # type: ignore[attr-defined]
         assert caught.value.temporary is False
 
 
 def test_a_database_that_the_server_does_not_have(redis_url: str, make_link: MakeLink) -> None:
-    with lasting(0, 1), pytest.raises(BrokerError, match=r"it has no database 99; give another number") as caught:
+    with lasting(0, 4), pytest.raises(BrokerError, match=r"it has no database 99; give another number") as caught:
         make_link(redis_url.removesuffix("/0") + "/99").call("PING")
     assert caught.value.temporary is False
 
@@ -374,7 +374,7 @@ def test_a_full_server_is_a_temporary_refusal_at_once(make_server: MakeServer, m
     assert (caught.value.code, caught.value.temporary) == ("OOM", True)  # type: ignore[attr-defined]
 
     # AND the same from inside a script
-    with lasting(0, 1), pytest.raises(BrokerError, match="maxmemory is reached") as caught:
+    with lasting(0, 4), pytest.raises(BrokerError, match="maxmemory is reached") as caught:
         link.run(Script("grow", "return redis.call('SET', KEYS[1], ARGV[1])"), ["more"], [b"x" * 100_000])
     assert caught.value.code == "OOM"  # type: ignore[attr-defined]
 
@@ -434,7 +434,7 @@ def test_a_replica_is_no_server_to_write_to(make_server: MakeServer, make_link: 
     assert link.call("GET", "a") is None
 
     # THEN writing to it is tried until the deadline
-    with lasting(0.4, 1.5), pytest.raises(BrokerError) as caught:
+    with lasting(0.4, 4), pytest.raises(BrokerError) as caught:
         link.call("SET", "a", 1)
     assert "is not ready: READONLY" in str(caught.value)
     assert "give the URL of the primary, or use sentinel://" in str(caught.value)
@@ -457,7 +457,7 @@ def test_a_server_with_too_many_clients(make_server: MakeServer, make_link: Make
         others.exchange(two, pack(("PING",)))
 
         # THEN a further one is told why
-        with lasting(0.2, 1.5), pytest.raises(BrokerError, match="max number of clients reached") as caught:
+        with lasting(0.2, 4), pytest.raises(BrokerError, match="max number of clients reached") as caught:
             make_link(server.url(), timeout=0.3).call("PING")
         assert caught.value.temporary is True  # type: ignore[attr-defined]
 
@@ -468,7 +468,7 @@ def test_a_server_with_too_many_clients(make_server: MakeServer, make_link: Make
 def test_nobody_there(make_link: MakeLink) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with lasting(0.3, 1.2), pytest.raises(BrokerError) as caught:
+    with lasting(0.3, 4), pytest.raises(BrokerError) as caught:
         make_link(f"redis://:s3cret@127.0.0.1:{port}", timeout=0.5).call("PING")
     assert str(caught.value) == (
         f"Redis at redis://127.0.0.1:{port} cannot be reached: Connection refused; start the server there, or correct"
@@ -492,7 +492,7 @@ def test_a_server_that_stands_still_costs_the_timeout(make_server: MakeServer, m
     # THEN a request on the connection that stands, and one on a new link, end in time
     for other, timeout in ((link, 1.0), (make_link(server.url(), timeout=0.4), 0.4)):
         with (
-            lasting(timeout * 0.8, timeout + 0.6),
+            lasting(timeout * 0.8, timeout + 3),
             pytest.raises(BrokerError, match="see whether it hangs, is overloaded") as caught,
         ):
             other.call("GET", "a")
@@ -519,14 +519,14 @@ def test_a_connection_that_leads_nowhere_is_given_up_in_time_for_another(
 ) -> None:
     # GIVEN a connection on which nothing arrives any more, as behind a router that has forgotten it
     with Proxy(redis_server.port) as proxy:
-        link = make_link(proxy.url(), timeout=2)
+        link = make_link(proxy.url(), timeout=4)
         link.call("SET", "a", 1)
         proxy.swallow()
         healed = threading.Timer(0.3, proxy.heal)
         healed.start()
 
         # THEN half of the time is for it, and a new connection has the other half
-        with lasting(0.8, 1.9):
+        with lasting(1.6, 3.9):
             assert link.call("GET", "a") == b"1"
         healed.join()
         link.close()
@@ -560,7 +560,7 @@ def test_a_deadline_of_the_callers_own(make_server: MakeServer, make_link: MakeL
     link = make_link(server.url(), timeout=60)
     link.call("PING")
     server.pause()
-    with lasting(0.2, 1), pytest.raises(BrokerError):
+    with lasting(0.2, 4), pytest.raises(BrokerError):
         link.call("PING", deadline=time.monotonic() + 0.3)
 
 
@@ -568,7 +568,7 @@ def test_a_deadline_of_the_callers_own(make_server: MakeServer, make_link: MakeL
 
 
 def test_fifty_megabytes_there_and_back(redis_url: str, make_link: MakeLink) -> None:
-    link = make_link(redis_url)
+    link = make_link(redis_url, timeout=60)
     value = random.randbytes(50_000_000)
     assert link.call("SET", "large", value) == b"OK"
     assert link.call("GET", "large") == value
@@ -663,7 +663,7 @@ def test_a_thread_that_is_left_behind_by_close_does_not_hold_it_up(redis_url: st
         wait_until(lambda: own.state == "busy")
 
         # WHEN the link is closed
-        with lasting(0, 2):
+        with lasting(0, 10):
             link.close()
 
         # THEN that request ends, and the link may be used again
@@ -730,7 +730,7 @@ def test_connections_are_limited(redis_url: str, redis_server: RedisServer, make
 
     # WHEN both are taken for longer than the timeout
     link.timeout = 0.2
-    with link.lane(), link.lane(), lasting(0.1, 1), pytest.raises(BrokerError) as caught:
+    with link.lane(), link.lane(), lasting(0.1, 4), pytest.raises(BrokerError) as caught:
         link.call("PING")
 
     # THEN that is said

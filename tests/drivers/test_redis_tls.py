@@ -151,6 +151,7 @@ def test_files_that_are_not_there(tls_server: RedisServer, tmp_path: Path, make_
 
 
 def test_fifty_megabytes_there_and_back(link: Link) -> None:
+    link.timeout = 60
     value = random.randbytes(50_000_000)
     assert link.call("SET", "large", value) == b"OK"
     assert link.call("GET", "large") == value
@@ -172,13 +173,13 @@ def test_a_server_that_stands_still_and_one_that_restarts(
     make_server: MakeServer, certificates: Certificates, make_link: MakeLink
 ) -> None:
     server = make_server(tls=certificates)
-    link = make_link(server.url(), ssl_ca_certs=certificates.authority, timeout=0.6)
+    link = make_link(server.url(), ssl_ca_certs=certificates.authority, timeout=2)
     link.call("PING")
     server.pause()
     began = time.monotonic()
     with pytest.raises(BrokerError, match="cannot be reached"):
         link.call("PING")
-    assert 0.5 <= time.monotonic() - began < 1.5
+    assert 1.6 <= time.monotonic() - began < 4.5
     server.resume()
     assert link.call("PING") == b"PONG"
     server.restart(kill=True)
