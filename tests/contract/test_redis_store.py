@@ -349,7 +349,7 @@ def test_an_unreachable_server_is_one_error_in_time(ask: str) -> None:
     began = time.monotonic()
     with pytest.raises(BackendError, match="cannot be reached") as caught:
         calls[ask]()
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 4.0
     assert caught.value.temporary
     store.close()
 
@@ -361,7 +361,7 @@ def test_many_who_wait_for_an_unreachable_server_are_all_told_in_time() -> None:
         watches = [pool.submit(store.watch, [str(number)]) for number in range(30)]
         errors = [watch.exception(SOON) for watch in watches]
     assert all(isinstance(error, BackendError) for error in errors)
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 5.0
     store.close()
 
 

@@ -153,7 +153,7 @@ def test_get_waits_no_longer_than_it_is_told(channel: Channel) -> None:
     channel.subscribe("one")
     began = time.monotonic()
     assert channel.get(0.2) is None
-    assert 0.15 <= time.monotonic() - began < 1
+    assert 0.15 <= time.monotonic() - began < 4
     assert channel.get(0) is None
 
 
@@ -355,7 +355,7 @@ def test_a_server_that_cannot_be_reached_is_an_error_of_subscribe_within_its_tim
     with pytest.raises(BrokerError, match="cannot be reached: Connection refused") as caught:
         channel.subscribe("one")
     assert caught.value.temporary is True  # type: ignore[attr-defined]
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4
 
     # AND nothing is left of it
     server.start()
@@ -373,7 +373,7 @@ def test_a_server_that_stands_still_is_an_error_of_subscribe_within_its_time(
     began = time.monotonic()
     with pytest.raises(BrokerError, match="cannot be reached"):
         channel.subscribe("two")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4
     server.resume()
     channel.subscribe("three")
     wait_until(lambda: sorted(server.ask("PUBSUB", "CHANNELS")) == [b"one", b"three"])
@@ -393,7 +393,7 @@ def test_a_channel_that_this_user_may_not_hear(
     began = time.monotonic()
     with pytest.raises(BrokerError, match=r"NOPERM .*give the user of the URL all commands, keys and channels"):
         channel.subscribe("others")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
 
     # AND the others go on
     channel.subscribe("mine.2")

@@ -83,7 +83,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused_at_once(
     began = time.monotonic()
     with pytest.raises(BrokerError, match=r"its certificate is not to be trusted .*; give ssl_ca_certs") as caught:
         make_link(tls_server.url(), **options).call("PING")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
     assert caught.value.temporary is False  # type: ignore[attr-defined]
     assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
 
@@ -140,14 +140,14 @@ def test_tls_and_no_tls_taken_for_each_other(
         make_link(redis_url.replace("redis:", "rediss:"), timeout=0.3).call("PING")
     with pytest.raises(BrokerError, match=r"rediss:// if it expects TLS"):
         make_link(tls_server.url().replace("rediss:", "redis:"), timeout=0.5).call("PING")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 def test_files_that_are_not_there(tls_server: RedisServer, tmp_path: Path, make_link: MakeLink) -> None:
     began = time.monotonic()
     with pytest.raises(BrokerError, match=r"its TLS options cannot be used: .*none\.pem"):
         make_link(tls_server.url(), ssl_ca_certs=str(tmp_path / "none.pem")).call("PING")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
 
 
 def test_fifty_megabytes_there_and_back(link: Link) -> None:

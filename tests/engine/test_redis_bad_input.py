@@ -180,7 +180,7 @@ def test_somebody_else_uses_the_key_of_a_queue(
             began = time.monotonic()
             with pytest.raises(OperationalError, match="the key taken holds"):
                 jobs.add.apply_async((1, 2), queue="taken", **options)
-            assert time.monotonic() - began < DEADLINE + 0.5
+            assert time.monotonic() - began < DEADLINE + 3
         assert [jobs.add.delay(n, 2).get(timeout=10) for n in range(3)] == [2, 3, 4]
         assert {stats.name: stats.ready for stats in app.broker.stats()} == {"celery": 0, "taken": 0}
         with pytest.raises(BrokerError, match="WRONGTYPE"):
@@ -278,7 +278,7 @@ def test_nobody_is_there(own: RedisServer, jobs: Any) -> None:
     began = time.monotonic()
     with pytest.raises(OperationalError, match="cannot be reached: Connection refused"):
         jobs.add.delay(1, 2)
-    assert DEADLINE - 0.5 < time.monotonic() - began < DEADLINE + 0.5
+    assert DEADLINE - 0.5 < time.monotonic() - began < DEADLINE + 3
     app.close()
 
 
@@ -289,7 +289,7 @@ def test_a_replica_takes_nothing(own: RedisServer, server: Callable[[str], Path]
         began = time.monotonic()
         with pytest.raises(OperationalError, match="it is a replica; give the URL of the primary"):
             jobs.add.delay(1, 2)
-        assert time.monotonic() - began < DEADLINE + 0.5
+        assert time.monotonic() - began < DEADLINE + 3
         app.conf.broker_connection_retry_on_startup = False
         with pytest.raises(BrokerError, match="it is a replica"):
             WorkController(app, pool="solo").start()
@@ -332,7 +332,7 @@ def test_a_server_that_is_full(own: RedisServer, tmp_path: Path, jobs: Any) -> N
             began = time.monotonic()
             with pytest.raises(OperationalError, match="maxmemory is reached"):
                 jobs.add.apply_async((1, 2), **options)
-            assert time.monotonic() - began < DEADLINE + 0.5
+            assert time.monotonic() - began < DEADLINE + 3
         assert [result.get(timeout=10) for result in results] == [str(number) for number in range(20)]
         assert app.control.ping(timeout=20, limit=1)
         own.ask("CONFIG", "SET", "maxmemory", "0")

@@ -108,7 +108,7 @@ def test_what_is_due_soon_and_what_is_due_next_year(app: Celery, start: Start, l
         due = time.time() + 0.5
         soon = jobs.mark.apply_async((str(log), "soon"), countdown=0.5)
         assert soon.get(timeout=10) == "soon"
-        assert 0 <= time.time() - due < 1.0
+        assert 0 <= time.time() - due < 5.0
         assert worker.consumer is not None
         assert worker.consumer.requests() == []
         assert counts(app) == (0, 0, 1, 0)

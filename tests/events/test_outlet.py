@@ -92,7 +92,7 @@ def test_a_broker_that_is_away(
         began = time.monotonic()
         for number in range(500):
             outlet.publish("t", b"%d" % number)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 5.0
         assert outlet.dropped == 450
 
         redis.start()
