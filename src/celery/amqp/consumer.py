@@ -146,8 +146,7 @@ class RabbitConsumer(Consumer):
             self._ask_for(limit)
             if self._exact:
                 self._settle_in(limit)
-            self._chime.clear()
-            self._look()
+            self._hear()
             found = self._lease(self._take(limit))
             left = end - time.monotonic()
             if found or left <= 0 or self._woken or self._chime.closed:
@@ -155,11 +154,14 @@ class RabbitConsumer(Consumer):
                 return found
             self._news.wait(left)
 
-    def _look(self) -> None:
-        """Read what has arrived: in this thread, so that no other one has to be woken, and takes turns with it."""
+    def _hear(self, seconds: float = 0.0) -> bool:
+        """Read what has come by now or within *seconds*, in this thread, so that no other one takes turns with it."""
+        heard = seconds > 0 and self._news.wait(seconds)
+        self._chime.clear()
         connection = self._connection
         if connection is not None and connection.attended:
             connection.look()
+        return heard
 
     def _check_open(self) -> None:
         if self._closed:
@@ -227,8 +229,8 @@ class RabbitConsumer(Consumer):
                 answer.short()
                 if not answer.number(4) or len(self._buffers[source]) >= limit or time.monotonic() > until:
                     break
-                self._chime.wait(0.01)
-        while self._chime.wait(QUIET) and time.monotonic() < until:
+                self._hear(0.01)
+        while self._hear(QUIET) and time.monotonic() < until:
             pass  # queues of the kind quorum send after they have answered
 
     def _take(self, limit: int) -> Claimed:

@@ -116,16 +116,15 @@ class Gathering:
     def fileno(self) -> int:
         return int(self._events.fileno())
 
-    def wait(self, timeout: float | None) -> None:
-        """Sleep until one is readable, at most *timeout* seconds."""
+    def wait(self, timeout: float | None) -> bool:
+        """Sleep until one is readable (True), at most *timeout* seconds."""
         if timeout is not None:
             timeout = max(0.0, timeout)
         if self._poll is not None:
-            self._poll.poll(None if timeout is None else timeout * 1000.0)
-        elif self._linux:
-            self._events.poll(timeout, 1)
-        else:
-            self._events.control(None, 1, timeout)
+            return bool(self._poll.poll(None if timeout is None else timeout * 1000.0))
+        if self._linux:
+            return bool(self._events.poll(timeout, 1))
+        return bool(self._events.control(None, 1, timeout))
 
     def close(self) -> None:
         """Free what it took. The descriptors stay open."""
