@@ -26,7 +26,7 @@ FLOORS: list[tuple[str, list[str]]] = [
                  "bridge", "bridge.sqs", "bridge.way", "bridge.messages", "bridge.spool", "bridge.lane", "bridge.*",
                  "memory",
                  "memory.limits", "memory.space", "memory.*", "sqlite", "sqlite.moves", "sqlite.limits",
-                 "sqlite.leases", "sqlite.*",
+                 "sqlite.listeners", "sqlite.leases", "sqlite.*",
                  "brokers",
                  "concurrency.classic", "concurrency.base", "concurrency.window", "concurrency.outcomes",
                  "concurrency.bell", "concurrency.adapter", "concurrency.crowd", "concurrency.green",

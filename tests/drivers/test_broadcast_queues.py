@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
@@ -11,8 +12,14 @@ import pytest
 from kombu.common import Broadcast
 
 from celery import Celery
+from celery.brokers.base import Broker, Consumer
+from celery.brokers.memory import MemoryBroker
+from celery.brokers.redis import RedisBroker
+from celery.brokers.sqlite import SQLiteBroker
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
+from celery.utils.clock import FakeClock
+from celery.wire.message import Delivery, Exchange, Outgoing, Queue, Settlement
 
 SOON = 30.0
 Ran = SimpleQueue[tuple[str, int]]
@@ -80,7 +87,107 @@ def test_its_alias_selects_it(url: str) -> None:
         [name] = app.amqp.queues.consume_from
         assert name.startswith("bcast.")
         assert name in {stats.name for stats in app.broker.stats()}
-    app.broker.sweep()
-    if url.startswith(("redis", "sqlite")):  # RabbitMQ deletes it by itself, and in memory it goes with the process
+    if not url.startswith("amqp"):  # RabbitMQ deletes it by itself, in its time
         assert name not in {stats.name for stats in app.broker.stats()}
     app.close()
+
+
+MINE = Queue("mine", Exchange("news", "fanout"), auto_delete=True)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def connect(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[Callable[[], Broker]]:
+    """Makes brokers of one place, that know the queue `mine` as their listener's own."""
+    clock, made = FakeClock(), list[Broker]()
+
+    def connect() -> Broker:
+        broker: Broker
+        if request.param == "memory":
+            broker = MemoryBroker(f"memory://{tmp_path.name}", clock=clock)
+        elif request.param == "sqlite":
+            broker = SQLiteBroker(f"sqlite:///{tmp_path}/own.db", clock=clock)
+        else:
+            broker = RedisBroker(redis_url, clock=clock)
+        broker.plan = lambda: [MINE]
+        made.append(broker)
+        return broker
+
+    yield connect
+    for broker in made:
+        broker.close()
+
+
+def say(broker: Broker, word: str) -> None:
+    broker.publish([Outgoing(b'{"body": "%s"}' % word.encode(), "news", "news")])
+
+
+def hear(consumer: Consumer, count: int) -> list[Delivery]:
+    """What comes, with a moment for more than *count*."""
+    deadline, found = time.monotonic() + SOON, list[Delivery]()
+    while len(found) < count and time.monotonic() < deadline:
+        found += consumer.claim(10, 0.1)
+    return found + consumer.claim(10, 0.1)
+
+
+def is_known(broker: Broker) -> bool:
+    return "mine" in {stats.name for stats in broker.stats()}
+
+
+def test_two_consumers_of_one_worker_hear_it_once(connect: Callable[[], Broker]) -> None:
+    """As while a worker's queues change; the one that stays keeps what has come."""
+    broker = connect()
+    former = broker.consumer(["mine"], name="one")
+    now = broker.consumer(["mine", "more"], name="one")
+    say(broker, "first")
+    assert len(hear(now, 1)) == 1
+    say(broker, "second")
+    [second] = hear(former, 1)
+    former.release([second])
+    former.close()
+    assert [delivery.envelope for delivery in hear(now, 1)] == [second.envelope]
+    say(broker, "third")
+    assert len(hear(now, 1)) == 1
+    assert is_known(broker)
+    now.close()
+    assert not is_known(broker)
+
+
+def test_one_whose_lease_ended_has_lost_it_and_goes_on(connect: Callable[[], Broker]) -> None:
+    broker, other = connect(), connect()
+    consumer = broker.consumer(["mine"], name="one")
+    say(broker, "before")
+    [before] = hear(consumer, 1)
+    broker.clock.advance(2 * broker.lease)  # type: ignore[attr-defined]  # a FakeClock
+    assert other.sweep() == 0
+    assert not is_known(other)
+    assert consumer.renew() is False
+    assert hear(consumer, 0) == []
+    assert consumer.settle([Settlement(before)]) == [False]
+    assert is_known(other)
+    say(other, "after")
+    assert len(hear(consumer, 1)) == 1
+    consumer.close()
+    assert not is_known(other)
+
+
+def test_dead_messages_stay_until_they_are_dropped(connect: Callable[[], Broker]) -> None:
+    """Nobody would get them if they were replayed."""
+    broker = connect()
+    consumer = broker.consumer(["mine"], name="one")
+    say(broker, "bad")
+    [bad] = hear(consumer, 1)
+    consumer.settle([Settlement(bad, "dead", 0.0, "it is bad")])
+    consumer.close()
+    [dead] = broker.entries("dead")
+    assert (dead.queue, dead.reason) == ("mine", "it is bad")
+    broker.sweep()
+    assert is_known(broker)
+    assert broker.replay([dead.tag]) == 0
+    with_listener = broker.consumer(["mine"], name="one")
+    assert broker.replay([dead.tag]) == 1
+    [again] = hear(with_listener, 1)
+    with_listener.settle([Settlement(again, "dead", 0.0, "still")])
+    with_listener.close()
+    assert broker.remove([entry.tag for entry in broker.entries("dead")]) == 1
+    broker.sweep()
+    assert not is_known(broker)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from heapq import heapify
 from typing import Any, TypeVar
 
 from celery.backends.store import Store, TransactionalStore
@@ -16,12 +15,9 @@ from celery.memory.bus import MemoryBus
 from celery.memory.consumer import MemoryConsumer
 from celery.memory.space import SPACES, Line, Message, Space
 from celery.utils.clock import SYSTEM, Clock
-from celery.utils.routing import FLEETING, ROUTED
+from celery.utils.routing import FLEETING, ROUTED, Binding
 from celery.utils.turns import Turns
 from celery.wire.message import Outgoing, Queue, Unique
-
-REMOVED = frozenset({"ready", "delayed", "parked"})
-"""What a purge removes."""
 
 
 class MemoryBroker(Broker):
@@ -61,11 +57,7 @@ class MemoryBroker(Broker):
             for queue in queues:
                 self._space.queues.setdefault(queue.name, Line())
                 if queue.exchange.name:
-                    key = queue.routing_key
-                    kind = FLEETING if queue.fleeting else queue.exchange.type
-                    binding = (queue.exchange.name, kind, key, queue.name)
-                    if binding not in self._space.bindings:
-                        self._space.bindings.append(binding)
+                    self._space.bind(_binding(queue))
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         now = self.clock.time()
@@ -91,7 +83,8 @@ class MemoryBroker(Broker):
         self._note_fleeting()
         fused = store if isinstance(store, TransactionalStore) and self.fuses(store) else None
         turns = Turns(queues, weights, strict=self.options.get("queue_order_strategy") == "priority")
-        return MemoryConsumer(self._space, queues, name, fused, self.lease, self.clock, turns)
+        own = [_binding(queue) for queue in self.plan() if queue.fleeting and queue.name in queues]
+        return MemoryConsumer(self._space, queues, name, fused, self.lease, self.clock, turns, own)
 
     def _note_fleeting(self) -> None:
         self._space.fleeting.update(queue.exchange.name for queue in self.plan() if queue.fleeting)
@@ -105,10 +98,12 @@ class MemoryBroker(Broker):
             late = [number for number, owner in self._space.owners.items() if owner.deadline <= now]
             swept = sum(self._space.leave(number, now) for number in late)
             self._space.limits.lapse(now)
+            self._space.forget_unheard(now)
             return swept
 
     def purge(self, queue: str) -> int:
-        return self._remove(lambda message: message.queue == queue and message.kind in REMOVED)
+        with self._space.lock:
+            return self._space.empty(queue, self.clock.time())
 
     def stats(self, queues: Sequence[str] | None = None) -> list[QueueStats]:
         now = self.clock.time()
@@ -150,13 +145,16 @@ class MemoryBroker(Broker):
 
     def remove(self, tags: Sequence[int | str]) -> int:
         wanted = _numbers(tags)
-        return self._remove(lambda message: message.tag in wanted and message.kind != "leased")
+        with self._space.lock:
+            unwanted = [m for m in self._space.messages.values() if m.tag in wanted and m.kind != "leased"]
+            return self._space.remove(unwanted, self.clock.time())
 
     def replay(self, tags: Sequence[int | str]) -> int:
         now = self.clock.time()
         with self._space.lock:
             found = [self._space.messages[tag] for tag in sorted(_numbers(tags)) if tag in self._space.messages]
-            dead = [message for message in found if message.kind == "dead"]
+            unheard = self._space.unheard()  # of these nobody would get it
+            dead = [message for message in found if message.kind == "dead" and message.queue not in unheard]
             for message in dead:
                 message.deliveries, message.interrupted, message.reason = 0, False, ""
                 message.position, message.since, message.due = next(self._space.numbers), now, None
@@ -226,32 +224,21 @@ class MemoryBroker(Broker):
         return MemoryBook(self._space, name, self.clock)
 
     def replies(self, on_reply: OnReply, expires: float | None) -> QueuedReplies:
-        return consumed_replies(self, self._forget, on_reply)
+        def consume(name: str) -> MemoryConsumer:
+            own = [("", FLEETING, name, name)]
+            return MemoryConsumer(
+                self._space, [name], "replies", None, self.lease, self.clock, Turns([name], None), own
+            )
 
-    def _forget(self, name: str) -> None:
-        self.purge(name)
-        with self._space.lock:
-            self._space.queues.pop(name, None)
+        return consumed_replies(consume, self.lease, on_reply)
 
     def bus(self) -> MemoryBus:
         return MemoryBus(self._space)
 
-    def _remove(self, unwanted: Callable[[Message], bool]) -> int:
-        """Heap entries of what is removed stay until they come up, unless nothing is left at all."""
-        now = self.clock.time()
-        with self._space.lock:
-            messages = self._space.messages
-            gone = [message for message in messages.values() if unwanted(message)]
-            for message in gone:
-                self._space.drop(message, now)
-            if gone:
-                self._space.free_uniques_of({message.task_id for message in gone})
-                for queue in self._space.queues.values():
-                    queue.ready = [entry for entry in queue.ready if entry[2] in messages]
-                    queue.delayed = [entry for entry in queue.delayed if entry[1] in messages]
-                    heapify(queue.ready)
-                    heapify(queue.delayed)
-            return len(gone)
+
+def _binding(queue: Queue) -> Binding:
+    kind = FLEETING if queue.fleeting else queue.exchange.type
+    return queue.exchange.name, kind, queue.routing_key, queue.name
 
 
 Name = TypeVar("Name")

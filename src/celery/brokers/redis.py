@@ -12,7 +12,6 @@ import re
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -28,7 +27,7 @@ from celery.redis.consumer import RedisConsumer
 from celery.redis.envelopes import SEP, STEPS, read_steps, sent_at, task_of, unwrap
 from celery.redis.link import Link
 from celery.redis.outbox import Outbox
-from celery.redis.relay import Relay
+from celery.redis.relay import Listening, Relay, Relays
 from celery.redis.replylists import ReplyList
 from celery.redis.scripts import Scripts
 from celery.utils.clock import SYSTEM, Clock
@@ -80,6 +79,7 @@ class RedisBroker(Broker):
             lambda: self.plan(),  # noqa: PLW0108 - it is set later
         )
         self._consumers: weakref.WeakSet[RedisConsumer] | None = None
+        self._relays = Relays(lambda queue: Relay(self.link, self.bus(), queue, self._scripts.sep, self.lease))
         self._strict_order = self.options.get("queue_order_strategy") == "priority"
         self._warned = False
 
@@ -129,25 +129,19 @@ class RedisBroker(Broker):
         if store is not None and self.fuses(store):
             fused = store.link.address  # type: ignore[attr-defined]  # `fuses` has looked
         turns = Turns(queues, weights, strict=self._strict_order)
-        relays = self._listen(queues)
-        consumer = RedisConsumer(
-            self.link, self._scripts, self._outbox, queues, name, fused, self.lease, turns=turns, relays=relays
-        )
+        listening = Listening(self._relays, [queue for queue in self.plan() if queue.fleeting and queue.name in queues])
+        try:
+            consumer = RedisConsumer(
+                self.link, self._scripts, self._outbox, queues, name, fused, self.lease, turns=turns,
+                listening=listening,
+            )  # fmt: skip
+        except BaseException:
+            listening.close()
+            raise
         if self._consumers is None:
             self._consumers = weakref.WeakSet()
         self._consumers.add(consumer)
         return consumer
-
-    def _listen(self, queues: Sequence[str]) -> list[Relay]:
-        """Relays for those queues that are one listener's own."""
-        with ExitStack() as stack:
-            made = []
-            for queue in self.plan():
-                if queue.fleeting and queue.name in queues:
-                    made.append(relay := Relay(self.link, self.bus(), queue, self._scripts.sep))
-                    stack.callback(relay.close)
-            stack.pop_all()  # all of them listen: the consumer closes them
-            return made
 
     def fuses(self, store: Store) -> bool:
         link = getattr(store, "link", None)

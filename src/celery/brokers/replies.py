@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from celery.brokers.answers import OnReply, Replies, Reply
-from celery.brokers.base import Broker, Consumer
+from celery.brokers.base import Consumer
 from celery.exceptions import BrokerError, DecodeError
 from celery.utils.log import get_logger
 from celery.wire.message import Settlement
@@ -46,13 +46,12 @@ class Source(ABC):
 
 
 class Consumed(Source):
-    """A queue that a consumer of the broker's reads, under a lease of so many seconds; *drop* forgets it."""
+    """A queue that a consumer of the broker's has as its own, under a lease of so many seconds."""
 
-    def __init__(self, consumer: Consumer, lease: float, drop: Callable[[], object]) -> None:
+    def __init__(self, consumer: Consumer, lease: float) -> None:
         self._consumer = consumer
         self._every = lease / 3
         self._renewed = time.monotonic()
-        self._drop = drop
         self._ends: list[Settlement] = []
 
     def look(self, most: int, timeout: float) -> list[bytes]:
@@ -71,7 +70,6 @@ class Consumed(Source):
 
     def close(self) -> None:
         self._consumer.close()
-        self._drop()
 
 
 class QueuedReplies(Replies):
@@ -143,13 +141,9 @@ class QueuedReplies(Replies):
             thread.join(5.0)
 
 
-def consumed_replies(broker: Broker, forget: Callable[[str], object], on_reply: OnReply) -> QueuedReplies:
-    """Reply queues that consumers of *broker* read; *forget* drops the one of that name."""
-
-    def make(name: str) -> Consumed:
-        return Consumed(broker.consumer([name], name="replies"), broker.lease, partial(forget, name))
-
-    return QueuedReplies(make, on_reply)
+def consumed_replies(consume: Callable[[str], Consumer], lease: float, on_reply: OnReply) -> QueuedReplies:
+    """Reply queues that consumers read; *consume* makes one for a queue that goes with it."""
+    return QueuedReplies(lambda name: Consumed(consume(name), lease), on_reply)
 
 
 __all__ = ["QueuedReplies", "Source", "consumed_replies"]

@@ -22,11 +22,12 @@ from celery.sqlite.consumer import SQLiteConsumer
 from celery.sqlite.leases import leave
 from celery.sqlite.limits import SQL as LIMITS
 from celery.sqlite.limits import Limits, unpark
+from celery.sqlite.listeners import any_unheard, empty, forget_unheard, own_bindings
 from celery.sqlite.moves import SQL, file_new, next_position, numbers
 from celery.sqlite.outbox import Outbox
 from celery.utils.bell import Belfry
 from celery.utils.clock import SYSTEM, Clock
-from celery.utils.routing import FLEETING, ROUTED
+from celery.utils.routing import FLEETING, ROUTED, Binding
 from celery.utils.sqlite import open_database
 from celery.utils.turns import Turns
 from celery.wire.message import Outgoing, Queue, Unique
@@ -106,43 +107,45 @@ class SQLiteBroker(Broker):
         weights: Mapping[str, int] | None = None,
     ) -> SQLiteConsumer:
         fused = store if isinstance(store, TransactionalStore) and self.fuses(store) else None
+        own = own_bindings(queue for queue in self.plan() if queue.name in queues)
+        return self._listen(queues, name, fused, weights, own)
+
+    def _listen(
+        self,
+        queues: Sequence[str],
+        name: str,
+        store: TransactionalStore | None,
+        weights: Mapping[str, int] | None,
+        own: Sequence[Binding],
+    ) -> SQLiteConsumer:
         self.connect()
         self._database.expect_batches()
         chime = self._belfry.listen("messages", queues, changed=self._database.changes)
         turns = Turns(queues, weights, strict=self.options.get("queue_order_strategy") == "priority")
-        consumer = SQLiteConsumer(
-            self._database, self._outbox, self._belfry, chime, queues, name, fused, self.lease, self.clock, turns
+        return SQLiteConsumer(
+            self._database, self._outbox, self._belfry, chime, queues, name, store, self.lease, self.clock, turns, own
         )
-        if own := [queue for queue in self.plan() if queue.fleeting and queue.name in queues]:
-            self.declare(own)  # a sweep may have forgotten them while nobody listened
-        return consumer
 
     def fuses(self, store: Store) -> bool:
         return isinstance(store, TransactionalStore) and store.place == self.place
 
     def sweep(self) -> int:
         now = self.clock.time()
-        self._forget_unheard(now)
         with self._database.read() as connection:
             late = connection.execute(SQL["late"], (now,)).fetchall()
             lapsed = connection.execute(LIMITS["any_lapsed"], (now,)).fetchall()
-        if not (late or lapsed):
+            unheard = any_unheard(connection, now)
+        if not (late or lapsed or unheard):
             return 0
         reached: set[str] = set()
         with self._database.write() as connection:
+            forget_unheard(connection, now, reached)
             late = connection.execute(SQL["late"], (now,)).fetchall()
             returned = sum(leave(connection, number, now, reached) for (number,) in late)
             Limits(connection, now, reached).lapse()
         if reached:
             self._belfry.ring("messages", reached)
         return returned
-
-    def _forget_unheard(self, now: float) -> None:
-        """Queues that were a listener's own go when it has gone, with what is in them."""
-        with self._database.read() as connection:
-            gone = connection.execute(SQL["unheard"], (FLEETING, now)).fetchall()
-        for (queue,) in gone:
-            self._forget(queue)
 
     def _file_new(self) -> None:
         """Bring new messages to their places, for whoever reads those."""
@@ -155,20 +158,7 @@ class SQLiteBroker(Broker):
     def purge(self, queue: str) -> int:
         reached: set[str] = set()
         with self._database.write() as connection:
-            file_new(connection)
-            connection.execute(SQL["note_last"])
-            connection.execute(LIMITS["purge_uniques"], {"queue": queue})
-            freed = connection.execute(LIMITS["purge_permits"], (queue, queue)).fetchall()
-            purged = connection.execute(SQL["purge_messages"], (queue, queue)).rowcount
-            purged += connection.execute(LIMITS["purge_messages"], (queue,)).rowcount
-            for statement in (
-                SQL["purge_ready"],
-                SQL["purge_delayed"],
-                LIMITS["purge_parked"],
-                LIMITS["purge_gates"],
-            ):
-                connection.execute(statement, (queue,))
-            Limits(connection, self.clock.time(), reached).wake_all({key for (key,) in freed})
+            purged = empty(connection, queue, self.clock.time(), reached)
         if reached:
             self._belfry.ring("messages", reached)
         return purged
@@ -216,7 +206,7 @@ class SQLiteBroker(Broker):
         now = self.clock.time()
         reached = set()
         with self._database.write() as connection:
-            raised = sorted(connection.execute(SQL["exhume"], (numbers(tags),)).fetchall())
+            raised = sorted(connection.execute(SQL["exhume"], {"tags": numbers(tags), "now": now}).fetchall())
             for (tag,) in raised:
                 position = next_position(connection)
                 queue, rank = connection.execute(SQL["replay"], (position, now, tag)).fetchall()[0]
@@ -303,13 +293,10 @@ class SQLiteBroker(Broker):
         return SQLiteBook(self._database, name, self.clock, self._outbox, self._belfry)
 
     def replies(self, on_reply: OnReply, expires: float | None) -> QueuedReplies:
-        return consumed_replies(self, self._forget, on_reply)
+        def consume(name: str) -> SQLiteConsumer:
+            return self._listen([name], "replies", None, None, [("", FLEETING, name, name)])
 
-    def _forget(self, queue: str) -> None:
-        self.purge(queue)
-        with self._database.write() as connection:
-            connection.execute(SQL["forget"], (queue,))
-            connection.execute(SQL["unbind"], (queue,))
+        return consumed_replies(consume, self.lease, on_reply)
 
     def bus(self) -> SQLiteBus:
         return SQLiteBus(self._database, self._belfry, self.clock)

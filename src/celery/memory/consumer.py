@@ -11,6 +11,7 @@ from celery.exceptions import BrokerError
 from celery.memory.space import Line, Message, Owner, Space
 from celery.utils.bell import Chime
 from celery.utils.clock import Clock
+from celery.utils.routing import Binding
 from celery.utils.turns import Turns
 from celery.wire.message import Delivery, Outgoing, Permit, Record, Settlement
 
@@ -27,6 +28,7 @@ class MemoryConsumer(Consumer):
         lease: float,
         clock: Clock,
         turns: Turns,
+        own: Sequence[Binding] = (),
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -37,10 +39,9 @@ class MemoryConsumer(Consumer):
         self._chime = Chime()
         self._woken = False
         self._turns = turns
+        self._own = own
         self._number = 0
         with space.lock:
-            for queue in self.queues:
-                space.queues.setdefault(queue, Line()).listeners.append(self._chime)
             self._register()
 
     def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
@@ -158,7 +159,8 @@ class MemoryConsumer(Consumer):
             dues = [
                 message.due
                 for queue in queues
-                for due, tag in self._space.queues[queue].delayed[:1]
+                if (line := self._space.queues.get(queue)) is not None
+                for due, tag in line.delayed[:1]
                 if (message := self._space.messages.get(tag)) is not None and message.due == due
             ]
             dues += [gate.due for queue in queues for gate in limits.gates.get(queue, {}).values()]
@@ -166,14 +168,23 @@ class MemoryConsumer(Consumer):
 
     def close(self) -> None:
         with self._space.lock:
-            self._space.leave(self._number, self._clock.time())
+            now = self._clock.time()
+            self._space.leave(self._number, now)
             for queue in self.queues:
-                listeners = self._space.queues[queue].listeners
-                if self._chime in listeners:
-                    listeners.remove(self._chime)
+                line = self._space.queues.get(queue)
+                if line is not None and self._chime in line.listeners:
+                    line.listeners.remove(self._chime)
+            if self._own:
+                self._space.forget_unheard(now)
         self._chime.close()
 
     def _register(self) -> None:
+        for binding in self._own:
+            self._space.bind(binding)
+        for queue in self.queues:  # while nobody listened some may have been forgotten
+            line = self._space.queues.setdefault(queue, Line())
+            if self._chime not in line.listeners:
+                line.listeners.append(self._chime)
         self._number = next(self._space.numbers)
         deadline = self._clock.time() + self._lease
         self._space.owners[self._number] = Owner(self.name, self.queues, deadline)

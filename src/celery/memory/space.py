@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Collection, Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from celery.memory.bus import MemorySubscription
 
 URGENCIES = 10
+REMOVED = frozenset({"ready", "delayed", "parked"})
+"""What goes when a queue is emptied."""
 
 
 class Message(msgspec.Struct):
@@ -200,14 +202,54 @@ class Space:
         if self.waiting:
             self.forget_waiting(message)
 
+    def remove(self, gone: Sequence[Message], now: float) -> int:
+        """Delete messages that nobody has claimed. Their entries in heaps stay until they come up."""
+        for message in gone:
+            self.drop(message, now)
+        if gone:
+            self.free_uniques_of({message.task_id for message in gone})
+            for queue in self.queues.values():
+                queue.ready = [entry for entry in queue.ready if entry[2] in self.messages]
+                queue.delayed = [entry for entry in queue.delayed if entry[1] in self.messages]
+                heapify(queue.ready)
+                heapify(queue.delayed)
+        return len(gone)
+
+    def empty(self, name: str, now: float) -> int:
+        """Delete what is ready, delayed or parked in a queue; how many there were."""
+        return self.remove([m for m in self.messages.values() if m.queue == name and m.kind in REMOVED], now)
+
+    def bind(self, binding: Binding) -> None:
+        if binding not in self.bindings:
+            self.bindings.append(binding)
+
+    def unheard(self) -> set[str]:
+        """Queues that were one listener's own to which nobody listens."""
+        own = {binding[3] for binding in self.bindings if binding[1] == FLEETING}
+        return own.difference(*(owner.queues for owner in self.owners.values())) if own else own
+
+    def forget_unheard(self, now: float) -> None:
+        """They go, with what is in them; with dead messages they stay known."""
+        for name in self.unheard():
+            self.empty(name, now)
+            self.limits.paused.discard(name)
+            if not any(message.queue == name for message in self.messages.values()):
+                self.queues.pop(name, None)
+                self.bindings = [binding for binding in self.bindings if binding[3] != name]
+
     def leave(self, number: int, now: float) -> int:
-        """Return everything that the owner holds and forget it."""
+        """Return everything that the owner holds and forget it; how much there was. What only it heard is no more."""
         owner = self.owners.pop(number, None)
         if owner is None:
             return 0
+        unheard, returned = self.unheard(), 0
         for message in owner.held.values():
-            self.give_back(message, now, interrupted=True)
-        return len(owner.held)
+            if message.queue in unheard:
+                self.drop(message, now)
+            else:
+                self.give_back(message, now, interrupted=True)
+                returned += 1
+        return returned
 
     def hold_unique(self, unique: Unique, task_id: str, now: float) -> None:
         """The key belongs to that task; those that have lapsed are forgotten when there are twice as many as before."""

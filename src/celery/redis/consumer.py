@@ -12,7 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ from celery.redis.envelopes import unwrap
 from celery.redis.link import Lane, Link
 from celery.redis.outbox import Addressed, Joined, Outbox
 from celery.redis.permits import Group, Permits, read_verdicts
-from celery.redis.relay import Relay
+from celery.redis.relay import Listening
 from celery.redis.scripts import Script, Scripts
 from celery.redis.wire import pack
 from celery.utils.bell import Chime
@@ -66,7 +66,7 @@ class RedisConsumer(Consumer):
         lease: float,
         *,
         turns: Turns,
-        relays: Sequence[Relay] = (),
+        listening: Listening,
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -77,7 +77,7 @@ class RedisConsumer(Consumer):
         self._commit_script: Script = scripts.commit(store)
         self._lease = int(lease * 1000)
         self._turns = turns
-        self._relays = relays
+        self._listening = listening
         self._keys = [scripts.ready_key(queue, step) for step in scripts.steps for queue in self.queues]
         self._keys += [f"{link.prefix}celeriac.{kind}.{queue}" for kind in ("due", "gates") for queue in self.queues]
         self._chime = Chime()
@@ -149,6 +149,7 @@ class RedisConsumer(Consumer):
                 answer = self._ask("claim", self._keys, *args)
             if not answer:  # swept: what was held is lost to others, and it goes on as a new consumer
                 self._register()
+                self._listening.bind()
                 continue
             due, runs, notes, entries, troubles, emptied, now, large = answer
             if large:
@@ -459,25 +460,26 @@ class RedisConsumer(Consumer):
         if self._chime.closed:
             return
         self._chime.close()
-        try:
-            self._ask("leave", (), self._id)
-            for relay in self._relays:
-                relay.close()
-        finally:
-            if self._channel is not None:
-                self._channel.close()
-            self._ready.close()
-            lane, self._lane = self._lane, Lane(self._link)
-            with lane.lock:  # others may go on with it; then it is one of theirs
-                lane.close()
-                lane.kept = False
+        with ExitStack() as ending:  # the last first
+            ending.callback(self._hang_up)
+            ending.callback(self._ask, "leave", (), self._id)
+            ending.callback(self._listening.close)
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._ready.close()
+        lane, self._lane = self._lane, Lane(self._link)
+        with lane.lock:  # others may go on with it; then it is one of theirs
+            lane.close()
+            lane.kept = False
 
     def _register(self) -> None:
         """As a new consumer: what an earlier registration held is not this one's."""
         names = json.dumps(self.queues)
         while True:
             number = random.randrange(1, 2**31)
-            if self._ask("register", (), number, self._lease, self.name, names, *self.queues):
+            if self._ask("register", (), number, self._lease, self.name, names, self._listening.own, *self.queues):
                 self._id = number
                 self._granted = None
                 self._begun.clear()

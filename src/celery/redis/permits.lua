@@ -286,36 +286,3 @@ local function open_gates(queue, now)
         end
     end
 end
-
-local function leave(id, now)
-    -- Give back all that consumer `id` held, the oldest in front, and forget it; how many there were.
-    local me, started = P .. 'celeriac.consumer.' .. id, P .. 'celeriac.started.' .. id
-    local queues = redis.call('HGET', me, 'queues')
-    local marked = {}
-    for _, number in ipairs(redis.call('SMEMBERS', started)) do marked[number] = true end
-    redis.call('ZREM', P .. 'celeriac.consumers', id)
-    redis.call('DEL', me, started)
-    local count = 0
-    for _, queue in ipairs(queues and cjson.decode(queues) or {}) do
-        local held = P .. 'celeriac.held.' .. id .. '.' .. queue
-        local pairs_held = redis.call('HGETALL', held)
-        redis.call('DEL', held)
-        local order = {}
-        for i = 1, #pairs_held, 2 do order[#order + 1] = {tonumber(pairs_held[i]), pairs_held[i], pairs_held[i + 1]} end
-        table.sort(order, function(one, other) return one[1] > other[1] end)
-        for _, entry in ipairs(order) do
-            local step, deliveries, interrupted, _, envelope = read_slip(entry[3])
-            if marked[entry[2]] then deliveries, interrupted = deliveries + 1, 1 end
-            make_ready('RPUSH', queue, step, deliveries, interrupted, now, envelope)
-        end
-        count = count + #order
-    end
-    local limited, freed = redis.call('HGETALL', P .. 'celeriac.permits.' .. id), {}
-    redis.call('DEL', P .. 'celeriac.permits.' .. id)
-    for i = 1, #limited, 2 do
-        take_slots(limited[i], -tonumber(limited[i + 1]))
-        freed[limited[i]] = true
-    end
-    wake_all(freed, now)
-    return count
-end

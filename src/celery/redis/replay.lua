@@ -1,5 +1,7 @@
 -- Dead messages become fresh ones, at the back of their queues. ARGV: now, queue, names. How many.
+-- None of a queue whose only listener is gone (leaving.lua): nobody would get them.
 local now, queue, count = read_now(ARGV[1]), ARGV[2], 0
+if redis.call('SISMEMBER', P .. 'celeriac.unheard', queue) == 1 then return 0 end
 local slips = P .. 'celeriac.dead.slips.' .. queue
 for i = 3, #ARGV do
     local slip = redis.call('HGET', slips, ARGV[i])

@@ -15,14 +15,16 @@ MOST_BYTES = 8_000_000
 """Bytes of messages after which a claim takes no more."""
 
 _LIMITED = ("slips", "permits")
+_EMPTYING = (*_LIMITED, "uniques", "emptying")
 PARTS: Mapping[str, tuple[str, ...]] = {
     "push": (),
     "publish": ("slips", "sending"),
     "advance": ("slips", "sending"),
     "once": ("slips", "uniques", "sending"),
     "disown": ("slips", "uniques"),
-    "purge": (*_LIMITED, "uniques"),
-    **dict.fromkeys(("claim", "release", "leave", "sweep", "park", "resume", "withdraw", "unpark"), _LIMITED),
+    "purge": _EMPTYING,
+    **dict.fromkeys(("leave", "sweep"), (*_EMPTYING, "leaving")),
+    **dict.fromkeys(("claim", "release", "park", "resume", "withdraw", "unpark"), _LIMITED),
 }
 """The files that come before a script, where it is not `slips` alone."""
 _FOLDER = Path(__file__).parent

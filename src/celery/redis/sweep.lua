@@ -5,6 +5,7 @@ local now = read_now(ARGV[1])
 local late = redis.call('ZRANGEBYSCORE', P .. 'celeriac.consumers', '-inf', now, 'LIMIT', 0, 100)
 lapse(now)
 write_slots()
+forget_buried(now)
 if #late == 0 then return {0, woken} end
 local info = redis.pcall('INFO', 'server')
 local up = type(info) == 'string' and tonumber(string.match(info, 'uptime_in_seconds:(%d+)'))

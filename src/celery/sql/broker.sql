@@ -8,9 +8,25 @@ DELETE FROM queues WHERE name = ?
 DELETE FROM bindings WHERE queue = ?
 
 -- name: unheard
-SELECT DISTINCT queue FROM bindings WHERE type = ? AND queue NOT IN (
-    SELECT listened.value FROM consumers, json_each(consumers.queues) AS listened WHERE deadline > ?
+SELECT DISTINCT queue FROM bindings AS b
+WHERE type = 'fleeting'
+AND queue NOT IN (SELECT listened.value FROM consumers, json_each(consumers.queues) AS listened WHERE deadline > :now)
+AND (
+    NOT EXISTS (SELECT 1 FROM dead AS d CROSS JOIN messages AS m ON m.id = d.id WHERE m.queue = b.queue)
+    OR EXISTS (SELECT 1 FROM ready WHERE queue = b.queue)
+    OR EXISTS (SELECT 1 FROM delayed WHERE queue = b.queue)
+    OR EXISTS (SELECT 1 FROM parked WHERE queue = b.queue)
+    OR EXISTS (SELECT 1 FROM leased AS l CROSS JOIN messages AS m ON m.id = l.id WHERE m.queue = b.queue)
 )
+
+-- name: forget_leased
+DELETE FROM messages WHERE queue = ? AND id IN (SELECT id FROM leased) RETURNING id
+
+-- name: forget_lease
+DELETE FROM leased WHERE id = ?
+
+-- name: has_dead
+SELECT 1 FROM dead AS d CROSS JOIN messages AS m ON m.id = d.id WHERE m.queue = ? LIMIT 1
 
 -- name: listens
 SELECT 1 FROM consumers, json_each(consumers.queues) AS listened
@@ -192,7 +208,14 @@ DELETE FROM delayed WHERE queue = ? AND due = ? AND id = ?
 DELETE FROM dead WHERE id = ?
 
 -- name: exhume
-DELETE FROM dead WHERE id IN (SELECT value FROM json_each(?)) RETURNING id
+DELETE FROM dead WHERE id IN (SELECT value FROM json_each(:tags)) AND id NOT IN (
+    -- Of a queue whose only listener is gone: nobody would get it.
+    SELECT m.id FROM messages AS m JOIN bindings AS b ON b.queue = m.queue AND b.type = 'fleeting'
+    WHERE m.id IN (SELECT value FROM json_each(:tags)) AND m.queue NOT IN (
+        SELECT listened.value FROM consumers, json_each(consumers.queues) AS listened WHERE deadline > :now
+    )
+)
+RETURNING id
 
 -- name: replay
 UPDATE messages SET position = ?, due = NULL, since = ?, deliveries = 0, interrupted = 0 WHERE id = ?

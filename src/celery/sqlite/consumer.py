@@ -14,10 +14,12 @@ from celery.exceptions import BrokerError
 from celery.sqlite.leases import end_lease, leave
 from celery.sqlite.limits import SQL as LIMITS
 from celery.sqlite.limits import Grants, Limits
+from celery.sqlite.listeners import forget_unheard
 from celery.sqlite.moves import SQL, file_new, next_position, numbers
 from celery.sqlite.outbox import Outbox
 from celery.utils.bell import Belfry, Chime
 from celery.utils.clock import Clock
+from celery.utils.routing import Binding
 from celery.utils.sqlite import Database
 from celery.utils.turns import Turns
 from celery.wire.message import Delivery, Record, Settlement
@@ -43,6 +45,7 @@ class SQLiteConsumer(Consumer):
         lease: float,
         clock: Clock,
         turns: Turns,
+        own: Sequence[Binding] = (),
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -56,10 +59,10 @@ class SQLiteConsumer(Consumer):
         self._woken = False
         self._more = False
         self._turns = turns
+        self._own = own
         self._claims = 0
         self._permits = Grants()
         with database.write(durable=False) as connection:
-            connection.executemany(SQL["declare"], [(queue,) for queue in self.queues])
             self._number = self._register(connection)
 
     def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
@@ -261,10 +264,14 @@ class SQLiteConsumer(Consumer):
         reached: set[str] = set()
         with self._database.write() as connection:
             leave(connection, self._number, self._clock.time(), reached)
+            if self._own:
+                forget_unheard(connection, self._clock.time(), reached)
         if reached:
             self._belfry.ring("messages", reached)
 
     def _register(self, connection: sqlite3.Connection) -> int:
+        connection.executemany(SQL["declare"], [(queue,) for queue in self.queues])
+        connection.executemany(SQL["bind"], self._own)  # while nobody listened they may have been forgotten
         row = (self.name, json.dumps(self.queues), self._clock.time() + self._lease)
         return connection.execute(SQL["register"], row).lastrowid or 0
 
