@@ -214,6 +214,21 @@ def rabbitmq_url(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> str:
     return rabbitmq_server.url(rabbitmq_vhost)
 
 
+@pytest.fixture
+def allow(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> Callable[..., str]:
+    """`allow(configure, write, read)`: the URL of this vhost for a user who may do that from now on."""
+    made: list[str] = []
+
+    def allow(*patterns: str) -> str:
+        if not made:
+            made.append(f"narrow-{rabbitmq_vhost}")
+            rabbitmq_server.control("add_user", made[0], "secret")
+        rabbitmq_server.control("set_permissions", "-p", rabbitmq_vhost, made[0], *patterns)
+        return rabbitmq_server.url(rabbitmq_vhost, made[0], "secret")
+
+    return allow
+
+
 @pytest.fixture(scope="session")
 def sqs() -> Iterator[sqs_rig.SQS]:
     """One server of SQS for all tests; the test is skipped where it cannot be installed."""

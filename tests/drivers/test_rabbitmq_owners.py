@@ -19,34 +19,49 @@ from rig.proxy import Proxy
 from rig.rabbitmq import RabbitMQ
 
 LEASE = 2.0
+NARROW = (r"^(q|celeriac\..*|amq\.default)$",) * 3
 OPTIONS = {"delay_queue_type": "classic", "lease": LEASE}
 
 
 class Scene(NamedTuple):
-    """*first* is behind a proxy, *heir* is not; both consume from one queue, with one result store."""
+    """*first* is behind a proxy, *heir* is not; both consume from one queue, with one result store.
+
+    *allow* gives the user of a narrow heir rights.
+    """
 
     broker: RabbitBroker
     proxy: Proxy
+    far: RabbitBroker
+    near: RabbitBroker
+    store: MemoryStore
+    allow: Callable[..., str]
     first: Consumer
     heir: Consumer
 
 
 @pytest.fixture
-def scene(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> Iterator[Scene]:
+def kind() -> str:
+    """Of the heir: a *narrow* one may not use the queues of delays, so it keeps what another one runs."""
+    return "narrow"
+
+
+@pytest.fixture
+def scene(kind: str, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, allow: Callable[..., str]) -> Iterator[Scene]:
     store = MemoryStore(f"memory://owners-{rabbitmq_vhost}")
     with Proxy(rabbitmq_server.port) as proxy:
         broker = RabbitBroker(rabbitmq_server.url(rabbitmq_vhost), options=OPTIONS)
         url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/{rabbitmq_vhost}"
         far = RabbitBroker(url, options={**OPTIONS, "timeout": 2})
+        near = RabbitBroker(allow(*NARROW) if kind == "narrow" else broker.url, options=OPTIONS)
         broker.declare([Queue("q", arguments={"x-queue-type": "quorum"})])
-        first, heir = (one.consumer(["q"], name=name, store=store) for one, name in ((far, "first"), (broker, "heir")))
-        made = Scene(broker, proxy, first, heir)
+        first, heir = (one.consumer(["q"], name=name, store=store) for one, name in ((far, "first"), (near, "heir")))
+        made = Scene(broker, proxy, far, near, store, allow, first, heir)
         yield made
         proxy.heal()
         made.first.close()
         made.heir.close()
-        far.close()
-        broker.close()
+        for one in (near, far, broker):
+            one.close()
 
 
 def collect(
@@ -70,6 +85,10 @@ def started(scene: Scene, body: bytes) -> Delivery:
     return delivery
 
 
+by_either = pytest.mark.parametrize("kind", ["free", "narrow"])
+
+
+@by_either
 def test_what_its_owner_ends_is_over(scene: Scene) -> None:
     delivery = started(scene, b"m")
     assert collect(scene.heir, 1, 2 * LEASE, scene.first.renew) == []
@@ -80,6 +99,7 @@ def test_what_its_owner_ends_is_over(scene: Scene) -> None:
     assert (stats.ready, stats.leased, stats.dead) == (0, 0, 0)
 
 
+@by_either
 def test_an_owner_that_comes_back_goes_on(scene: Scene) -> None:
     delivery = started(scene, b"m")
     assert collect(scene.heir, 1, LEASE, scene.first.renew) == []
@@ -92,6 +112,7 @@ def test_an_owner_that_comes_back_goes_on(scene: Scene) -> None:
     assert collect(scene.heir, 1, LEASE) == []
 
 
+@by_either
 def test_what_a_silent_owner_had_started_was_interrupted(scene: Scene) -> None:
     delivery = started(scene, b"m")
     [taken] = collect(scene.heir, 1)
@@ -102,3 +123,96 @@ def test_what_a_silent_owner_had_started_was_interrupted(scene: Scene) -> None:
     scene.proxy.heal()
     assert collect(scene.first, 1, LEASE) == []
     assert collect(scene.heir, 1, LEASE) == []
+
+
+def said(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if text in record.getMessage()]
+
+
+def test_what_is_kept_is_in_nobodys_way_and_is_said_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read = scene.store.get
+    monkeypatch.setattr(scene.store, "get", lambda keys: (asked.append(len(keys)), read(keys))[1])
+    scene.broker.publish([Outgoing(b"theirs %d" % number, "q") for number in range(50)])
+    theirs = collect(scene.first, 50)
+    assert scene.first.start(theirs) == ["ok"] * 50
+    scene.proxy.refuse()
+    scene.proxy.reset()
+    began, found = time.monotonic(), []
+    while len(found) < 100 or time.monotonic() - began < 3 * LEASE:
+        assert time.monotonic() - began < 60
+        if len(found) < 100:
+            scene.broker.publish([Outgoing(b"%d" % len(found), "q")])
+        claimed = collect(scene.heir, 1, 0.2, scene.first.renew)
+        scene.heir.settle([Settlement(one) for one in claimed])
+        found += [one.envelope for one in claimed]
+    assert found == [b"%d" % number for number in range(100)]
+    assert len(asked) < 150, (
+        "it reads for each that comes, then twice for all of them together, once in a second or two"
+    )
+    assert scene.first.settle([Settlement(one) for one in theirs]) == [True] * 50
+    collect(scene.heir, 1, 2 * LEASE)
+    scene.heir.close()
+    assert scene.broker.stats(["q"])[0].ready == 0
+    [text] = said(caplog, "cannot be put off")
+    assert "celery_delayed_.* too" in text
+
+
+def test_what_is_kept_goes_back_where_nobody_claims_and_its_owner_is_dead(scene: Scene) -> None:
+    """The worker has no room: somebody else may have."""
+    started(scene, b"m")
+    assert collect(scene.heir, 1, LEASE, scene.first.renew) == []
+    third = scene.broker.consumer(["q"], name="third", store=scene.store)
+    deadline, found = time.monotonic() + 30, []
+    while not found and time.monotonic() < deadline:
+        assert scene.heir.renew()
+        found = third.claim(1, timeout=0.2)
+    [taken] = found
+    assert (taken.envelope, taken.deliveries, taken.interrupted) == (b"m", 1, True)
+    third.settle([Settlement(taken)])
+    third.close()
+
+
+def test_what_is_kept_goes_back_before_the_server_is_impatient(scene: Scene) -> None:
+    """And it is put off as soon as that is allowed."""
+    options = {**OPTIONS, "consumer_timeout": 3 * LEASE}
+    heir = RabbitBroker(scene.near.url, options=options)
+    scene.heir.close()
+    impatient = heir.consumer(["q"], name="impatient", store=scene.store)
+    delivery = started(scene, b"m")
+    assert collect(impatient, 1, LEASE, scene.first.renew) == []
+    scene.allow(*[pattern.replace("|", "|celery_delayed_.*|", 1) for pattern in NARROW])
+
+    levels = [f"celery_delayed_{number}" for number in range(4)]
+
+    def waits() -> bool:
+        return any(stats.ready for stats in scene.broker.stats(levels))
+
+    deadline = time.monotonic() + 60
+    while not waits():
+        assert time.monotonic() < deadline
+        assert collect(impatient, 1, 0.2, scene.first.renew) == []
+    assert scene.first.settle([Settlement(delivery)]) == [True]
+    assert collect(impatient, 1, 2 * LEASE) == []
+    impatient.close()
+    heir.close()
+
+
+def test_what_runs_for_long_is_kept_where_no_copy_may_go_about(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    near = RabbitBroker(scene.near.url, options={**OPTIONS, "consumer_timeout": 0.3})
+    runner = near.consumer(["q"], name="runner", store=scene.store)
+    scene.heir.close()
+    scene.broker.publish([Outgoing(b"m", "q")])
+    [delivery] = collect(runner, 1)
+    assert runner.start([delivery]) == ["ok"]
+    until = time.monotonic() + 2 * LEASE
+    while time.monotonic() < until:
+        assert runner.renew()
+        assert collect(runner, 1, 0.2) == []
+    assert runner.settle([Settlement(delivery)]) == [True]
+    runner.close()
+    near.close()
+    assert scene.broker.stats(["q"])[0].ready == 0
+    assert len(said(caplog, "cannot be put off")) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,30 +16,19 @@ from kombu.exceptions import OperationalError
 from celery import Celery
 from celery.amqp.rights import advice
 from celery.brokers.rabbitmq import RabbitBroker
-from celery.contrib.testing.worker import start_worker
+from celery.contrib.testing.worker import TestWorkController, start_worker
 from celery.exceptions import BrokerError
 from celery.wire.message import Outgoing
 from celery.wire.protocol import encode_envelope, task_message
+from engine.notes import noted
+from rig.proxy import Proxy
 from rig.rabbitmq import RabbitMQ
 
+LEASE = 3.0
 OWN = r"^(celery|celeriac\..*|amq\.default)$"
 DELAYS = r"^(celery|celeriac\..*|amq\.default|celery_delayed_.*)$"
 ALL = r"^(celery|celeriac\..*|amq\.default|celery_delayed_.*|.*celery\.pidbox|celeryev.*)$"
 Allow = Callable[..., str]
-
-
-@pytest.fixture
-def allow(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> Iterator[Allow]:
-    """`allow(configure, write, read)`: the URL of this vhost for a user who may do that from now on."""
-    user = f"narrow-{rabbitmq_vhost}"
-    rabbitmq_server.control("add_user", user, "secret")
-
-    def allow(*patterns: str) -> str:
-        rabbitmq_server.control("set_permissions", "-p", rabbitmq_vhost, user, *patterns)
-        return rabbitmq_server.url(rabbitmq_vhost, user, "secret")
-
-    yield allow
-    rabbitmq_server.control("delete_user", user)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
@@ -46,6 +36,59 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.02)
+
+
+def work(app: Celery, name: str) -> AbstractContextManager[TestWorkController]:
+    options = {"concurrency": 2, "loglevel": "WARNING", "perform_ping_check": False}
+    return start_worker(app, pool="threads", hostname=f"{name}@here", **options)
+
+
+@pytest.fixture
+def cut_off(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> Iterator[Proxy]:
+    """Between a worker that may do everything and the node."""
+    with Proxy(rabbitmq_server.port) as proxy:
+        yield proxy
+
+
+def test_what_another_worker_runs_waits_where_it_cannot_be_put_off(
+    allow: Allow,
+    make_app: Callable[..., Celery],
+    cut_off: Proxy,
+    rabbitmq_server: RabbitMQ,
+    rabbitmq_vhost: str,
+    redis_url: str,
+    tmp_path: Path,
+    jobs: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = {"broker_transport_options": {"lease": LEASE}}
+    vhost = rabbitmq_vhost
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    first = make_app(f"amqp://guest:guest@127.0.0.1:{cut_off.port}/{rabbitmq_vhost}", redis_url, **settings)
+    narrow = make_app(allow(OWN, OWN, OWN), redis_url, **settings)
+    with work(first, "first"):
+        tasks = [jobs.early_at_gate, jobs.late_at_gate]
+        results = [task.delay(str(log), task.name, str(gate)) for task in tasks]
+        wait_until(lambda: len(noted(log)) == 2)
+        with work(narrow, "heir"):
+            cut_off.refuse()
+            cut_off.reset()
+            wait_until(lambda: "cannot be put off" in caplog.text)
+            began = time.monotonic()
+            for number in range(20):
+                assert jobs.add.delay(number, 2).get(timeout=30) == number + 2, "the others are not in its way"
+            assert time.monotonic() - began < 2 * LEASE
+            wait_until(lambda: time.monotonic() - began > 1.5 * LEASE)  # they were looked at again
+            assert noted(log) == {task.name: 1 for task in tasks}, "their owner lives"
+            gate.touch()
+            assert [result.get(timeout=30) for result in results] == [task.name for task in tasks]
+            wait_until(
+                lambda: all(count == "0" for _, count in rabbitmq_server.queues("name", "messages", vhost=vhost))
+            )
+            cut_off.heal()
+    assert noted(log) == {task.name: 1 for task in tasks}
+    said = [record.getMessage() for record in caplog.records if "celery_delayed_.* too" in record.getMessage()]
+    assert len([text for text in said if "cannot be put off" in text]) == 1
 
 
 def early_bird(task_id: str, seconds: float) -> Outgoing:

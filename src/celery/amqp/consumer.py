@@ -7,7 +7,8 @@ stops until the next claim.
 When the connection ends the server gives everything to whoever asks, also to this consumer once it has connected again.
 A message that comes again to the one that still runs it is neither run twice nor given away: the claim that it has goes
 on.  One that has been settled meanwhile is acknowledged when it comes again.  Where another consumer gets it while the
-one that runs it lives, it is put off: a copy waits in the queues of delays, and looks again after a while.
+one that runs it lives, it is put off: a copy waits in the queues of delays, and looks again after a while.  Where that
+is refused it is kept (`celery.amqp.kept`).
 
 The same happens on purpose to what runs for long, since a server ends the channel of whoever keeps a message without
 acknowledging it for its `consumer_timeout`: the copy comes by every so often, and finds its owner alive or dead.
@@ -25,6 +26,7 @@ from contextlib import suppress
 from celery.amqp import frames
 from celery.amqp.channel import Channel
 from celery.amqp.connection import Connection
+from celery.amqp.exact import settle_in
 from celery.amqp.frames import Delivered
 from celery.amqp.held import (
     Claimed,
@@ -37,13 +39,15 @@ from celery.amqp.held import (
     put_off,
     refuse_effects,
     taken,
+    taken_by_others,
 )
+from celery.amqp.kept import Departures, Kept
 from celery.amqp.link import Link
 from celery.amqp.marks import ENDED, UNMARKED, Mark, Marks
 from celery.amqp.messages import INNER, comes_again, name_of, task_of
 from celery.amqp.presence import Presence
 from celery.amqp.publisher import Letter
-from celery.amqp.receipts import Receipts
+from celery.amqp.receipts import MOST_REMEMBERED, Finished, Receipts
 from celery.backends.store import Store
 from celery.brokers.base import LEASE, NOTHING, Consumer, Needs, Verdict
 from celery.brokers.revocations import Revocations
@@ -56,9 +60,6 @@ from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
 IDLE = 1.0
 """Seconds after which what is buffered and not claimed goes back."""
-MOST_REMEMBERED = 10_000
-QUIET = 0.05
-"""Seconds without a message after which an exact claim takes it that none is on its way."""
 MOST_TAGS = 200
 """Consumers, former ones among them, whose messages are taken."""
 FEW = 16
@@ -127,8 +128,8 @@ class RabbitConsumer(Consumer):
         self._held: dict[str, Held] = {}
         self._orphans: dict[str, str] = {}
         """By name: claims whose connection has ended."""
-        self._finished: dict[str, None] = {}
-        """Names of what was settled without a connection to acknowledge it on, or on one that has ended since."""
+        self._finished = Finished()
+        self._kept, self._departures = Kept(lease, 2 * moved_after), Departures(send, lease)
         self._receipts = Receipts(time.monotonic(), link.timeout)
         self._turn, self._claimed_at = 0, time.monotonic()
         self._presence = Presence(self._sources, declare)
@@ -137,7 +138,8 @@ class RabbitConsumer(Consumer):
     # -- claiming --------------------------------------------------------------------------------------------------
 
     def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
-        self._check_open()
+        if self._closed:
+            raise BrokerError(f"The consumer {self.name} is closed.")
         if not self._informed:
             self._revocations.refresh()
             self._informed = True
@@ -145,14 +147,17 @@ class RabbitConsumer(Consumer):
         while True:
             self._ask_for(limit)
             if self._exact:
-                self._settle_in(limit)
+                settle_in(lambda: self._channel, self._buffers, self._hear, limit)
             self._hear()
+            if self._kept:
+                self._look_again()
             found = self._lease(self._take(limit))
             left = end - time.monotonic()
             if found or left <= 0 or self._woken or self._chime.closed:
                 self._woken = False
                 return found
-            self._news.wait(left)
+            due = self.due_in()
+            self._news.wait(left if due is None else min(left, due))
 
     def _hear(self, seconds: float = 0.0) -> bool:
         """Read what has come by now or within *seconds*, in this thread, so that no other one takes turns with it."""
@@ -163,10 +168,6 @@ class RabbitConsumer(Consumer):
             connection.look()
         return heard
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BrokerError(f"The consumer {self.name} is closed.")
-
     def _ask_for(self, limit: int) -> None:
         """Have the server push as much as is to be claimed. Connects if need be."""
         self._claimed_at = time.monotonic()
@@ -174,7 +175,7 @@ class RabbitConsumer(Consumer):
         if channel is None or not channel.usable:
             channel = self._connect()
         with self._lock:
-            need = sum(held.tag > 0 for held in self._held.values()) + limit
+            need = sum(held.tag > 0 for held in self._held.values()) + len(self._kept) + limit
             idle = [source for source in self._sources if source not in self._consuming]
         if need > self._credit:
             self._credit = need if self._exact or need <= FEW else need + need // 4
@@ -219,20 +220,6 @@ class RabbitConsumer(Consumer):
             while len(self._source_of) > MOST_TAGS:
                 del self._source_of[next(iter(self._source_of))]
 
-    def _settle_in(self, limit: int) -> None:
-        """Wait, a moment at most, until the server has sent what it has for us."""
-        until = time.monotonic() + IDLE / 2
-        for source in self._sources:
-            while (channel := self._channel) is not None and channel.usable:
-                data = frames.queue_declare(channel.number, source, 1, {})
-                answer = channel.call(data, frames.QUEUE_DECLARE_OK)
-                answer.short()
-                if not answer.number(4) or len(self._buffers[source]) >= limit or time.monotonic() > until:
-                    break
-                self._hear(0.01)
-        while self._hear(QUIET) and time.monotonic() < until:
-            pass  # queues of the kind quorum send after they have answered
-
     def _take(self, limit: int) -> Claimed:
         """From the buffers: those of the machinery first, then one of each queue in turn."""
         with self._lock:
@@ -276,11 +263,27 @@ class RabbitConsumer(Consumer):
         with self._lock:
             ours = {held.name for held in self._held.values()}
         free, busy, over = parted(found, marks, ours, self._id, self._ended)
-        if busy:
-            self._send([self._later(came, source) for source, came in busy])
+        now = time.monotonic()
+        sent = busy and self._departures.sent(lambda: [self._later(came, source) for source, came in busy], now)
         with self._lock:
-            self._ack([came.tag for _, came in (*busy, *over)])
+            if busy and not sent:
+                self._kept.add([one for one in busy if one[1].tag in self._open], now)
+                self._chime.ring()  # there is to be room for others
+            self._ack([came.tag for _, came in (*(busy if sent else ()), *over)])
         return free
+
+    def _look_again(self, *, claiming: bool = True) -> None:
+        """At what is kept: what nobody runs any more is claimed next, or goes back if nobody is *claiming* here."""
+        now = time.monotonic()
+        with self._lock:
+            due, running = self._kept.due(now), {held.name for held in self._held.values()}
+        running |= self._marks.running([name_of(kept.came) for kept in due])
+        with self._lock:
+            free, back = self._kept.looked(due, running, now)
+            for source, came in reversed(free if claiming else ()):
+                self._buffers[source].appendleft(came)
+            back += [came.tag for _, came in free if not claiming]
+            self._give_back([tag for tag in back if self._open.pop(tag, 0) is None])
 
     def _later(self, came: Delivered, source: str, least: float = 1.0) -> Letter:
         """A letter that asks again whether its owner lives, less often each time, but at least once in a lease."""
@@ -341,7 +344,7 @@ class RabbitConsumer(Consumer):
                         tags.append(held.tag)
                         self._receipts.add([held.name], time.monotonic())
                     else:
-                        self._remember(held.name)
+                        self._finished.add(held.name)
             self._ack(tags)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
@@ -390,7 +393,7 @@ class RabbitConsumer(Consumer):
                 if held.tag:
                     tags.append(held.tag)
                 elif not held.gone:
-                    self._remember(held.name)
+                    self._finished.add(held.name)
             self._ack(tags)
         self._marks.write(dict.fromkeys(lost, ENDED))
         return applied
@@ -403,12 +406,7 @@ class RabbitConsumer(Consumer):
                 for settlement in settlements
                 if (held := self._of(settlement.delivery)) is not None and held.started and held.lost
             ]
-        marks = self._marks.read([held.name for held in unsure])
-        return {
-            held.fence
-            for held in unsure
-            if (mark := marks.get(held.name)) is not None and (mark.ended or mark.owner not in ("", self._id))
-        }
+        return taken_by_others(unsure, self._marks.read([held.name for held in unsure]), self._id)
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         names, data = [], []
@@ -433,11 +431,6 @@ class RabbitConsumer(Consumer):
         held = self._held.pop(str(delivery.tag), None)
         if held is not None:
             self._orphans.pop(held.name, None)
-
-    def _remember(self, name: str) -> None:
-        self._finished[name] = None
-        if len(self._finished) > MOST_REMEMBERED:
-            del self._finished[next(iter(self._finished))]
 
     def _ack(self, tags: Sequence[int]) -> None:
         """In one write; all that are contiguous from the oldest on in one frame. The lock is held."""
@@ -467,6 +460,8 @@ class RabbitConsumer(Consumer):
         self._receipts.tidy(self._marks, time.monotonic())
         if self._marks:
             self._move()
+        if self._kept:
+            self._look_again(claiming=False)
         return True
 
     def _move(self) -> None:
@@ -479,8 +474,13 @@ class RabbitConsumer(Consumer):
                     held.doubled = True  # also should it end before its copy is sent
             if not old:
                 return
-            self._declare(sorted({INNER + held.queue for held in old}))
-            self._send([self._later(held.came, held.source, self._lease_time) for held in old])
+
+            def copies() -> list[Letter]:
+                self._declare(sorted({INNER + held.queue for held in old}))
+                return [self._later(held.came, held.source, self._lease_time) for held in old]
+
+            if not self._departures.sent(copies, time.monotonic()):
+                return  # the server ends the channel some time, and everything comes again to those who run it
             with self._lock:
                 moved = {held.fence for held in old}
                 still = [(tag, held) for tag, held in self._held.items() if held.tag and held.fence in moved]
@@ -498,7 +498,8 @@ class RabbitConsumer(Consumer):
         return self._news.fileno()
 
     def due_in(self) -> float | None:
-        return None
+        with self._lock:
+            return self._kept.due_in(time.monotonic())
 
     def counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """By queue: what is held, and what waits in the buffers."""
@@ -541,8 +542,7 @@ class RabbitConsumer(Consumer):
             self._open[came.tag] = None
             if (self._finished or self._orphans) and comes_again(came):
                 name = name_of(came)
-                if name in self._finished:
-                    del self._finished[name]
+                if self._finished.take(name):
                     self._ack([came.tag])
                     return
                 orphan = self._held.get(self._orphans.pop(name, ""))
@@ -567,6 +567,7 @@ class RabbitConsumer(Consumer):
             self._consuming.clear()
             self._source_of.clear()
             self._open.clear()
+            self._kept.clear()
             for buffer in self._buffers.values():
                 buffer.clear()
             for tag, held in self._held.items():
@@ -574,7 +575,7 @@ class RabbitConsumer(Consumer):
                 if not held.gone:
                     self._orphans[held.name] = tag
             for name in self._receipts.lose():
-                self._remember(name)
+                self._finished.add(name)
         self._chime.ring()
 
     def _slim(self) -> None:

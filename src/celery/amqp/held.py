@@ -157,6 +157,15 @@ def parted(
     return free, busy, over
 
 
+def taken_by_others(unsure: Iterable[Held], marks: Mapping[str, Mark], me: str) -> set[int]:
+    """Fences of those that somebody else than *me* has started meanwhile."""
+    return {
+        held.fence
+        for held in unsure
+        if (mark := marks.get(held.name)) is not None and (mark.ended or mark.owner not in ("", me))
+    }
+
+
 def picked(buffers: Mapping[str, deque[Delivered]], first: int, turn: int, limit: int) -> tuple[Claimed, int]:
     """Up to *limit* messages out of the buffers, by source, and the next *turn*.
 

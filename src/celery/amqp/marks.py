@@ -77,6 +77,10 @@ class Marks:
             for name, mark in found.items()
         }
 
+    def running(self, names: Sequence[str]) -> set[str]:
+        """Those that are run by others, who live."""
+        return {name for name, mark in self.read(names).items() if mark.alive and mark.owner != self.owner}
+
     def _doubtful(self) -> bool:
         """Whether the store, or this process, stood still: then signs of the living may have ended as well."""
         now = self._clock.monotonic()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from celery.amqp.marks import ENDED, Marks
 
+MOST_REMEMBERED = 10_000
 MOST = 500
 """Marks that are cleared at a time, at least."""
 RIPE = 5.0
@@ -74,3 +75,23 @@ class Receipts:
             self._turned = now
             self._ripe += self._old
             self._old, self._young = self._young, []
+
+
+class Finished:
+    """Names of what was settled without a connection to acknowledge it on, or on one that has ended since: the latest
+    ones. The caller's lock guards it."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def add(self, name: str) -> None:
+        self._names[name] = None
+        if len(self._names) > MOST_REMEMBERED:
+            del self._names[next(iter(self._names))]
+
+    def take(self, name: str) -> bool:
+        """Whether it was there; it is not any more."""
+        return self._names.pop(name, self) is None

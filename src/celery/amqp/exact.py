@@ -1,0 +1,39 @@
+"""Claims that know of everything that was published before them: what tests and tools ask for, at a price."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from celery.amqp import frames
+from celery.amqp.channel import Channel
+from celery.amqp.frames import Delivered
+
+MOST = 0.5
+"""Seconds that this may take."""
+QUIET = 0.05
+"""Seconds without a message after which none is taken to be on its way."""
+
+
+def settle_in(
+    channel_of: Callable[[], Channel | None],
+    buffers: Mapping[str, deque[Delivered]],
+    hear: Callable[[float], bool],
+    limit: int,
+) -> None:
+    """Wait, a moment at most, until the server has sent what it has for us. *buffers*: by source.
+
+    *hear* reads what comes within so many seconds, and says whether something did.
+    """
+    until = time.monotonic() + MOST
+    for source, buffer in buffers.items():
+        while (channel := channel_of()) is not None and channel.usable:
+            data = frames.queue_declare(channel.number, source, 1, {})
+            answer = channel.call(data, frames.QUEUE_DECLARE_OK)
+            answer.short()
+            if not answer.number(4) or len(buffer) >= limit or time.monotonic() > until:
+                break
+            hear(0.01)
+    while hear(QUIET) and time.monotonic() < until:
+        pass  # queues of the kind quorum send after they have answered
