@@ -162,6 +162,33 @@ def test_a_publisher_that_is_interrupted_harms_nobody(
         signal.signal(signal.SIGALRM, before)
 
 
+def test_who_sends_what_is_refused_harms_nobody_else(allow: Callable[..., str], make_link: MakeLink) -> None:
+    """The server ends the channel that all share."""
+    link = make_link(allow("^q$", "^(q|amq.default|nowhere)$", "^q$"))
+    declare(link, "q")
+    refused: list[BrokerError] = []
+    enough = threading.Event()
+
+    def offend() -> None:
+        while not enough.is_set():
+            for exchange in ("amq.topic", "nowhere"):
+                try:
+                    link.publish([Letter(exchange, "q", b"\0\0", b"x")])
+                except BrokerError as error:
+                    refused.append(error)
+
+    offender = threading.Thread(target=offend)
+    offender.start()
+    try:
+        for _ in range(200):
+            link.publish([letter(), letter()])
+    finally:
+        enough.set()
+        offender.join(60)
+    assert {(getattr(error, "code", str(error)), error.temporary) for error in refused} == {(403, False), (404, False)}
+    assert count(link, "q") >= 400
+
+
 def test_what_no_queue_takes_is_told(make_link: MakeLink) -> None:
     link = make_link()
     declare(link, "q")

@@ -50,6 +50,11 @@ class Channel:
         """Called once for all messages that came in one piece, after `on_message` was for each."""
         self.on_end: Callable[[BrokerError], None] | None = None
         self._request = threading.Lock()
+        self._sending = threading.Lock()
+        """Whoever holds it knows whether anything may be sent: what comes after the end of a channel ends the
+        connection, and all its channels."""
+        self._shut: BrokerError | None = None
+        """Why nothing may be sent."""
         self._replies: SimpleQueue[Any] = SimpleQueue()
         self._news = False
         self._content: Any = None
@@ -62,18 +67,22 @@ class Channel:
     def usable(self) -> bool:
         return self.ended is None and self.connection.usable
 
-    def send(self, data: bytes) -> None:
-        if self.ended is not None:
-            raise self.ended
-        self.connection.send(data)
+    def send(self, data: bytes, *, last: bool = False) -> None:
+        """Nothing is sent after the *last* one."""
+        with self._sending:
+            if self._shut is not None:
+                raise self._shut
+            if last:
+                self._shut = closed()
+            self.connection.send(data)
 
-    def call(self, data: bytes, *expected: int, timeout: float | None = None) -> Any:
+    def call(self, data: bytes, *expected: int, timeout: float | None = None, last: bool = False) -> Any:
         """Send a method and wait for its answer: an `Args`, or a `Delivered` for basic.get-ok.
 
         Raises `Refused` if the server closes the channel, `BrokerError` if the connection ends or does not answer.
         """
         with self._request:
-            self.send(data)
+            self.send(data, last=last)
             patience = self.connection.timeout if timeout is None else timeout
             try:
                 with self.connection.relying():
@@ -93,12 +102,14 @@ class Channel:
         if self.usable:
             with suppress(BrokerError):
                 reason = b"\0\xc8" + frames.short("bye") + b"\0\0\0\0"
-                self.call(frames.method(self.number, frames.CHANNEL_CLOSE, reason), frames.CHANNEL_CLOSE_OK)
+                self.call(frames.method(self.number, frames.CHANNEL_CLOSE, reason), frames.CHANNEL_CLOSE_OK, last=True)
         self.end(closed())
 
     def end(self, error: BrokerError) -> None:
         if self.ended is None:
             self.ended = error
+            with self._sending:
+                self._shut = error
             self.connection.forget(self.number)
             self._replies.put((0, error))
             if self.on_end is not None:
@@ -169,10 +180,13 @@ class Channel:
                     self.on_confirm(args.number(8), bool(args.number(1) & 1), number == frames.BASIC_ACK)
             case frames.CHANNEL_CLOSE:
                 code, text = args.number(2), args.short()
-                with suppress(BrokerError):
-                    self.connection.send(frames.method(self.number, frames.CHANNEL_CLOSE_OK))
                 what = f"{text} ({code}).{advice(text, code)}"
-                self.end(Refused(f"RabbitMQ at {self.connection.where} refuses: {what}", code))
+                error = Refused(f"RabbitMQ at {self.connection.where} refuses: {what}", code)
+                with self._sending:
+                    self._shut = error
+                    with suppress(BrokerError):
+                        self.connection.send(frames.method(self.number, frames.CHANNEL_CLOSE_OK))
+                self.end(error)
             case frames.CHANNEL_FLOW:
                 with suppress(BrokerError):
                     self.connection.send(frames.method(self.number, frames.CHANNEL_FLOW_OK, payload[4:5]))

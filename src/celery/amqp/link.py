@@ -19,7 +19,7 @@ from celery.amqp.address import Address, trouble
 from celery.amqp.channel import Channel
 from celery.amqp.connection import Connection
 from celery.amqp.messages import said_again
-from celery.amqp.publisher import Letter, Publisher, Waiter
+from celery.amqp.publisher import Letter, NotOurs, Publisher, Waiter
 from celery.exceptions import BrokerError
 
 Found = TypeVar("Found")
@@ -107,9 +107,20 @@ class Link:
             connection = publisher.connection
             if not connection.flowing.wait(self.timeout) and connection.blocked:
                 raise trouble(f"RabbitMQ at {connection.where} takes no messages for now: {connection.blocked}.")
-            return publisher.publish(letters, self.timeout)
+            try:
+                return publisher.publish(letters, self.timeout)
+            except NotOurs:
+                return self._publish_apart([said_again(letter, first) for letter in letters])
 
         return self.retried(once)
+
+    def _publish_apart(self, letters: Sequence[Letter]) -> Waiter:
+        """On a channel that nobody else can have ended."""
+        publisher = Publisher(self.connection())
+        try:
+            return publisher.publish(letters, self.timeout)
+        finally:
+            publisher.close()
 
     def control(self, work: Callable[[Channel], Found]) -> Found:
         """Make requests on the channel that is kept for them. Raises `Refused` for what the server refuses."""

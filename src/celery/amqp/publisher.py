@@ -13,9 +13,12 @@ import msgspec
 
 from celery.amqp import frames
 from celery.amqp.address import trouble
+from celery.amqp.channel import Refused
 from celery.amqp.connection import Connection
 from celery.exceptions import BrokerError
 
+DEFAULT = "amq.default"
+"""The server's name for the exchange without one."""
 WINDOW = 2000
 """Messages on their way before the next are written."""
 PIECE = 500
@@ -30,6 +33,10 @@ class Letter(msgspec.Struct):
     properties: bytes
     body: bytes
     flags: int = frames.MANDATORY
+
+
+class NotOurs(BrokerError):
+    """The server ended the channel because of what somebody else has sent on it. Ours may be there, or not."""
 
 
 class Waiter:
@@ -47,6 +54,17 @@ class Waiter:
         self.returned: dict[tuple[str, str], str] = {}
         self.error: BrokerError | None = None
         self.turn = threading.Event()
+
+    def says(self, error: BrokerError) -> BrokerError:
+        """What the end of the channel by *error* means for this batch."""
+        if not isinstance(error, Refused):
+            return error
+        # The server names the exchange that one may not, or cannot, send to, and nobody's message.
+        if any(f"'{exchange or DEFAULT}'" in str(error) for exchange, _ in self.routes):
+            return error
+        found = NotOurs(str(error))
+        found.temporary = True
+        return found
 
     @property
     def refused(self) -> int:
@@ -89,7 +107,8 @@ class Publisher:
 
     def publish(self, letters: Sequence[Letter], patience: float) -> Waiter:
         """Returns when the broker has said yes or no to each. Raises `BrokerError` after *patience* seconds without
-        a confirm, or when the connection or the channel ended: then some may be there."""
+        a confirm, or when the connection or the channel ended: then some may be there. `NotOurs` says that the channel
+        did so for others."""
         waiter = Waiter({(letter.exchange, letter.routing_key) for letter in letters})
         number, room = self._channel.number, self.connection.frame_max
         with self._lock:
@@ -117,7 +136,7 @@ class Publisher:
                     for count in range(self._sent + 1, self._sent + len(piece) + 1):
                         self._pending[count] = waiter
                     self._sent += len(piece)
-                    self._channel.send(data)
+                    self._send(data, waiter)
                 last = start + PIECE >= len(letters)
                 self._wait(waiter, 0 if last else WINDOW - PIECE, patience)
         finally:
@@ -127,6 +146,12 @@ class Publisher:
 
     def close(self) -> None:
         self._channel.close()
+
+    def _send(self, data: bytes, waiter: Waiter) -> None:
+        try:
+            self._channel.send(data)
+        except Refused as error:
+            raise waiter.says(error) from None
 
     def _wait(self, waiter: Waiter, most: int, patience: float) -> None:
         """Until at most so many are on their way; *patience* counts from the last confirm."""
@@ -181,6 +206,6 @@ class Publisher:
     def _ended(self, error: BrokerError) -> None:
         with self._lock:
             for waiter in self._waiters:
-                waiter.error = error
+                waiter.error = waiter.says(error)
                 waiter.turn.set()
             self._pending.clear()
