@@ -163,8 +163,7 @@ class RabbitConsumer(Consumer):
         """Read what has come by now or within *seconds*, in this thread, so that no other one takes turns with it."""
         heard = seconds > 0 and self._news.wait(seconds)
         self._chime.clear()
-        connection = self._connection
-        if connection is not None and connection.attended:
+        if (connection := self._connection) is not None and connection.attended:
             connection.look()
         return heard
 
@@ -185,8 +184,7 @@ class RabbitConsumer(Consumer):
 
     def _connect(self) -> Channel:
         """A new connection and channel; everything that the former ones had is orphaned by now."""
-        former = self._connection
-        if former is not None:
+        if (former := self._connection) is not None:
             former.close()
         self._receipts.tidy(self._marks, time.monotonic())
         connection = self._connection = self._link.retried(self._link.open)
