@@ -23,8 +23,6 @@ from celery.wire.protocol import Message
 
 SHARED = "celeriac.bus"
 """The exchange of topics that are no exchange's."""
-OFTEN = 0.2
-"""Seconds between two looks for what somebody may wait for, unless the transport's option says something else."""
 ENOUGH = 10_000
 """Messages that wait for their listener; then no more are fetched."""
 Came = tuple[str, str, Message]
@@ -118,7 +116,6 @@ class _Listener:
         self.chime = Chime()
         self._came: deque[Came] = deque()
         self._timeout = way.timeout + way.patience
-        interval = way.interval if way.own_interval else min(way.interval, OFTEN)
         self._lane = Lane(
             way,
             [name],
@@ -128,7 +125,7 @@ class _Listener:
             ready=self._ready,
             leaving=self._leave,
             no_ack=True,
-            interval=interval,
+            pace=lambda: way.often,
         )
         # On return whatever is sent is heard.
         if not self._lane.flush(self._timeout):

@@ -36,8 +36,9 @@ def _nothing(_: Any) -> None:
 class Lane:
     """*arrived* is called on the thread, with the queue and the message; *room* says how many more are wanted.
 
-    *ready* is called with every new channel, *leaving* with the last one; *heard* after every poll, *tick* at least
-    every `REST` seconds while nothing blocks; *lost* when a connection has ended whose messages are nobody's now.
+    *ready* is called with every new channel, *leaving* with the last one, *greet* with a source and each channel before it
+    listens to that; *heard* after every poll, *tick* at least every `REST` seconds while nothing blocks; *lost* when a
+    connection has ended whose messages are nobody's now.  *pace*: seconds between two polls that find nothing.
     """
 
     def __init__(
@@ -51,19 +52,22 @@ class Lane:
         tick: Callable[[], None] = lambda: None,
         lost: Callable[[Lane], None] = lambda lane: None,
         ready: Work = _nothing,
+        greet: Callable[[str, Any], object] = lambda source, channel: None,
         leaving: Work = _nothing,
         no_ack: bool = False,
-        interval: float | None = None,
+        pace: Callable[[], float] | None = None,
     ) -> None:
         self._way = way
         self.sources = tuple(sources)
         self._arrived, self._room, self._heard, self._tick, self._lost = arrived, room, heard, tick, lost
-        self._ready, self._leaving = ready, leaving
+        self._ready, self._greet, self._leaving = ready, greet, leaving
         self._no_ack = no_ack
-        self._interval = way.interval if interval is None else interval
+        self._pace = pace or (lambda: way.interval)
         self._connection: Any = None
         self._channel: Any = None
         self._credit = -1
+        self._listened: set[str] = set()
+        """Sources that the channel listens to."""
         self._open: dict[int, Any] = {}
         """What is not acknowledged, by identity: two queues may have got messages with one and the same tag."""
         self._works: deque[Work] = deque()
@@ -86,6 +90,11 @@ class Lane:
         self.asked += 1
         self._event.set()
         return self.asked
+
+    def listen(self, source: str) -> None:
+        """Take messages of *source* too, from now on. One thread at a time."""
+        self.sources = (*self.sources, source)
+        self.do(self._listen)
 
     def do(self, work: Work) -> None:
         """Have *work* called with the channel, soon; again if it fails, a few times."""
@@ -167,7 +176,7 @@ class Lane:
             return
         self._answer(asked)
         if not self._works:
-            self._event.wait(self._interval or 0.01)
+            self._event.wait(self._pace() or 0.01)
 
     def _answer(self, asked: int) -> None:
         if asked > self.answered:
@@ -178,7 +187,17 @@ class Lane:
         if self._channel is None:
             self._connection, channel = self._way.open()
             self._ready(channel)
-            for source in self.sources:
+            self._listened = set()
+            self._listen(channel)
+            self._channel, self._credit = channel, -1
+            self.error, self._pause = None, PAUSES[0]
+        return self._channel
+
+    def _listen(self, channel: Any) -> None:
+        """To the sources that *channel* does not listen to."""
+        for source in self.sources:
+            if source not in self._listened:
+                self._greet(source, channel)
                 library.Consumer(
                     channel,
                     [library.Queue(source)],
@@ -186,9 +205,7 @@ class Lane:
                     auto_declare=False,
                     no_ack=self._no_ack,
                 ).consume()
-            self._channel, self._credit = channel, -1
-            self.error, self._pause = None, PAUSES[0]
-        return self._channel
+                self._listened.add(source)
 
     def _take(self, source: str, message: Any) -> None:
         if not self._no_ack:

@@ -14,6 +14,16 @@ DEFAULT_VISIBILITY = 30
 BATCH = 10
 
 
+def has(channel: Any, queue: str) -> bool:
+    """Whether there is this queue. kombu does not ask, but makes it."""
+    client = channel.sqs(queue=queue)
+    try:
+        client.get_queue_url(QueueName=channel.canonical_queue_name(queue))
+    except client.exceptions.QueueDoesNotExist:
+        return False
+    return True
+
+
 def received(message: Any) -> int:
     """How often this message has been handed out, this time included; 0 where it is not said."""
     attributes = (message.delivery_info.get("sqs_message") or {}).get("Attributes") or {}

@@ -50,6 +50,8 @@ _KEPT = frozenset({*_OURS, "lease", "timeout", "exact_claims", "spool", "queue_o
 FILES = "celery.bridge.files:Transport"
 _MISSING = (ImportError, NameError, AttributeError, RuntimeError)
 """What transports raise whose packages are not there."""
+OFTEN = 0.2
+"""Seconds between two polls for what somebody may wait for, unless the transport's option says something else."""
 PAUSES = 0.1, 1.0
 """Seconds before the second attempt, and the most before any."""
 
@@ -77,9 +79,10 @@ class Way:
         self.waits = hasattr(self.channel_class, "wait_time_seconds")
         """A poll blocks at the server for so long."""
         self.patience = float(self.options.get("wait_time_seconds", 10.0) or 0.0) if self.waits else 0.0
-        self.own_interval = interval is not None
         self.interval = float(transport.polling_interval or 0.0) if interval is None else float(interval)
         """Seconds between two polls of which the first has found nothing."""
+        self.often = min(self.interval, OFTEN) if interval is None else self.interval
+        """The same for what somebody may wait for."""
         self.exchange_types = frozenset(transport.implements.exchange_type)
         fanout = self._has_fanout()
         self.fans_out = fanout
@@ -89,6 +92,8 @@ class Way:
         self.troubles: tuple[type[BaseException], ...] = errors
         self._about = transport
         shared_tables = self._overrides("get_table")
+        self.knows_queues = self.virtual and self._overrides("_has_queue")
+        """kombu can say of a queue that there is none of this name."""
         self.can = Capabilities(
             durable=True,
             shared=True,

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from celery.backends.store import Store
-from celery.bridge import spool
+from celery.bridge import spool, sqs
 from celery.bridge.bus import KombuBus
 from celery.bridge.consumer import KombuConsumer
 from celery.bridge.messages import (
@@ -36,8 +36,9 @@ from celery.bridge.messages import (
     task_of,
     with_headers,
 )
-from celery.bridge.sqs import LONGEST_DELAY
+from celery.bridge.replies import KombuReplies
 from celery.bridge.way import Line, Way
+from celery.brokers.answers import OnReply
 from celery.brokers.base import Bus, Entry, Kind, QueueStats
 from celery.brokers.revocations import RevokesAside
 from celery.exceptions import BrokerError
@@ -126,9 +127,29 @@ class KombuBroker(RevokesAside):
         letters = [
             (exchange, key, self._message(message))
             for message in messages
+            if not message.reply
             for exchange, key in self._places(message.exchange, message.routing_key, inner=message.inner)
         ]
         self._publish(letters)
+        for message in messages:
+            if message.reply:
+                self._answer(message.routing_key, self._message(message))
+
+    def _answer(self, queue: str, message: Message) -> None:
+        """Send to a queue that is its client's: it is not made, and what is for a client that has gone is dropped."""
+        if not self._is_there(queue):
+            return
+        try:
+            self._publish([("", queue, message)])
+        except BrokerError as error:
+            if error.temporary or self._is_there(queue):
+                raise
+
+    def _is_there(self, queue: str) -> bool:
+        """Whether there is such a queue; of those that cannot say it, as far as we know."""
+        if self._way.kind == "sqs":
+            return self._line.call(lambda channel: sqs.has(channel, queue))
+        return not self._way.knows_queues or self._size(queue) is not None
 
     def _publish(self, letters: Sequence[tuple[str, str, Message]]) -> None:
         sent = 0
@@ -159,7 +180,7 @@ class KombuBroker(RevokesAside):
         if due is None or not self._way.delays(queue):
             return 0
         left = int(due) / 1000 - self.clock.time()
-        return min(LONGEST_DELAY, max(0, int(left) + (left > int(left))))
+        return min(sqs.LONGEST_DELAY, max(0, int(left) + (left > int(left))))
 
     def _places(self, exchange: str, key: str, *, inner: bool) -> list[tuple[str, str]]:
         """(exchange, routing key) of what is to be published; raises `BrokerError` where nothing would be reached."""
@@ -291,17 +312,22 @@ class KombuBroker(RevokesAside):
 
     def _count(self, name: str) -> int:
         """Ready messages; none in a queue that is not there."""
-        if not self._way.may_have(name):
-            return 0
+        return (self._size(name) or 0) if self._way.may_have(name) else 0
+
+    def _size(self, name: str) -> int | None:
         missing: tuple[type[BaseException], ...] = self._way.connection().channel_errors
 
-        def work(channel: Any) -> int:
+        def work(channel: Any) -> int | None:
             try:
                 return int(channel.queue_declare(queue=name, passive=True).message_count or 0)
             except missing:
-                return 0
+                return None
 
         return self._line.call(work)
+
+    def replies(self, on_reply: OnReply, expires: float | None) -> KombuReplies | None:
+        # Where all queues are listed in the options none is made, and the name of a client is in no list.
+        return KombuReplies(self._way, self._line, on_reply, expires) if self._way.may_have("") else None
 
     def entries(self, kind: Kind, queues: Sequence[str] | None = None, limit: int = 100) -> list[Entry]:
         """Only dead ones can be listed."""
