@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import amqp
 import pytest
 
-from celery import Celery, chord, group
+from celery import Celery, group
 from celery.backends import rpc
 from celery.backends.rpc import Inbox
-from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
-from celery.exceptions import TimeoutError  # noqa: A004
-from celery.result import AsyncResult
 from rig.proxy import Proxy
 from rig.rabbitmq import RabbitMQ
 from rig.rpc import rpc_app
@@ -121,108 +115,6 @@ def test_a_task_that_nobody_claims_any_more_has_a_result_too(work: Celery, reade
     assert (body["status"], body["result"]["exc_type"]) == ("FAILURE", "NotRegistered")
 
 
-def test_the_sender_reads_its_results(work: Celery) -> None:
-    add = work.tasks["add"]
-    result = add.delay(1, 2)
-    assert result.get(timeout=SOON) == 3
-    assert (result.state, result.ready(), result.successful(), result.exists()) == ("SUCCESS", True, True, True)
-    assert work.AsyncResult(result.id).get(timeout=SOON) == 3, "also by its id"
-    failed = work.tasks["fail"].delay()
-    with pytest.raises(ValueError, match="no"):
-        failed.get(timeout=SOON)
-    assert failed.failed()
-    assert "no" in str(failed.traceback)
-    result.forget()
-    assert work.AsyncResult(result.id).state == "PENDING"
-    with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
-        work.AsyncResult(result.id).get(timeout=0.05)
-
-
-def test_groups_are_gathered_as_they_end(work: Celery) -> None:
-    add = work.tasks["add"]
-    sent = group(add.s(number, 0) for number in range(50)).delay()
-    assert sent.get(timeout=SOON) == list(range(50))
-    sent = group(add.s(number, 0) for number in range(9)).delay()
-    assert sorted(sent.get(timeout=SOON, order="completion")) == list(range(9))
-    assert {meta["result"] for _, meta in sent.iter_native(timeout=SOON)} == set(range(9))
-    with pytest.raises(NotImplementedError, match="result store"):
-        sent.save()
-    with pytest.raises(NotImplementedError, match="result store"):
-        work.GroupResult.restore(sent.id)
-    with pytest.raises(NotImplementedError, match="result store"):
-        sent.delete()
-
-
-def test_on_message_sees_every_state_of_what_is_waited_for(work: Celery) -> None:
-    seen: list[str] = []
-    work.tasks["add"].delay(1)
-    result = work.tasks["steps"].delay()
-    assert result.get(timeout=SOON, on_message=lambda meta: seen.append(meta["status"])) == "end"
-    assert seen[-1] == "SUCCESS"
-    assert set(seen) <= {"STARTED", "PROGRESS", "SUCCESS"}
-
-
-def test_a_state_before_the_end_is_known(work: Celery) -> None:
-    result = work.tasks["only"].delay()
-    came = threading.Event()
-    work.backend.inbox.tell([result.id], lambda task_id, meta: came.set())
-    assert came.wait(SOON)
-    assert (result.state, result.info) == ("PROGRESS", {"done": 2})
-
-
-def test_any_thread_waits_for_what_any_thread_has_sent(work: Celery) -> None:
-    add = work.tasks["add"]
-    with ThreadPoolExecutor(6) as pool:
-        sent = list(pool.map(add.delay, range(60)))
-        values = list(pool.map(lambda result: result.get(timeout=SOON), reversed(sent)))
-    assert values == list(range(60))[::-1]
-    assert [result.get(timeout=SOON) for result in sent] == list(range(60))
-
-
-def test_coroutines_wait_too(work: Celery) -> None:
-    async def main() -> list[Any]:
-        sent = [work.tasks["add"].delay(number) for number in range(10)]
-        gathered = await asyncio.gather(*(result.aget(timeout=SOON) for result in sent))
-        return [gathered, await work.GroupResult("g", sent).aget(timeout=SOON)]
-
-    assert asyncio.run(main()) == [list(range(10))] * 2
-
-    async def in_vain() -> None:
-        await work.AsyncResult("nobody's").aget(timeout=0.05)
-
-    with pytest.raises(TimeoutError):
-        asyncio.run(in_vain())
-
-
-def test_another_process_learns_nothing(work: Celery, make_app: MakeApp) -> None:
-    result = work.tasks["add"].delay(1, 2)
-    assert result.get(timeout=SOON) == 3
-    other: AsyncResult[int] = make_app().AsyncResult(result.id)
-    assert (other.state, other.ready(), other.result, other.exists()) == ("PENDING", False, None, False)
-    with pytest.raises(TimeoutError):
-        other.get(timeout=0.05)
-
-
-def test_a_forked_child_has_a_queue_of_its_own(work: Celery) -> None:
-    add = work.tasks["add"]
-    before = add.delay(1, 2)
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.write(write, json.dumps([add.delay(20, 22).get(timeout=SOON), work.backend.oid]).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as answer:
-        value, oid = json.loads(answer.read())
-    os.waitpid(pid, 0)
-    assert value == 42
-    assert oid != work.backend.oid
-    assert before.get(timeout=SOON) == 3
-    assert add.delay(2, 2).get(timeout=SOON) == 4
-
-
 def test_what_came_while_the_connection_was_broken_is_there(
     work: Celery, make_app: MakeApp, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str
 ) -> None:
@@ -268,14 +160,6 @@ def test_its_queue_goes_with_the_app(make_app: MakeApp, rabbitmq_server: RabbitM
     assert oid not in {row[0] for row in rabbitmq_server.queues("name", vhost=rabbitmq_vhost)}
 
 
-def test_results_that_may_not_be_read_are_told_to_who_waits(work: Celery, make_app: MakeApp) -> None:
-    work.conf.result_serializer = "json"
-    client = make_app(result_accept_content=["yaml"])
-    result = client.tasks["add"].delay(1, 2)
-    with pytest.raises(Exception, match="json"):
-        result.get(timeout=SOON)
-
-
 @pytest.mark.parametrize("backend", ["rpc://", "rpc"])
 def test_in_memory_too_for_tests(backend: str) -> None:
     app = rpc_app("memory://rpc-in-memory", result_backend=backend)
@@ -286,17 +170,6 @@ def test_in_memory_too_for_tests(backend: str) -> None:
         assert [result.get(timeout=SOON) for result in sent] == list(range(9))
         with pytest.raises(ValueError, match="no"):
             app.tasks["fail"].delay().get(timeout=SOON)
-    app.close()
-
-
-def test_other_brokers_say_what_to_do_for_chords(tmp_path: Path) -> None:
-    app = TestApp(broker=f"sqlite:///{tmp_path}/broker.db", backend="rpc://")
-
-    @app.task(name="add", shared=False)
-    def add() -> None: ...
-
-    with pytest.raises(NotImplementedError, match="only with RabbitMQ"):
-        chord([add.s()], add.si()).delay()
     app.close()
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rig.original import Party, ending
+from rig.original import VERSION, Party, ending, environment
 from rig.rabbitmq import RabbitMQ
 from rig.redis import RedisServer
 
@@ -70,6 +70,44 @@ def make_mixed(original: Path, redis_url: str, broker_url: str, tmp_path: Path) 
             return Mixed(ours, theirs, log)
 
         yield make
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """The settings of a broker over `filesystem://`, all of it below *folder*."""
+    (folder / "data").mkdir(exist_ok=True)
+    options = {f"data_folder_{way}": str(folder / "data") for way in ("in", "out")}
+    return {
+        "broker_url": "filesystem://",
+        "broker_transport_options": {**options, "control_folder": str(folder / "control")},
+    }
+
+
+@pytest.fixture(scope="session")
+def with_sql() -> Path:
+    """The Python of an environment with the original and what it needs for `sqla+sqlite://`."""
+    try:
+        return environment(
+            f"original-celery-{VERSION}-sqlalchemy-2.0",
+            f"celery[redis]=={VERSION}",
+            "hiredis",
+            "SQLAlchemy>=2.0.36,<2.1",
+        )
+    except LookupError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def bridged(request: pytest.FixtureRequest, make_mixed: Callable[..., Mixed], tmp_path: Path) -> Callable[..., Mixed]:
+    """`bridged("files" or "sql", **settings)`: both kinds over a transport of kombu that has no driver here."""
+
+    def make(place: str, **settings: Any) -> Mixed:
+        if place == "files":
+            return make_mixed(**files(tmp_path), **settings)
+        made = make_mixed(broker_url=f"sqla+sqlite:///{tmp_path}/broker.db", **settings)
+        made.theirs.python = str(request.getfixturevalue("with_sql"))
+        return made
+
+    return make
 
 
 @pytest.fixture

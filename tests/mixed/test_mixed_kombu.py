@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from mixed.conftest import Mixed
-from rig.original import VERSION, environment
+from mixed.conftest import Mixed, files
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(400)]
 CODE = (
@@ -27,36 +26,9 @@ CODE = (
 )
 
 
-def files(folder: Path) -> dict[str, Any]:
-    (folder / "data").mkdir()
-    options = {f"data_folder_{way}": str(folder / "data") for way in ("in", "out")}
-    return {
-        "broker_url": "filesystem://",
-        "broker_transport_options": {**options, "control_folder": str(folder / "control")},
-    }
-
-
-@pytest.fixture(scope="session")
-def with_sql() -> Path:
-    """The Python of an environment with the original and what it needs for `sqla+sqlite://`."""
-    try:
-        return environment(
-            f"original-celery-{VERSION}-sqlalchemy-2.0",
-            f"celery[redis]=={VERSION}",
-            "hiredis",
-            "SQLAlchemy>=2.0.36,<2.1",
-        )
-    except LookupError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(params=["files", "sql"])
-def mixed(request: pytest.FixtureRequest, make_mixed: Callable[..., Mixed], tmp_path: Path) -> Mixed:
-    if request.param == "files":
-        return make_mixed(**files(tmp_path))
-    mixed = make_mixed(broker_url=f"sqla+sqlite:///{tmp_path}/broker.db")
-    mixed.theirs.python = str(request.getfixturevalue("with_sql"))
-    return mixed
+def mixed(request: pytest.FixtureRequest, bridged: Callable[..., Mixed]) -> Mixed:
+    return bridged(request.param)
 
 
 @pytest.mark.parametrize("sender", ["ours", "theirs"])

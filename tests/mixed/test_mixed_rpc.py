@@ -20,6 +20,19 @@ def test_results_reach_clients_of_the_other_kind(
     make_mixed: Callable[..., Mixed], broker_url: str, client: str
 ) -> None:
     mixed = make_mixed(broker_url=broker_url, result_backend="rpc://", task_track_started=True)
+    reach(mixed, client)
+
+
+@pytest.mark.parametrize("place", ["files", "sql"])
+@pytest.mark.parametrize("client", ["ours", "theirs"])
+def test_results_reach_clients_of_the_other_kind_over_kombu(
+    bridged: Callable[..., Mixed], place: str, client: str
+) -> None:
+    reach(bridged(place, result_backend="rpc://", task_track_started=True), client)
+
+
+def reach(mixed: Mixed, client: str) -> None:
+    """Have a client of one kind read all kinds of results of a worker of the other one."""
     producer, consumer = (mixed.ours, mixed.theirs) if client == "ours" else (mixed.theirs, mixed.ours)
     consumer.worker()
     code = (
@@ -46,18 +59,19 @@ def test_results_reach_clients_of_the_other_kind(
     assert "SUCCESS" in found[9]
 
 
+@pytest.mark.parametrize("place", ["rabbitmq", "files"])
 def test_states_are_the_same_messages(
-    make_mixed: Callable[..., Mixed], rabbitmq_server: RabbitMQ, rabbitmq_vhosts: Any
+    make_mixed: Callable[..., Mixed], bridged: Callable[..., Mixed], request: pytest.FixtureRequest, place: str
 ) -> None:
     """What a worker sends for a task is, but for times and processes, what one of the other kind sends for it."""
     sent: dict[str, list[Any]] = {}
     code = (
         "import json, kombu\n"
-        "from celery import chord\n"
-        "connection = kombu.Connection(app.conf.broker_url)\n"
+        "connection = kombu.Connection(app.conf.broker_url, transport_options=app.conf.broker_transport_options)\n"
         "queue = kombu.Queue('client', durable=False, auto_delete=True, exchange='')\n"
         "came = []\n"
         "def on_message(body, message):\n"
+        "    message.properties.pop('delivery_tag', None)\n"
         "    came.append([json.loads(message.body), message.properties, message.headers, message.content_type,\n"
         "                 message.content_encoding])\n"
         "with connection, connection.Consumer(queue, callbacks=[on_message], no_ack=True):\n"
@@ -70,8 +84,13 @@ def test_states_are_the_same_messages(
         "print(json.dumps(came))\n"
     )
     for kind in ("theirs", "ours"):
-        url = rabbitmq_server.url(next(rabbitmq_vhosts))
-        mixed = make_mixed(broker_url=url, result_backend="rpc://", task_track_started=True)
+        settings: dict[str, Any] = {"result_backend": "rpc://", "task_track_started": True}
+        if place == "rabbitmq":
+            server: RabbitMQ = request.getfixturevalue("rabbitmq_server")
+            url = server.url(next(request.getfixturevalue("rabbitmq_vhosts")))
+            mixed = make_mixed(broker_url=url, **settings)
+        else:
+            mixed = bridged(place, **settings)
         party = getattr(mixed, kind)
         party.worker()
         came = json.loads(party.run(code, timeout=120).splitlines()[-1])

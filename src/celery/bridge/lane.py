@@ -36,9 +36,9 @@ def _nothing(_: Any) -> None:
 class Lane:
     """*arrived* is called on the thread, with the queue and the message; *room* says how many more are wanted.
 
-    *ready* is called with every new channel, *leaving* with the last one, *greet* with a source and each channel before it
-    listens to that; *heard* after every poll, *tick* at least every `REST` seconds while nothing blocks; *lost* when a
-    connection has ended whose messages are nobody's now.  *pace*: seconds between two polls that find nothing.
+    *ready* is called with every new channel, *leaving* with the last one, *greet* with a source and a channel before
+    that listens to it; *heard* after every poll, *tick* at least every `REST` seconds while nothing blocks; *lost* when
+    a connection has ended whose messages are nobody's now.  *pace*: seconds between two polls that find nothing.
     """
 
     def __init__(

@@ -127,9 +127,9 @@ class KombuReplies(Replies):
             logger.warning("Reply queues could not be deleted: %s", error)
 
     def _delete(self, name: str, channel: Any) -> None:
-        channel.queue_purge(name)
         if self._way.virtual:
-            channel._delete(name)  # what transports fill in: `queue_delete` does nothing for one that is bound nowhere
+            # What transports fill in, as kombu calls it: its own `queue_delete` passes over queues that nothing binds.
+            channel._delete(name, "", name, "")
         else:
             channel.queue_delete(name)
 
