@@ -23,7 +23,7 @@ FLOORS: list[tuple[str, list[str]]] = [
                  "redis.outbox", "redis.bus", "redis.relay",
                  "redis.*",
                  "amqp", "amqp.address", "amqp.tables", "amqp.frames", "amqp.connection", "amqp.publisher", "amqp.*",
-                 "bridge", "bridge.sqs", "bridge.way", "bridge.messages", "bridge.spool", "bridge.lane", "bridge.*",
+                 "bridge", "bridge.sqs", "bridge.forks", "bridge.way", "bridge.messages", "bridge.spool", "bridge.lane", "bridge.*",
                  "memory",
                  "memory.limits", "memory.space", "memory.*", "sqlite", "sqlite.moves", "sqlite.limits",
                  "sqlite.listeners", "sqlite.leases", "sqlite.*",

@@ -157,7 +157,8 @@ class Lane:
         try:
             if self._works or self._channel is not None:
                 self._work()
-                self._leaving(self._have())
+                with self._way.still:
+                    self._leaving(self._have())
         except Exception as error:  # noqa: BLE001 - as above; what is not given back is in the spool, or leased
             logger.warning("Could not take leave of %s:// properly: %s", self._way.scheme, self._way.trouble(error))
         hang_up(self._connection)
@@ -214,7 +215,10 @@ class Lane:
 
     def _poll(self) -> bool:
         """Whether anything has come."""
-        channel = self._have()
+        with self._way.still:
+            return self._drain(self._have())
+
+    def _drain(self, channel: Any) -> bool:
         credit = 0 if self._no_ack else len(self._open) + self._room(self)
         if credit != self._credit:
             channel.basic_qos(0, credit, False)
@@ -227,7 +231,8 @@ class Lane:
 
     def _work(self) -> None:
         while self._works:
-            self._works[0](self._have())
+            with self._way.still:
+                self._works[0](self._have())
             self._works.popleft()
             self._tries = 0
 

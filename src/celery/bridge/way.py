@@ -10,12 +10,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, TypeVar
 
 import kombu
 from kombu.transport import virtual
 
+from celery.bridge.forks import Still
 from celery.brokers.base import Capabilities
 from celery.exceptions import BrokerError, ImproperlyConfigured
 
@@ -34,6 +35,7 @@ _LEASING = frozenset({
 """Schemes whose server gives what a dead consumer had to another one."""
 _ORDERED = frozenset({"filesystem", "sqla", "sqlalchemy"})
 """Schemes whose queues are known to keep the order of publishing."""
+_FILES_OF_SQL = frozenset({"sqla+sqlite", "sqlalchemy+sqlite"})
 _OURS = {
     "username": "userid",
     "password": "password",
@@ -68,6 +70,8 @@ class Way:
         interval = self.options.get("polling_interval")
         if self.scheme in {"sqla", "sqlalchemy"}:
             self.options.pop("polling_interval", None)  # it hands its options on to the engine, which has no such one
+        self.still = Still() if url.partition("://")[0] in _FILES_OF_SQL else nullcontext()
+        """What a connection is used in: there no thread forks."""
         transport = self._load()
         self.kind = str(transport.driver_type)
         self.channel_class: Any = getattr(transport, "Channel", None)
@@ -219,7 +223,7 @@ class Line:
             self._lock, self._pid = threading.RLock(), os.getpid()
             self._former += [self._connection, self._channel, *self._way.take_shared()]
             self._connection = self._channel = None
-        with self._lock:
+        with self._lock, self._way.still:
             if self._channel is None:
                 self._connection, self._channel = self._way.open()
             try:
