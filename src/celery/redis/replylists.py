@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -18,6 +19,8 @@ class ReplyList(Source):
         self._key = f"{link.prefix}{name}"
         self._lane = Lane(link)
         self._seen: list[bytes] = []
+        self._ending = threading.Lock()
+        self._ended = False
         self._link.call("LLEN", self._key)  # whoever sends the task is told now if the server is away
 
     def look(self, most: int, timeout: float) -> list[bytes]:
@@ -36,13 +39,17 @@ class ReplyList(Source):
         self._ask(*removals)
 
     def wake(self) -> None:
-        self._link.calls([["LPUSH", self._key, b""], ["PEXPIRE", self._key, 60_000]])
+        with self._ending:
+            if not self._ended:  # else the list would be there again
+                self._link.calls([["LPUSH", self._key, b""], ["PEXPIRE", self._key, 60_000]])
 
     def close(self) -> None:
-        try:
-            self._ask(pack(("DEL", self._key)))
-        finally:
-            self._lane.close()
+        with self._ending:
+            self._ended = True
+            try:
+                self._ask(pack(("DEL", self._key)))
+            finally:
+                self._lane.close()
 
     def _ask(self, *packed: bytes, wait: float = 0.0) -> list[Any]:
         deadline = time.monotonic() + max(self._link.timeout, 3 * wait)
