@@ -15,6 +15,7 @@ import pytest
 from celery.bin.logtool import Audit, task_info
 from celery.bin.upgrade import _compat_key, rewrite
 from celery.utils.functional import pass1
+from rig.rabbitmq import RabbitMQ
 
 PROJECT = Path(__file__).parent / "project"
 
@@ -24,6 +25,22 @@ def test_bindings(celery: Any) -> None:
     lines = celery("-A", "single", "list", "bindings").out.splitlines()
     assert lines[0].split() == ["Queue", "Exchange", "Routing", "Key"]
     assert [line.split() for line in lines[2:]] == [["celery", "celery", "celery"], ["images", "images"]]
+
+
+def test_bindings_of_every_type(celery: Any, rabbitmq_url: str, rabbitmq_server: RabbitMQ) -> None:
+    said = celery("-A", "bound", "-b", rabbitmq_url, "list", "bindings")
+    assert said.code == 0, said.text
+    table = [(line[:28].strip(), line[29:57].strip(), line[58:].strip()) for line in said.out.splitlines()[2:]]
+    assert table == [
+        ("cats", "work", "cat"),
+        ("dogs", "animals", "#.dog"),
+        ("dogs", "animals", "dog.#"),
+        ("dogs", "celery", "celery"),
+        ("dogs", "work", "dogs"),
+        ("everybody", "everybody", "celery"),
+        ("plain", "celery", "celery"),
+    ]
+    assert rabbitmq_server.queues("name", vhost=rabbitmq_url.rpartition("/")[2]) == [], "it only looks"
 
 
 # --- shell ------------------------------------------------------------------------------------------------------------

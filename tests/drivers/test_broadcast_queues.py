@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -90,6 +91,101 @@ def test_its_alias_selects_it(url: str) -> None:
     if not url.startswith("amqp"):  # RabbitMQ deletes it by itself, in its time
         assert name not in {stats.name for stats in app.broker.stats()}
     app.close()
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def far(request: pytest.FixtureRequest, redis_url: str, rabbitmq_url: str) -> str:
+    return redis_url if request.param == "redis" else rabbitmq_url
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+def test_its_alias_is_added_and_cancelled_while_a_task_runs(far: str) -> None:
+    """The consumer that has the task stays until that ends. It takes nothing of what comes meanwhile, and listens to
+    nobody."""
+    ran: Ran = SimpleQueue()
+    app, may_end = make(far, "one", ran), threading.Event()
+    app.conf.task_queues = (*app.conf.task_queues, "usual")
+
+    @app.task(shared=False)
+    def wait() -> None:
+        ran.put(("wait", 0))
+        may_end.wait(SOON)
+
+    @app.task(shared=False)
+    def usual(number: int) -> None:
+        ran.put(("usual", number))
+
+    def ask(command: str, *args: object) -> object:
+        [answer] = getattr(app.control, command)(*args, reply=True, timeout=SOON, limit=1)
+        return next(iter(answer.values()))
+
+    def listens() -> list[str]:
+        return [queue["alias"] or queue["name"] for queue in app.control.inspect(timeout=1).active_queues()["one@here"]]
+
+    try:
+        with start_worker(
+            app, pool="threads", concurrency=2, perform_ping_check=False, queues=["usual"], hostname="one@here"
+        ):
+            assert ask("add_consumer", "broadcast_tasks") == {"ok": "add consumer broadcast_tasks"}
+            wait_until(lambda: listens() == ["usual", "broadcast_tasks"])
+            [name] = {queue.name for queue in app.amqp.queues.consuming()} - {"usual"}
+            for number in range(3):
+                app.tasks["reload_cache"].delay(number)
+            assert collect(ran, 3) == [("one", number) for number in range(3)]
+
+            wait.apply_async(queue="usual")
+            assert collect(ran, 1) == [("wait", 0)]
+            assert ask("cancel_consumer", "broadcast_tasks") == {"ok": "no longer consuming from broadcast_tasks"}
+            assert listens() == ["usual"]
+            for number in range(10):
+                usual.apply_async((number,), queue="usual")
+                assert collect(ran, 1) == [("usual", number)]
+                app.tasks["reload_cache"].delay(number)
+            assert name not in {queue.name for queue in app.amqp.queues.consuming()}
+
+            ask("add_consumer", "broadcast_tasks")
+            wait_until(lambda: listens() == ["usual", "broadcast_tasks"])
+            app.tasks["reload_cache"].delay(4)
+            assert collect(ran, 1) == [("one", 4)]
+            may_end.set()
+        assert ran.empty()
+    finally:
+        may_end.set()
+        app.close()
+
+
+def test_nothing_is_missed_while_the_queues_of_a_worker_change(far: str) -> None:
+    ran: Ran = SimpleQueue()
+    app, enough = make(far, "one", ran), threading.Event()
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        while not enough.is_set():
+            app.tasks["reload_cache"].delay(sent)
+            sent += 1
+            enough.wait(0.005)
+
+    try:
+        with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False):
+            sender = threading.Thread(target=send)
+            sender.start()
+            try:
+                for _ in range(10):
+                    for command in (app.control.add_consumer, app.control.cancel_consumer):
+                        assert command("extra", reply=True, timeout=SOON, limit=1)
+            finally:
+                enough.set()
+                sender.join(SOON)
+            assert collect(ran, sent) == [("one", number) for number in range(sent)]
+    finally:
+        app.close()
 
 
 MINE = Queue("mine", Exchange("news", "fanout"), auto_delete=True)

@@ -578,11 +578,12 @@ class RabbitConsumer(Consumer):
 
     def _slim(self) -> None:
         """Give back what nobody has claimed for a while, and take no more until somebody claims."""
-        if self._fleeting or time.monotonic() - self._claimed_at < IDLE or not any(self._buffers.values()):
-            return
+        if not self._fleeting and time.monotonic() - self._claimed_at >= IDLE and any(self._buffers.values()):
+            self.rest()
+
+    def rest(self) -> None:
         with self._lock:
-            channel = self._channel
-            if channel is None:
+            if (channel := self._channel) is None:
                 return
             tags = [came.tag for buffer in self._buffers.values() for came in buffer]
             for buffer in self._buffers.values():

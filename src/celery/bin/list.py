@@ -21,14 +21,20 @@ def list_(ctx: click.Context) -> None:
 def bindings(ctx: click.Context) -> None:
     """Show which exchanges and routing keys lead to which queues.
 
-    Those of the configured queues; queues that only the broker knows are reached by their names.
+    Those of the configured queues; queues that only the broker knows are reached by their names. A queue of which each
+    worker has one of its own is listed by its alias.
     """
-    app = ctx.obj.app
+    app, queues = ctx.obj.app, ctx.obj.app.amqp.queues
+    bound = queues.apart()
     rows = [
-        (queue.name, queue.exchange.name or queue.name, queue.routing_key or queue.name)
-        for queue in app.amqp.queues.apart()
+        (
+            getattr(queues.given(queue.name), "alias", None) or queue.name,
+            queue.exchange.name,
+            queue.routing_key if queue.exchange.name else queue.name,
+        )
+        for queue in bound
     ]
-    known = {row[0] for row in rows}
+    known = {queue.name for queue in bound}
     rows += [(stats.name, "", stats.name) for stats in app.broker.stats() if stats.name not in known]
     ctx.obj.echo(FORMAT.format("Queue", "Exchange", "Routing Key"))
     ctx.obj.echo(FORMAT.format("-" * 16, "-" * 16, "-" * 16))

@@ -359,6 +359,9 @@ class Consumer(ABC):
         They are settled all the same.  Only asked of a broker that cannot mark what is started.
         """
 
+    def rest(self) -> None:  # noqa: B027 - most fetch nothing that was not claimed
+        """Nothing more is claimed here: fetch nothing more, and give back what was fetched and not claimed."""
+
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give back deliveries that were not run, to the front of their queues.

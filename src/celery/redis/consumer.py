@@ -456,6 +456,9 @@ class RedisConsumer(Consumer):
         finally:
             link.close()
 
+    def rest(self) -> None:
+        self._listening.close()
+
     def close(self) -> None:
         if self._chime.closed:
             return

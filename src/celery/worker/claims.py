@@ -38,15 +38,20 @@ class Claims(Consumer):
         self._now = make(self.queues)
         self.name = self._now.name
         self._former: dict[Claim, Consumer] = {}
+        self._leaving: list[Consumer] = []
+        """Those in whose place another one has not claimed yet."""
 
     def change(self, queues: Sequence[str], kept: Iterable[Delivery]) -> None:
-        """Claim from *queues* from now on. *kept*: what was claimed and will be settled."""
+        """Claim from *queues* from now on. *kept*: what was claimed and will be settled.
+
+        The former consumer listens until the new one does: a queue may go with its last listener.
+        """
         new = self._make(queues)
         old, self._now = self._now, new
         self.queues = tuple(queues)
         for delivery in kept:
             self._former.setdefault(claim_of(delivery), old)
-        self._retire([old])
+        self._leaving.append(old)
 
     def renounce(self) -> None:
         """The lease was lost: begin anew. What the lost consumer had claimed it may still try to settle, in vain."""
@@ -54,7 +59,17 @@ class Claims(Consumer):
 
     def claim(self, limit: int, timeout: float = 0.0, wanted: Mapping[str, int] = NOTHING) -> list[Delivery]:
         # Limits are mentioned only where there are some: not every driver knows of them.
-        return self._now.claim(limit, timeout, wanted) if wanted else self._now.claim(limit, timeout)
+        found = self._now.claim(limit, timeout, wanted) if wanted else self._now.claim(limit, timeout)
+        if self._leaving:
+            self._take_over()
+        return found
+
+    def _take_over(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        for consumer in leaving:
+            if consumer in self._former.values():
+                consumer.rest()
+        self._retire(leaving)
 
     def foresee(self, start: int, claim: int = 0) -> None:
         self._now.foresee(start, claim)
@@ -131,7 +146,7 @@ class Claims(Consumer):
 
     def renew(self) -> bool:
         kept = self._now.renew()
-        for consumer in set(self._former.values()):
+        for consumer in {*self._former.values(), *self._leaving}:
             consumer.renew()
         return kept
 
@@ -149,15 +164,16 @@ class Claims(Consumer):
         return self._now.due_in()
 
     def close(self) -> None:
-        former = set(self._former.values())
+        former = {*self._former.values(), *self._leaving}
         self._former.clear()
+        self._leaving.clear()
         self._now.close()
         self._retire(former)
 
     def _retire(self, consumers: Iterable[Consumer]) -> None:
         """Close those that have nothing left to settle."""
         for consumer in consumers:
-            if consumer is self._now or consumer in self._former.values():
+            if consumer is self._now or consumer in self._leaving or consumer in self._former.values():
                 continue
             try:
                 consumer.close()

@@ -50,15 +50,15 @@ def add_consumer(
 ) -> Any:
     """Consume from one more queue."""
     queues, consumer = state.app.amqp.queues, state.consumer
-    queue = queues.name_of(queue)
-    if queue in queues:
-        queues.select_add(queues[queue])
+    name = queues.name_of(queue)
+    if name in queues:
+        queues.select_add(queues[name])
     else:
         given: Mapping[str, Any] = {"exchange": exchange, "exchange_type": exchange_type, "routing_key": routing_key}
         wanted = {key: value for key, value in {**given, **options}.items() if value is not None}
-        queues.select_add(queue, **{"exchange": queue, "routing_key": queue, **wanted})
-    consumer.broker.declare(queues.apart([queue]))
-    done = state.tell(lambda: consumer.add_queue(queue))
+        queues.select_add(name, **{"exchange": name, "routing_key": name, **wanted})
+    consumer.broker.declare(queues.apart([name]))
+    done = state.tell(lambda: consumer.add_queue(name))
     logger.info("Started consuming from %s%s", queue, "" if done else AFTERWARDS)
     return ok(f"add consumer {queue}")
 
@@ -66,6 +66,10 @@ def add_consumer(
 @control_command(args=[("queue", str)], signature="<queue>")
 def cancel_consumer(state: ControlState, queue: str, **kwargs: Any) -> Any:
     """Consume from a queue no longer."""
-    done = state.tell(lambda: state.consumer.cancel_queue(queue))
+    queues = state.app.amqp.queues
+    name = queues.name_of(queue)
+    if name in queues.consume_from:
+        queues.deselect(name)
+    done = state.tell(lambda: state.consumer.cancel_queue(name))
     logger.info("Canceling queue %s%s", queue, "" if done else AFTERWARDS)
     return ok(f"no longer consuming from {queue}")
