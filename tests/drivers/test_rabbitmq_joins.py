@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -13,7 +15,8 @@ from celery.brokers.answers import Held, Joins
 from celery.brokers.rabbitmq import RabbitBroker
 from celery.contrib.testing.contract.stores import part
 from celery.exceptions import BrokerError
-from celery.wire.message import Arrival, Queue
+from celery.wire.message import Arrival, Outgoing, Queue
+from rig.proxy import Proxy, Way
 from rig.rabbitmq import RabbitMQ
 
 Connect = Callable[[], RabbitBroker]
@@ -166,6 +169,94 @@ def test_of_parts_that_arrive_at_once_somebody_finds_it_complete(connect: Connec
         for thread in threads:
             thread.join(60)
         assert found[group] == [[b"%d" % number for number in range(20)]]
+
+
+def queues(server: RabbitMQ, url: str) -> list[list[str]]:
+    return server.queues("name", vhost=url.rpartition("/")[2])
+
+
+@pytest.mark.parametrize(("way", "bytes"), [("up", 1), ("down", 1), ("down", 24)])
+def test_a_connection_that_breaks_while_it_finishes_leaves_no_parts(
+    joins: Joins, rabbitmq_server: RabbitMQ, rabbitmq_url: str, way: Way, bytes: int
+) -> None:
+    """Before it is noted that it is done, and between that and the end of the queue: the body has been sent by then."""
+    joins.arrive([part(0, 1)])
+    with Proxy(rabbitmq_server.port) as proxy:
+        far = RabbitBroker(f"amqp://guest:guest@127.0.0.1:{proxy.port}/{rabbitmq_url.rpartition('/')[2]}")
+        held = far.joins().hold("g.")
+        assert held is not None
+        proxy.cut_after(way, bytes)
+        held.finish()
+        assert proxy.cut.is_set()
+        held.close()
+        far.close()
+    assert joins.hold("g.") is None
+    assert queues(rabbitmq_server, rabbitmq_url) == [[f"{DONE}g."]]
+
+
+def test_what_was_finished_is_not_held_again_however_far_its_end_has_come(
+    joins: Joins, connect: Connect, rabbitmq_server: RabbitMQ, rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One waits for the parts while whoever has them finishes, and dies before their queue is deleted."""
+    monkeypatch.setattr("celery.amqp.joins.PATIENCE", 30.0)
+    joins.arrive([part(0, 1)])
+    dying = joins.hold("g.")
+    assert dying is not None
+    found: list[Held | None] = []
+    with Proxy(rabbitmq_server.port) as proxy:
+        far = RabbitBroker(f"amqp://guest:guest@127.0.0.1:{proxy.port}/{rabbitmq_url.rpartition('/')[2]}")
+        far.connect()
+        waiting = threading.Thread(target=lambda: found.append(far.joins().hold("g.")))
+        before = proxy.count["up"]
+        waiting.start()
+        while proxy.count["up"] < before + 2000:  # it looks again and again
+            assert waiting.is_alive()
+            time.sleep(0.01)
+        connect().declare([Queue(f"{DONE}g.", arguments={"x-expires": 600_000})])
+        dying.close()
+        waiting.join(60)
+        far.close()
+    assert found == [None]
+    assert queues(rabbitmq_server, rabbitmq_url) == [[f"{DONE}g."]]
+
+
+def test_whoever_waits_for_parts_that_are_gone_is_told_soon(connect: Connect) -> None:
+    """Several look at once; to the others the parts do not come any more."""
+    start, took, held_by = threading.Barrier(3), list[float](), list[str]()
+
+    def look(joins: Joins, number: int) -> None:
+        for turn in range(10):
+            group = f"{turn}."
+            if not number:
+                joins.arrive([part(0, 1, group=group)])
+            start.wait(60)
+            began = time.monotonic()
+            with suppress(BrokerError):
+                held = joins.hold(group)
+                if held is not None:
+                    held_by.append(group)
+                    held.finish()
+                    held.close()
+            took.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=look, args=(connect().joins(), number)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert held_by == [f"{turn}." for turn in range(10)]
+    assert len(took) == 30
+    assert max(took) < 4.5, "nobody has waited until the server should have answered"
+
+
+def test_a_queue_of_a_join_that_is_made_again_ends_like_any_other(
+    joins: Joins, connect: Connect, rabbitmq_server: RabbitMQ, rabbitmq_url: str, kind: str
+) -> None:
+    """Whoever had it may delete it between the declaration of it and a part, which comes back then."""
+    connect().publish([Outgoing(b"x", f"{OPEN}g.")])
+    [row] = rabbitmq_server.queues("type", "arguments", vhost=rabbitmq_url.rpartition("/")[2])
+    assert row[0] == kind
+    assert '{"x-expires",604800000}' in row[1]
 
 
 def test_parts_that_are_given_back_are_not_seen_by_halves(joins: Joins, connect: Connect) -> None:

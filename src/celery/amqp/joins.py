@@ -25,7 +25,7 @@ from celery.amqp.publisher import Letter
 from celery.amqp.tables import encode_table
 from celery.brokers.answers import Held, Joins
 from celery.exceptions import BrokerError
-from celery.wire.message import Arrival
+from celery.wire.message import Arrival, Queue
 
 OPEN, DONE = "celeriac.join.", "celeriac.joined."
 INDEX, SIZE, GROWS = "celeriac_index", "celeriac_size", "celeriac_grows"
@@ -87,6 +87,11 @@ class RabbitJoins(Joins):
         return None
 
 
+def queue_of_join(name: str, quorum: bool) -> Queue:
+    """The queue of that *name* as `arrive` declares it, for whoever finds that it is gone."""
+    return Queue(name, arguments={"x-expires": KEPT, **(QUORUM if quorum else {})})
+
+
 class RabbitHeld(Held):
     """One who takes the parts of a join, each time on a channel of its own.
 
@@ -100,14 +105,14 @@ class RabbitHeld(Held):
         self._channel: Channel | None = None
         self._came: list[Delivered] = []
         self._wanted = 0
+        self._cancelled = False
         self._all = threading.Event()
         self.parts: list[tuple[str, bytes]] = []
 
     def take(self) -> bool:
         """Whether it is complete: then its parts are held."""
         name = OPEN + self._group
-        if self._ask(DONE + self._group) is not None:
-            self._link.control(lambda channel: _delete(channel, name))
+        if self._is_done():
             return False
         there = self._free(name)
         while there:
@@ -116,14 +121,24 @@ class RabbitHeld(Held):
                 raise trouble(f"RabbitMQ at {channel.connection.where} does not give out the parts of a chord.")
             if channel.ended is not None:
                 raise channel.ended
+            if self._cancelled:
+                raise self._busy()
             if self._complete():
-                return True
+                # Whoever held them before may have finished, and died before the queue was deleted.
+                return not self._is_done()
             self.close()
             # One that came meanwhile was counted by nobody: it was here that the others were.
             before, there = there, self._returned(name, there)
             if there <= before:
                 return False
         return False
+
+    def _is_done(self) -> bool:
+        """Whether somebody has finished it: then nothing of it is left."""
+        if self._ask(DONE + self._group) is None:
+            return False
+        self._link.control(lambda channel: _delete(channel, OPEN + self._group))
+        return True
 
     def _free(self, name: str) -> int:
         """How many parts are ready when nobody holds any. Others do so for moments."""
@@ -137,12 +152,18 @@ class RabbitHeld(Held):
             time.sleep(0.01)
 
     def _returned(self, name: str, least: int) -> int:
-        """How many are ready, once those that were given back are. A queue of the kind quorum takes a moment."""
+        """How many are ready, once those that were given back are. A queue of the kind quorum takes a moment.
+
+        Somebody else may have them by then. If it takes long that is looked at again: among them may be one of which
+        nobody else knows that it was the last.
+        """
         until = time.monotonic() + self._link.timeout
         while True:
             found = self._ask(name)
-            if found is None or found[0] >= least or time.monotonic() > until:
+            if found is None or found[0] >= least:
                 return 0 if found is None else found[0]
+            if time.monotonic() > until:
+                raise self._busy()
             time.sleep(0.01)
 
     def _ask(self, name: str) -> tuple[int, int] | None:
@@ -150,15 +171,17 @@ class RabbitHeld(Held):
 
     def _consume(self, name: str, wanted: int) -> Channel:
         self._wanted, self._came = wanted, []
+        self._cancelled = False
         self._all.clear()
         channel = self._channel = self._link.connection().channel()
         channel.on_message = self._arrived
         channel.on_end = lambda error: self._all.set()
+        channel.on_cancel = self._lost
         args = (b"\0\0", frames.short(name), frames.short(""), bytes((EXCLUSIVE,)), encode_table({}))
         try:
             channel.call(frames.method(channel.number, frames.BASIC_CONSUME, *args), frames.BASIC_CONSUME_OK)
         except Refused as error:
-            if error.code == REFUSED:
+            if error.code == REFUSED and "exclusive" in str(error):
                 raise self._busy() from error
             raise
         return channel
@@ -170,6 +193,11 @@ class RabbitHeld(Held):
         self._came.append(came)
         if len(self._came) >= self._wanted:
             self._all.set()
+
+    def _lost(self, tag: str) -> None:
+        """The queue was deleted."""
+        self._cancelled = True
+        self._all.set()
 
     def _complete(self) -> bool:
         parts: dict[str, bytes] = {}
@@ -188,13 +216,22 @@ class RabbitHeld(Held):
 
     def finish(self) -> None:
         assert self._channel is not None
-        _have(self._channel, DONE + self._group, REMEMBERED, {})
-        _delete(self._channel, OPEN + self._group)
+        try:
+            self._finish(self._channel)
+        except BrokerError as error:
+            if not error.temporary:
+                raise
+            # The parts are in their queue again: whoever takes them is to know that they have been of use.
+            self._link.control(self._finish)
+
+    def _finish(self, channel: Channel) -> None:
+        _have(channel, DONE + self._group, REMEMBERED, {})
+        _delete(channel, OPEN + self._group)
 
     def close(self) -> None:
         channel, self._channel = self._channel, None
         if channel is not None:
-            channel.on_message = channel.on_end = None
+            channel.on_message = channel.on_end = channel.on_cancel = None
             channel.close()  # what it has not acknowledged goes back
 
 

@@ -21,7 +21,7 @@ from celery.amqp.channel import Channel, Refused
 from celery.amqp.consumer import RabbitConsumer
 from celery.amqp.frames import Delivered, encode_properties
 from celery.amqp.held import Held
-from celery.amqp.joins import RabbitJoins
+from celery.amqp.joins import OPEN, RabbitJoins, queue_of_join
 from celery.amqp.link import Link
 from celery.amqp.messages import (
     COUNT,
@@ -145,6 +145,8 @@ class RabbitBroker(RevokesAside):
 
     def _planned(self, name: str) -> list[Queue]:
         """As the application has it in mind. Queues of ours beside one of its queues are as safe as that one."""
+        if name.startswith(OPEN):
+            return [queue_of_join(name, self._is_quorum())]
         home, planned = name.removeprefix(INNER).removeprefix(DEAD), list(self.plan())
         found = [queue for queue in planned if queue.name == name]
         if name.startswith(INNER) and any(queue.name == home and queue.auto_delete for queue in planned):
