@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,27 +13,41 @@ from crash.fleet import Fleet, Process, slaughter
 from rig.redis import RedisServer
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
-SEND = """
-late.apply_async((6, 0), exchange='news', countdown=600)
-for n in range(6):
-    late.apply_async((n, {}), exchange='news')
-"""
+
+
+class Place(NamedTuple):
+    """A fleet; what says where something of the queue `news.one` is; whether messages go out to other processes."""
+
+    fleet: Fleet
+    left: Callable[[], set[str]]
+    fans_out: bool = True
+
+    def send(self, task: str, *args: float, to: str, **options: Any) -> None:
+        target = {"exchange": "news"} if self.fans_out else {"queue": to}
+        self.fleet.client(f"{task}.apply_async({args!r}, **{ {**target, **options}!r})")
 
 
 def own(name: str) -> dict[str, Any]:
-    """The settings of a worker that has the queue *name*, as `Broadcast('news')` makes it."""
+    """The settings of a process that has the queue *name*, as `Broadcast('news')` makes it."""
     return {"task_queues": {name: {"exchange": "news", "exchange_type": "fanout", "auto_delete": True}}}
 
 
-@pytest.fixture(params=["redis", "sqlite"])
-def places(
-    request: pytest.FixtureRequest, make_fleet: Callable[..., Fleet], durable: RedisServer
-) -> tuple[Fleet, Callable[[], set[str]]]:
-    """A fleet, and what says where something of the queue `news.one` is."""
-    if request.param == "redis":
-        return make_fleet(broker=durable.url()), lambda: redis_places(durable)
-    fleet = make_fleet()
-    return fleet, lambda: sqlite_places(fleet.folder)
+@pytest.fixture(params=["redis", "sqlite", "filesystem", "sqla"])
+def place(request: pytest.FixtureRequest, make_fleet: Callable[..., Fleet], tmp_path: Path) -> Place:
+    kind, sender, results = request.param, own("news.client"), f"sqlite:///{tmp_path}/results.db"
+    if kind == "redis":
+        server: RedisServer = request.getfixturevalue("durable")
+        return Place(make_fleet(broker=server.url(), **sender), lambda: redis_places(server))
+    if kind == "filesystem":
+        data, control = tmp_path / "data", tmp_path / "control"
+        data.mkdir()
+        options = {"data_folder_in": str(data), "data_folder_out": str(data), "control_folder": str(control)}
+        fleet = make_fleet(broker="filesystem://", backend=results, broker_transport_options=options, **sender)
+        return Place(fleet, lambda: file_places([data, control, fleet.folder / "home"]))
+    database = tmp_path / "broker.db"
+    url = f"{'sqla+' if kind == 'sqla' else ''}sqlite:///{database}"
+    fleet = make_fleet(broker=url, backend=results, **sender)
+    return Place(fleet, lambda: table_places(database), fans_out=kind == "sqlite")
 
 
 def redis_places(server: RedisServer) -> set[str]:
@@ -46,40 +60,52 @@ def redis_places(server: RedisServer) -> set[str]:
     return found
 
 
-def sqlite_places(folder: Path) -> set[str]:
-    [path] = folder.rglob("*.db")
-    with sqlite3.connect(path) as database:
-        lines = [line for line in database.iterdump() if "news.one" in line]
+def table_places(path: Path) -> set[str]:
+    database = sqlite3.connect(path)
+    lines = [line for line in database.iterdump() if "news.one" in line]
     database.close()
     return {line.split()[2] for line in lines}
 
 
-def listen(fleet: Fleet, seconds: float) -> Process:
-    """A worker that runs one task of its queue, has claimed others, and holds back one."""
+def file_places(folders: Sequence[Path]) -> set[str]:
+    """Of files that may go while they are read."""
+    found = set[str]()
+    for path in [path for folder in folders for path in folder.rglob("*")]:
+        try:
+            if "news.one" in path.name or (path.is_file() and b"news.one" in path.read_bytes()):
+                found.add(str(path))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def listen(place: Place, seconds: float) -> Process:
+    """A worker that runs one task of its queue, and has others, one of which is not due."""
+    fleet = place.fleet
     worker = fleet.start(ready=True, concurrency=1, **own("news.one"))
-    fleet.client(SEND.format(seconds))
-    fleet.wait(lambda: fleet.lines()["late 0"] == 1)
-    fleet.wait(lambda: fleet.client("[s] = app.broker.stats(['news.one']); print(s.delayed)").strip() == "1")
+    place.send("late", 6, 0, to="news.one", countdown=600)
+    for number in range(6):
+        place.send("late", number, seconds, to="news.one")
+    fleet.wait(lambda: fleet.begun() == 1)
     return worker
 
 
-def test_of_one_that_was_killed(places: tuple[Fleet, Callable[[], set[str]]]) -> None:
+def test_of_one_that_was_killed(place: Place) -> None:
     """When its lease has ended, with the next sweep of any worker."""
-    fleet, left = places
-    worker = listen(fleet, 60)
-    assert len(left()) > 4
+    fleet = place.fleet
+    worker = listen(place, 60)
+    assert place.left()
     slaughter(worker)
     fleet.start(ready=True, concurrency=1, **own("news.two"))
-    fleet.wait(lambda: not left(), 20)
-    fleet.client("early.apply_async((0,), exchange='news')")
+    fleet.wait(lambda: not place.left(), 20)
+    place.send("early", 0, to="news.two")
     fleet.wait(lambda: fleet.lines()["early 0"] == 1)
-    assert not left()
+    assert not place.left()
 
 
-def test_of_one_that_stops(places: tuple[Fleet, Callable[[], set[str]]]) -> None:
-    fleet, left = places
-    worker = listen(fleet, 3)
+def test_of_one_that_stops(place: Place) -> None:
+    worker = listen(place, 3)
     worker.terminate()
     assert worker.wait(30) == 0
-    assert fleet.lines()["late-end 0"] == 1
-    assert left() == set()
+    assert "late-end" in place.fleet.log.read_text()
+    assert place.left() == set()

@@ -8,12 +8,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from celery.bridge.lane import Lane
 from celery.bridge.messages import prepare, put_together, read, take_apart
-from celery.bridge.way import Line, Way
+from celery.bridge.way import Line, Way, delete_queue
 from celery.brokers.base import NO_SLOT, Box, Bus, Slot, Subscription
 from celery.exceptions import BrokerError
 from celery.utils.bell import Chime
@@ -143,8 +142,7 @@ class _Listener:
         channel.queue_purge(self._name)  # of whoever had this name and did not say good-bye
 
     def _leave(self, channel: Any) -> None:
-        with suppress(NotImplementedError):  # of transports that delete no queues: it is empty, and purged by its heir
-            channel.queue_delete(self._name)
+        delete_queue(channel, self._name)  # where the transport deletes none: it is empty, and purged by its heir
 
     def _room(self, lane: Lane) -> int:
         return 0 if self.chime.closed else ENOUGH - len(self._came)

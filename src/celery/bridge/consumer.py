@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -89,7 +88,7 @@ class Held(msgspec.Struct):
 
 
 class KombuConsumer(Consumer):
-    """*send* publishes copies of messages, *post* messages."""
+    """*send* publishes copies of messages, *post* messages. *ready* is called with every channel, *ended* at last."""
 
     def __init__(
         self,
@@ -103,7 +102,9 @@ class KombuConsumer(Consumer):
         revocations: Revocations,
         send: Send,
         post: Callable[[Sequence[Outgoing]], object],
-        spool: Path | None = None,
+        spool: Spool | None = None,
+        ready: Callable[[Any], object] = lambda channel: None,
+        ended: Callable[[], object] = lambda: None,
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -131,10 +132,20 @@ class KombuConsumer(Consumer):
         self._demand = 0
         self._claimed_at = time.monotonic()
         self._visible: dict[str, int] = {}
-        self._spool = None if spool is None else Spool(spool)
+        self._spool = spool
+        self._ended = ended
         groups = [[source] for source in self._sources] if way.waits else [self._sources]
         self._lanes = [
-            Lane(way, group, self._arrived, self._room, heard=self._heard, tick=self._slim, lost=self._lost)
+            Lane(
+                way,
+                group,
+                self._arrived,
+                self._room,
+                heard=self._heard,
+                tick=self._slim,
+                lost=self._lost,
+                ready=ready,
+            )
             for group in groups
         ]
 
@@ -408,6 +419,10 @@ class KombuConsumer(Consumer):
         for held in late:
             held.since = now
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def wake(self) -> None:
         self._woken = True
         self._chime.ring()
@@ -456,6 +471,13 @@ class KombuConsumer(Consumer):
         ended = [lane.join(max(0.0, until - time.monotonic())) for lane in self._lanes]
         if not all(ended):
             logger.warning("The broker %s:// does not answer: its connection is left alone.", self._way.scheme)
+        try:
+            self._ended()
+        except BrokerError as error:
+            logger.warning("A queue of this worker's own could not be deleted: %s", error)
+        else:
+            if self._spool is not None:
+                self._spool.disown()
         if self._spool is not None:
             self._spool.leave()
         self._chime.close()

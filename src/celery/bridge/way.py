@@ -251,6 +251,23 @@ def hang_up(connection: Any) -> None:
             connection.close()
 
 
+def delete_queue(channel: Any, name: str) -> None:
+    """Delete a queue with what is in it, as far as its transport can; nothing if it is not there."""
+    with suppress(NotImplementedError):
+        channel.queue_delete(queue=name)
+    if hasattr(channel, "queue_cls"):
+        _delete_rows(channel, channel.queue_cls, channel.message_cls, name)
+
+
+def _delete_rows(channel: Any, queues: Any, messages: Any, name: str) -> None:
+    """Of SQLAlchemy's tables, which would keep the name and what has been consumed."""
+    session = channel.session
+    for row in session.query(queues).filter(queues.name == name):
+        session.query(messages).filter(messages.queue_id == row.id).delete(synchronize_session=False)
+        session.delete(row)
+    session.commit()
+
+
 def _apart(url: str) -> tuple[str, str, str]:
     """Scheme, the URL for kombu, and the path of a transport's class, where the scheme is one."""
     name, mark, rest = url.partition("://")

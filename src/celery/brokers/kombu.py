@@ -37,7 +37,7 @@ from celery.bridge.messages import (
     with_headers,
 )
 from celery.bridge.replies import KombuReplies
-from celery.bridge.way import Line, Way
+from celery.bridge.way import Line, Way, delete_queue
 from celery.brokers.answers import OnReply
 from celery.brokers.base import Bus, Entry, Kind, QueueStats
 from celery.brokers.revocations import RevokesAside
@@ -94,12 +94,23 @@ class KombuBroker(RevokesAside):
                     if binding not in self._bindings:
                         self._bindings.append(binding)
 
+    def _declare_exchange(self, queue: Queue) -> None:
+        """That of *queue* alone."""
+        exchange = queue.exchange
+        if self._routes(exchange.type):
+            options = {"exchange": exchange.name, "type": exchange.type, "durable": exchange.durable}
+            self._line.call(lambda channel: channel.exchange_declare(**options))
+        with self._lock:
+            self._kinds[exchange.name] = exchange.type
+
     def _declare(self, channel: Any, queue: Queue) -> None:
         exchange = queue.exchange
         arguments = dict(queue.arguments or {})
         if queue.max_priority is not None:
             arguments["x-max-priority"] = queue.max_priority
-        channel.queue_declare(queue=queue.name, durable=queue.durable, auto_delete=False, arguments=arguments)
+        # Where kombu does the work of a server, it would delete the queue whenever a channel of ours ends.
+        goes = queue.fleeting and not self._way.virtual
+        channel.queue_declare(queue=queue.name, durable=queue.durable, auto_delete=goes, arguments=arguments)
         if not exchange.name or not self._routes(exchange.type):
             if exchange.name and exchange.type not in ROUTED:
                 raise BrokerError(
@@ -190,7 +201,11 @@ class KombuBroker(RevokesAside):
             return [("", name)]
         if exchange not in self._kinds:
             # Who only sends has no listener for a queue that is a listener's own.
-            self.declare([queue for queue in self.plan() if queue.exchange.name == exchange and not queue.fleeting])
+            planned = [queue for queue in self.plan() if queue.exchange.name == exchange]
+            self.declare([queue for queue in planned if not queue.fleeting])
+            for queue in planned:
+                if queue.fleeting:
+                    self._declare_exchange(queue)
         kind = self._kinds.get(exchange)
         if not self._way.virtual:
             return [(exchange, key)]
@@ -236,7 +251,29 @@ class KombuBroker(RevokesAside):
         weights: Mapping[str, int] | None = None,
     ) -> KombuConsumer:
         self._warn_of_two_folders()
-        self._ensure([name for queue in queues for name in self._both(queue)])
+        own = [queue for queue in self.plan() if queue.fleeting and queue.name in queues]
+        if own and not self.can.fanout:
+            logger.warning(
+                "The transport of %s:// does not fan out to other processes: the queue %s gets only what this process"
+                " sends.",
+                self._way.scheme,
+                own[0].name,
+            )
+
+        # Noted before they are there, and noted no longer when they are gone.
+        def ready(channel: Any) -> None:
+            for queue in own:
+                self._declare(channel, queue)
+
+        folder = self._spool()
+        kept = None if folder is None else spool.Spool(folder, own)
+        try:
+            self.declare(own)
+            self._ensure([name for queue in queues for name in self._both(queue)])
+        except BaseException:
+            if kept is not None:
+                kept.leave()
+            raise
         made = KombuConsumer(
             self._way,
             queues,
@@ -247,10 +284,33 @@ class KombuBroker(RevokesAside):
             revocations=self.revocations,
             send=self._send,
             post=self.publish,
-            spool=self._spool(),
+            spool=kept,
+            ready=ready,
+            ended=lambda: self._forget(own),
         )
         self._consumers.add(made)
         return made
+
+    def _forget(self, own: Sequence[Queue]) -> None:
+        """Delete those of these queues that no consumer of this process listens to any more."""
+        heard = {name for consumer in list(self._consumers) if not consumer.closed for name in consumer.queues}
+        for queue in own:
+            if queue.name not in heard:
+                self._delete(queue)
+
+    def _delete(self, queue: Queue) -> None:
+        names = self._both(queue.name)
+
+        def work(channel: Any) -> None:
+            if self._way.virtual:
+                self._declare(channel, queue)  # of what this process has not bound kombu knows no bindings
+            for name in names:
+                delete_queue(channel, name)
+
+        self._line.call(work)
+        with self._lock:
+            self._queues.difference_update(names)
+            self._bindings = [binding for binding in self._bindings if binding[3] != queue.name]
 
     def _warn_of_two_folders(self) -> None:
         ways = [self._way.options.get(f"data_folder_{way}", f"data_{way}") for way in ("in", "out")]
@@ -268,9 +328,9 @@ class KombuBroker(RevokesAside):
         return spool.place(Path(os.fspath(root() if callable(root) else root)), self.url, self._way.options)
 
     def sweep(self) -> int:
-        """Put back what workers on this machine held that have been killed."""
+        """Put back what workers on this machine held that have been killed, and delete queues that were their own."""
         folder = self._spool()
-        return 0 if folder is None else spool.sweep(folder, self._put_back)
+        return 0 if folder is None else spool.sweep(folder, self._put_back, self._delete)
 
     def _put_back(self, left: spool.Left) -> None:
         message = left.message
