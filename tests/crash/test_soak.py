@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from crash.fleet import Fleet, children_of
+from rig.keys import check_keys
 from rig.redis import RedisServer
 
 TASKS = int(os.environ.get("SOAK_TASKS", "20000"))
@@ -49,7 +50,6 @@ for portion in range({portions}):
         for n in range(10):
             tick_late.apply_async(expires=-1)
 """
-KEYS = Path(__file__).parents[2] / "docs" / "redis.md"
 
 
 def test_nothing_grows_and_nothing_is_left(
@@ -65,7 +65,8 @@ def test_nothing_grows_and_nothing_is_left(
         worker.terminate()
         assert worker.wait(30) == 0
         assert {role: growth for role, growth in growths(sizes).items() if growth > GROWTH} == {}
-        check_keys(fleet, redis)
+        check_keys(redis)
+        fleet.wait(lambda: not redis.keys("celery-task-meta-*"), KEPT + 30)
     finally:
         redis.stop()
 
@@ -133,31 +134,4 @@ def growths(sizes: dict[str, list[tuple[int, int]]]) -> dict[str, float]:
         begin, *later = [statistics.median(warm[start : start + few]) for start in starts]
         grown = [after - before for before, after in itertools.pairwise([begin, *later])]
         found[role] = (sum(grown) - max(grown)) * 3 / 2 / begin
-    return found
-
-
-def check_keys(fleet: Fleet, redis: RedisServer) -> None:
-    """Everything that is left is documented as what stays, or has its time set."""
-    documented = keys_of_the_page()
-    for key in sorted(redis.keys()):
-        ends = {end for pattern, end in documented.items() if pattern.fullmatch(key)}
-        assert ends, f"{key} is in no table of {KEYS.name}"
-        assert ends & {"stays", "goes"}, f"{key} is left behind"
-        assert "stays" in ends or redis.ask("PTTL", key) != -1, f"{key} is kept for ever"
-    fleet.wait(lambda: not redis.keys("celery-task-meta-*"), KEPT + 30)
-
-
-def keys_of_the_page() -> dict[re.Pattern[str], str]:
-    """The keys that the documentation lists, by how they end: one `stays`, `goes` by itself, or is `empty` at last."""
-    found = {}
-    for line in KEYS.read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("| `") or len(cells) != 4:
-            continue
-        timed = any(word in cells[3] for word in ("60 s", "result_expires", "with its result"))
-        end = "stays" if cells[3] == "stays" else "goes" if timed else "empty"
-        for name in re.findall(r"`([^`]+)`", cells[0]):
-            if not name.startswith("<"):  # the queues themselves, which are empty
-                found[re.compile(re.sub(r"<[^>]+>", ".+", name.replace(".", r"\.")))] = end
-    assert len(found) > 10
     return found

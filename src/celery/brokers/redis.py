@@ -247,15 +247,10 @@ class RedisBroker(Broker):
         """Add names to a sorted set, each until its time; those beyond *most* that end first are dropped."""
         if not names:
             return
-        now, key = self._now(), f"{self.link.prefix}{key}"
-        scored = [item for name in names for item in (int((now + ttl) * 1000), name)]
-        self.link.calls(
-            [
-                ["ZADD", key, "GT", *scored],
-                ["ZREMRANGEBYSCORE", key, "-inf", int(now * 1000)],
-                ["ZREMRANGEBYRANK", key, 0, -most - 1],
-            ]
-        )
+        key = f"{self.link.prefix}{key}"
+        for start in range(0, len(names), PAGE):
+            args = (self._scripts.now(), int(ttl * 1000), most, *names[start : start + PAGE])
+            self.link.run(self._scripts["note"], (key,), args)
 
     def _noted(self, key: str) -> list[str]:
         found = self.link.call("ZRANGEBYSCORE", f"{self.link.prefix}{key}", f"({int(self._now() * 1000)}", "+inf")

@@ -15,6 +15,7 @@ if till > now then
     redis.call('SET', unique_key(key), ARGV[4] .. ' ' .. task, 'PX', math.ceil(till - now))
     redis.call('ZREMRANGEBYSCORE', keys, '-inf', now)
     redis.call('ZADD', keys, till, key)
+    keep_for_last(keys, now)
 end
 send_plan(plan, now, 8)
 return task

@@ -13,6 +13,12 @@ local function read_now(given)
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+local function keep_for_last(set, now)
+    -- A sorted set of what ends at its score ends with the last of it.
+    local last = redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')
+    if last[2] then redis.call('PEXPIRE', set, math.max(1, math.ceil(last[2] - now))) end
+end
+
 local function ready_key(queue, step)
     if step == 0 then return P .. queue end
     if step == INNER then return P .. 'celeriac.inner.' .. queue end
