@@ -260,12 +260,12 @@ class KombuBroker(RevokesAside):
                 own[0].name,
             )
 
-        # Noted before they are there, and noted no longer when they are gone.
         def ready(channel: Any) -> None:
             for queue in own:
                 self._declare(channel, queue)
 
         folder = self._spool()
+        # Noted before they are there, and noted no longer when they are gone.
         kept = None if folder is None else spool.Spool(folder, own)
         try:
             self.declare(own)
