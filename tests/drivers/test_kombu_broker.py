@@ -382,3 +382,20 @@ def test_only_queues_that_are_listed_are_used(sqs: SQS, caplog: pytest.LogCaptur
     consumer.close()
     broker.close()
     made.close()
+
+
+def test_a_listener_deletes_its_own_queue_with_all_that_is_in_it(make: Make, tmp_path: Path) -> None:
+    """Also what is for the machinery, in a queue beside that nothing binds; another one's stays."""
+    brokers = [make(), make()]
+    for broker, name in zip(brokers, ("mine", "yours"), strict=True):
+        broker.plan = lambda name=name: [Queue(name, Exchange("news", "fanout"), auto_delete=True)]  # type: ignore[misc]
+    mine, yours = (broker.consumer([name], name=name) for broker, name in zip(brokers, ("mine", "yours"), strict=True))
+    brokers[0].publish([Outgoing(b"to all", "x", "news"), Outgoing(b"join", "mine", inner=True)])
+    [heard] = claim(yours)
+    yours.settle([Settlement(heard)])
+    mine.close()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if ".mine." in path.name or b"mine" in path.read_bytes()]
+    brokers[1].publish([Outgoing(b"again", "x", "news")])
+    assert len(claim(yours)) == 1
+    yours.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 from celery.bridge.lane import Lane
 from celery.bridge.messages import read, task_of
-from celery.bridge.way import Line, Way
+from celery.bridge.way import Line, Way, delete_queue
 from celery.brokers.answers import OnReply, Replies, Reply
 from celery.exceptions import BrokerError
 from celery.utils.log import get_logger
@@ -122,16 +122,9 @@ class KombuReplies(Replies):
             lane.join(max(0.0, until - time.monotonic()))
         try:
             for name in names:
-                self._line.call(partial(self._delete, name))
+                self._line.call(partial(delete_queue, name=name))
         except BrokerError as error:
             logger.warning("Reply queues could not be deleted: %s", error)
-
-    def _delete(self, name: str, channel: Any) -> None:
-        if self._way.virtual:
-            # What transports fill in, as kombu calls it: its own `queue_delete` passes over queues that nothing binds.
-            channel._delete(name, "", name, "")
-        else:
-            channel.queue_delete(name)
 
 
 __all__ = ["KombuReplies"]
