@@ -169,7 +169,8 @@ class Stage:
             for sig in more:
                 added = self.add_to_chord(self.app.signature(sig), lazy=lazy)
                 if lazy:
-                    added.apply_async()
+                    with allow_join_result():
+                        added.apply_async().get(timeout=30)
             return value
 
         @task(name="become", bind=True, shared=False)

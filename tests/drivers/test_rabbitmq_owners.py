@@ -100,6 +100,19 @@ def test_what_its_owner_ends_is_over(scene: Scene) -> None:
 
 
 @by_either
+def test_what_its_owner_lets_go_of_is_nobody_elses(scene: Scene) -> None:
+    """It could not be acknowledged: whoever gets it next does so, also after its owner has gone."""
+    delivery = started(scene, b"m")
+    scene.first.let_go([delivery])
+    assert collect(scene.heir, 1, LEASE, scene.first.renew) == []
+    assert scene.first.settle([Settlement(delivery)]) == [True]
+    scene.first.close()
+    assert collect(scene.heir, 1, 2 * LEASE) == []
+    [stats] = scene.broker.stats(["q"])
+    assert (stats.ready, stats.leased, stats.dead) == (0, 0, 0)
+
+
+@by_either
 def test_an_owner_that_comes_back_goes_on(scene: Scene) -> None:
     delivery = started(scene, b"m")
     assert collect(scene.heir, 1, LEASE, scene.first.renew) == []

@@ -156,10 +156,10 @@ def test_dead_messages_are_sent_back_or_dropped(app: Celery, redis_server: Redis
 
 
 def test_fifty_megabytes(app: Celery, redis_server: RedisServer, jobs: Any) -> None:
-    app.conf.broker_publish_timeout = 20.0
+    app.conf.broker_publish_timeout = app.conf.redis_socket_timeout = 60.0
     with work(app) as worker:
         redis_server.ask("LPUSH", "celery", b'{"body": "' + b"x" * 50_000_000)
-        assert jobs.length.delay("x" * 50_000_000).get(timeout=30) == 50_000_000
+        assert jobs.length.delay("x" * 50_000_000).get(timeout=60) == 50_000_000
         assert jobs.add.delay(1, 2).get(timeout=10) == 3
         [entry] = app.broker.entries("dead")
         assert len(entry.envelope) == 50_000_010

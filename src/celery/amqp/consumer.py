@@ -334,8 +334,7 @@ class RabbitConsumer(Consumer):
         with self._lock:
             tags = []
             for delivery in deliveries:
-                held = self._of(delivery)
-                if held is not None and not held.gone:
+                if (held := self._of(delivery)) is not None and not held.gone:
                     held.gone = True
                     self._orphans.pop(held.name, None)
                     if held.tag:
@@ -343,6 +342,7 @@ class RabbitConsumer(Consumer):
                         self._receipts.add([held.name], time.monotonic())
                     else:
                         self._finished.add(held.name)
+                        self._receipts.miss(held.name)
             self._ack(tags)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:

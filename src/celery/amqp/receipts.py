@@ -37,6 +37,11 @@ class Receipts:
             self._turn(now)
             self._young += names
 
+    def miss(self, name: str) -> None:
+        """This one cannot be acknowledged: the server has taken it back, and gives it to somebody."""
+        with self._lock:
+            self._lost.append(name)
+
     def lose(self) -> list[str]:
         """The connection has ended: the names for which nobody knows whether the server has had them."""
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from celery.backends.base import ResultBackend
+from celery.backends.chords import ChordParts
 from celery.canvas.composite import kind, link_all
 from celery.canvas.ids import fixed_ids
 from celery.canvas.signature import Signature, maybe_signature
@@ -65,7 +65,7 @@ def add_to_chord(task: Task[..., Any], sig: Any, lazy: bool = False) -> Any:
         result = added.freeze(group_id=group_id, chord=request.chord, root_id=request.root_id)
         # Its place is behind those of all others: a number that no other part of the chord has.
         added.set(group_index=(1 << 32) + int(result.id.replace("-", "")[:12], 16) if _is_hex(result.id) else None)
-        if lazy and isinstance(task.backend, ResultBackend):
+        if lazy and isinstance(task.backend, ChordParts):
             # Whoever sends it may do so at once, and it must not arrive before the chord waits for it.
             task.backend.add_to_chord(group_id, result, at_once=True)
             return added
