@@ -372,6 +372,7 @@ def restarted(mortal_rabbitmq: RabbitMQ) -> tuple[BrokerError | None, int]:
     said = None
     try:
         declare(link, "q")
+        mortal_rabbitmq.control("eval", "mnesia:sync_log().")  # its list of queues is on disk a moment later otherwise
         link.publish([letter() for _ in range(100)])
         mortal_rabbitmq.kill()
         try:
