@@ -33,7 +33,7 @@ class Refused(BrokerError):
 class Channel:
     """Requests, one at a time, and what the server sends by itself. Thread-safe.
 
-    The callbacks are called by the connection's thread. `on_end` is called once, with why.
+    The callbacks are called by whoever reads the connection, and must not block. `on_end` is called once, with why.
     """
 
     def __init__(self, connection: Connection, number: int) -> None:
@@ -115,7 +115,7 @@ class Channel:
             if self.on_end is not None:
                 self.on_end(error)
 
-    # -- on the connection's thread --------------------------------------------------------------------------------
+    # -- by whoever reads the connection ---------------------------------------------------------------------------
 
     def take(self, kind: int, payload: bytes) -> None:
         """One frame."""

@@ -254,7 +254,7 @@ def hang_up(connection: Any) -> None:
 def delete_queue(channel: Any, name: str) -> None:
     """Delete a queue with what is in it, as far as its transport can; nothing if it is not there."""
     books = getattr(channel, "state", None)  # where kombu keeps them
-    with suppress(NotImplementedError):
+    with suppress(NotImplementedError):  # that is how a transport of kombu says that it deletes no queues
         if books is not None and not any(True for _ in books.queue_bindings(name)):
             channel._delete(name, "", name, "")  # its `queue_delete` passes over queues that nothing binds
         channel.queue_delete(queue=name)
