@@ -203,7 +203,7 @@ class Space:
             self.forget_waiting(message)
 
     def remove(self, gone: Sequence[Message], now: float) -> int:
-        """Delete messages that nobody has claimed. Their entries in heaps stay until they come up."""
+        """Delete messages that nobody has claimed; how many there were."""
         for message in gone:
             self.drop(message, now)
         if gone:
