@@ -114,6 +114,37 @@ def test_threads_share_a_link(make_link: MakeLink) -> None:
     assert count(link, "q") == 300
 
 
+def test_those_who_publish_together_read_by_themselves(make_link: MakeLink) -> None:
+    """One reads for all, and hands on when it leaves. The connection's own thread stands still here."""
+    link = make_link(timeout=10, heartbeat=4)
+    declare(link, "q")
+    standing, go_on, together = threading.Event(), threading.Event(), threading.Barrier(6)
+
+    def stand() -> None:
+        standing.set()
+        go_on.wait(60)
+
+    confirmed: list[int] = []
+
+    def publish() -> None:
+        for number in range(100):
+            together.wait(30)
+            confirmed.append(link.publish([letter()] * (1 + number % 7)).left)
+
+    link.publish([letter()])
+    link.connection().on_tick = stand
+    try:
+        assert standing.wait(60)
+        threads = [threading.Thread(target=publish) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert confirmed == [0] * 600
+    finally:
+        go_on.set()
+
+
 def test_publishers_and_requests_take_turns_in_reading(make_link: MakeLink) -> None:
     """Whoever waits for a confirm reads for all; nobody is forgotten when it has its own."""
     link = make_link()

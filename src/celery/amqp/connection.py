@@ -15,6 +15,7 @@ knows (delivery tags, numbers of confirms) cannot be mistaken for that of anothe
 
 Any thread may send: into the socket if it takes it, else into a buffer that the I/O thread empties.  The I/O thread
 reads, unless a guest does: a thread that waits for an answer, which it so gets without another one being woken first.
+Of several guests one reads for all; when it leaves it wakes another one to take its place.
 What arrives for a channel is handed to that channel's callbacks, which must not block, by whoever reads.
 """
 
@@ -52,6 +53,29 @@ LEAVING = 2.0
 WANTS = (BlockingIOError, InterruptedError)
 
 
+class Guest:
+    """Somebody who waits for something that arrives on a connection, and reads it if nobody else does."""
+
+    __slots__ = ("_woken",)
+    _woken: threading.Event
+
+    def is_served(self) -> bool:
+        """Whether it has what it waits for. Called by every thread, also while it reads."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """From now on it can be woken."""
+        self._woken = threading.Event()
+
+    def wake(self) -> None:
+        """Have it look whether it is served, and whether somebody reads. Any thread."""
+        if hasattr(self, "_woken"):
+            self._woken.set()
+
+    def sleep(self, seconds: float) -> None:
+        self._woken.wait(max(0.0, seconds))
+
+
 class Connection:
     """Greeted and open. Thread-safe. `channel()` gives what requests are made on.
 
@@ -87,7 +111,10 @@ class Connection:
         self._reading = threading.Lock()
         """Held by whoever reads."""
         self._guest_poll: Poll | None = None
+        self._guests: dict[Guest, None] = {}
+        """Those that wait for another one's reading."""
         self._guest = False
+        """One reads."""
         self._guest_left = 0.0
         self._peek = poll()
         self._peek.register(self._number, POLLIN)
@@ -172,20 +199,38 @@ class Connection:
         self._said = time.monotonic()
         return sent
 
-    def attend(self, done: Callable[[], bool], timeout: float) -> None:
-        """Read in this thread until *done* says yes, for *timeout* seconds at most.
-
-        It returns at once where somebody else reads; so ask again, and wait in `relying` if need be.
-        """
-        if self._out or is_green() or not self._reading.acquire(blocking=False):
+    def host(self, guest: Guest, until: float) -> None:
+        """Wait until *guest* is served, or until a time (of `time.monotonic`). It may return sooner: ask again."""
+        if self._attend(guest, until):
             return
+        guest.prepare()
+        with self._lock:
+            self._guests[guest] = None
+        try:
+            # Whoever reads by now sees when it leaves that somebody else waits.
+            if guest.is_served() or self._attend(guest, until):
+                return
+            left = until - time.monotonic()
+            if self._out or is_green():
+                with self.relying():
+                    guest.sleep(left)
+            else:
+                guest.sleep(left)
+        finally:
+            with self._lock:
+                del self._guests[guest]
+            self._hand_on()
+
+    def _attend(self, guest: Guest, until: float) -> bool:
+        """Read in this thread until *guest* is served; False where somebody else reads, or has to."""
+        if self._out or is_green() or not self._reading.acquire(blocking=False):
+            return False
         try:
             self._guest = True
             if self._guest_poll is None:
                 self._guest_poll = poll()
                 self._guest_poll.register(self._socket.fileno(), POLLIN)
-            until = time.monotonic() + timeout
-            while not done() and not self._out and self.ended is None:
+            while not guest.is_served() and not self._out and self.ended is None:
                 left = until - time.monotonic()
                 if left <= 0:
                     break
@@ -197,6 +242,16 @@ class Connection:
             self._reading.release()
             if self._waiting or self._out:
                 self._chime.ring()
+            self._hand_on()
+        return True
+
+    def _hand_on(self) -> None:
+        """Have the guest that has waited for longest read, unless somebody does or will."""
+        if self._guests and not self._guest and not self._waiting:
+            with self._lock:
+                guest = next(iter(self._guests), None)
+            if guest is not None:
+                guest.wake()
 
     def fileno(self) -> int:
         """The descriptor of its socket."""
@@ -228,13 +283,15 @@ class Connection:
         """While it lasts the thread reads, as soon as no guest does."""
         with self._lock:
             self._waiting += 1
-            if self.attended or self._left_alone():
+            # A guest that reads rings when it leaves.
+            if not self._guest and (self.attended or self._left_alone()):
                 self._chime.ring()
         try:
             yield
         finally:
             with self._lock:
                 self._waiting -= 1
+            self._hand_on()
 
     def _left_alone(self) -> bool:
         """Whether guests see to what arrives, or did a moment ago."""
@@ -324,6 +381,7 @@ class Connection:
                     self._read()
                 finally:
                     self._reading.release()
+                self._hand_on()
             if beat:
                 self._keep_alive(beat)
             if self._watched:

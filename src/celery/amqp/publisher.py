@@ -14,7 +14,7 @@ import msgspec
 from celery.amqp import frames
 from celery.amqp.address import trouble
 from celery.amqp.channel import Refused
-from celery.amqp.connection import Connection
+from celery.amqp.connection import Connection, Guest
 from celery.exceptions import BrokerError
 
 DEFAULT = "amq.default"
@@ -39,21 +39,24 @@ class NotOurs(BrokerError):
     """The server ended the channel because of what somebody else has sent on it. Ours may be there, or not."""
 
 
-class Waiter:
+class Waiter(Guest):
     """One batch. `returned`: the (exchange, key) for which there was no queue; `refused`: how many were nacked."""
 
-    __slots__ = ("error", "left", "nacked", "pieces", "returned", "routes", "turn")
+    __slots__ = ("error", "left", "most", "nacked", "pieces", "returned", "routes")
 
     def __init__(self, routes: set[tuple[str, str]]) -> None:
         self.routes = routes
-        self.left = 0
+        self.left = self.most = 0
+        """How many are on their way, and may be when it goes on."""
         self.nacked: list[int] = []
         """Their numbers on the channel."""
         self.pieces: list[tuple[int, int]] = []
         """The number of the first letter of each piece, and its place in the batch."""
         self.returned: dict[tuple[str, str], str] = {}
         self.error: BrokerError | None = None
-        self.turn = threading.Event()
+
+    def is_served(self) -> bool:
+        return self.left <= self.most or self.error is not None
 
     def says(self, error: BrokerError) -> BrokerError:
         """What the end of the channel by *error* means for this batch."""
@@ -155,21 +158,14 @@ class Publisher:
 
     def _wait(self, waiter: Waiter, most: int, patience: float) -> None:
         """Until at most so many are on their way; *patience* counts from the last confirm."""
+        waiter.most = most
         left, until = waiter.left, time.monotonic() + patience
-        while waiter.left > most:
-            waiter.turn.clear()
-            if waiter.error is not None:
-                raise waiter.error
-            if waiter.left <= most:
-                return
+        while not waiter.is_served():
             if waiter.left != left:
                 left, until = waiter.left, time.monotonic() + patience
-            self.connection.attend(lambda: waiter.left <= most or waiter.error is not None, until - time.monotonic())
-            if waiter.left != left:
-                continue
-            with self.connection.relying():
-                if not waiter.turn.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
-                    raise self._late(patience)
+            self.connection.host(waiter, until)
+            if waiter.left == left and time.monotonic() >= until and not waiter.is_served():
+                raise self._late(patience)
         if waiter.error is not None and waiter.left:
             raise waiter.error
 
@@ -192,8 +188,8 @@ class Publisher:
                     waiter.left -= 1
                     if not taken:
                         waiter.nacked.append(number)
-                    if not waiter.left or waiter.left == WINDOW - PIECE:
-                        waiter.turn.set()
+                    if waiter.left == waiter.most:
+                        waiter.wake()
             if multiple:
                 self._low = tag + 1
 
@@ -207,5 +203,5 @@ class Publisher:
         with self._lock:
             for waiter in self._waiters:
                 waiter.error = waiter.says(error)
-                waiter.turn.set()
+                waiter.wake()
             self._pending.clear()
