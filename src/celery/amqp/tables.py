@@ -58,12 +58,18 @@ def _encode(value: Any) -> bytes:
         return b"S" + _LONG.pack(len(raw)) + raw
     if value is None:
         return b"V"
-    if kind is bool:
-        return b"t\x01" if value else b"t\x00"
+    if kind is int and INT_MIN <= value <= INT_MAX:
+        return b"I" + _INT.pack(value)
+    if kind is list:
+        body = b"".join([_encode(item) for item in value])
+        return b"A" + _LONG.pack(len(body)) + body
+    if kind is dict:
+        return b"F" + encode_table(value)
     return _encode_other(value)
 
 
 def _encode_other(value: Any) -> bytes:
+    """Of the types that are rare, or a kind of one that is not."""
     match value:
         case bool():
             return b"t\x01" if value else b"t\x00"
