@@ -162,7 +162,7 @@ def test_what_is_settled_without_a_connection_is_acknowledged_when_it_comes_agai
     consumer.start([done, runs])
     rabbitmq_server.control("close_all_connections", "-p", broker.url.rpartition("/")[2], "test")
     deadline = time.monotonic() + 10
-    while consumer._channel is not None and time.monotonic() < deadline:  # type: ignore[attr-defined]
+    while consumer._intake.channel is not None and time.monotonic() < deadline:  # type: ignore[attr-defined]
         time.sleep(0.01)
     assert consumer.settle([Settlement(done)]) == [True]
     assert collect(consumer, 1, seconds=2) == [], "neither is handed out again"

@@ -1,8 +1,7 @@
 """What one worker takes from its queues, on a connection of its own.
 
-The server pushes up to as many messages as may be un-acknowledged (the credit); they wait in a buffer until they are
-claimed.  The credit follows what `claim` asks for; what nobody claims for a second or two goes back, and the consumer
-stops until the next claim.
+What the server pushes waits in the `Intake` until it is claimed; of what is claimed the consumer knows whether it has
+started, and by what it is acknowledged.
 
 When the connection ends the server gives everything to whoever asks, also to this consumer once it has connected again.
 A message that comes again to the one that still runs it is neither run twice nor given away: the claim that it has goes
@@ -19,14 +18,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from celery.amqp import frames
-from celery.amqp.channel import Channel
-from celery.amqp.connection import Connection
-from celery.amqp.exact import settle_in
 from celery.amqp.frames import Delivered
 from celery.amqp.held import (
     Claimed,
@@ -35,35 +29,26 @@ from celery.amqp.held import (
     dead_letter,
     next_turn,
     parted,
-    picked,
     put_off,
     refuse_effects,
     taken,
     taken_by_others,
 )
+from celery.amqp.intake import Intake
 from celery.amqp.kept import Departures, Kept
 from celery.amqp.link import Link
 from celery.amqp.marks import ENDED, UNMARKED, Mark, Marks
 from celery.amqp.messages import INNER, comes_again, name_of, task_of
-from celery.amqp.presence import Presence
 from celery.amqp.publisher import Letter
 from celery.amqp.receipts import MOST_REMEMBERED, Finished, Receipts
 from celery.backends.store import Store
 from celery.brokers.base import LEASE, NOTHING, Consumer, Needs, Verdict
 from celery.brokers.revocations import Revocations
 from celery.exceptions import BackendError, BrokerError
-from celery.utils.bell import Chime
 from celery.utils.clock import Clock
-from celery.utils.descriptors import Gathering, is_green
 from celery.utils.uuids import uuid
 from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
-IDLE = 1.0
-"""Seconds after which what is buffered and not claimed goes back."""
-MOST_TAGS = 200
-"""Consumers, former ones among them, whose messages are taken."""
-FEW = 16
-"""A credit up to which no message more than asked for is fetched."""
 MOVED_AFTER = 600.0
 """Seconds: a third of the server's consumer_timeout, unless that was set."""
 
@@ -97,7 +82,6 @@ class RabbitConsumer(Consumer):
         self.queues = tuple(queues)
         self.name = name
         self._id = uuid()
-        self._link = link
         self._marks = Marks(store, self._id, lease, clock)
         self._lease_time = lease
         self._revocations, self._bury, self._ended = revocations, bury, ended
@@ -106,34 +90,31 @@ class RabbitConsumer(Consumer):
         self._moved_after = moved_after
         self._clock = clock
         self._send, self._post, self._declare, self._delay = send, post, declare, delay
-        self._exact, self._fleeting = exact, fleeting
-        self._chime = Chime()
-        self._news = Gathering(self._chime.fileno())
         self._woken = self._closed = False
         self._lock = threading.RLock()
         """Never held while an answer of the server is waited for: its thread takes it."""
         self._moving = threading.Lock()
         """Held while what has run for long is moved."""
         self._numbers = itertools.count(1)
-        self._connection: Connection | None = None
-        self._channel: Channel | None = None
-        self._sources = [*(INNER + queue for queue in queues), *queues]
-        self._buffers: dict[str, deque[Delivered]] = {source: deque() for source in self._sources}
-        self._consuming: dict[str, str] = {}
-        """By source: the tag of our consumer there."""
-        self._source_of: dict[str, str] = {}
-        self._credit = 0
-        self._open: dict[int, None] = {}
-        """What is not acknowledged on this channel, in the order of its tags."""
         self._held: dict[str, Held] = {}
         self._orphans: dict[str, str] = {}
         """By name: claims whose connection has ended."""
         self._finished = Finished()
         self._kept, self._departures = Kept(lease, 2 * moved_after), Departures(send, lease)
         self._receipts = Receipts(time.monotonic(), link.timeout)
-        self._turn, self._claimed_at = 0, time.monotonic()
-        self._presence = Presence(self._sources, declare)
-        self._presence.see_to(self._sources, self._claimed_at)
+        self._intake = Intake(
+            link,
+            queues,
+            name,
+            self._lock,
+            declare,
+            held=self._unacknowledged,
+            known=self._knows,
+            lost=self._lose,
+            leave=self._tidy,
+            exact=exact,
+            fleeting=fleeting,
+        )
 
     # -- claiming --------------------------------------------------------------------------------------------------
 
@@ -145,86 +126,17 @@ class RabbitConsumer(Consumer):
             self._informed = True
         end = time.monotonic() + timeout
         while True:
-            self._ask_for(limit)
-            if self._exact:
-                settle_in(lambda: self._channel, self._buffers, self._hear, limit)
-            self._hear()
+            self._intake.ask_for(limit)
+            self._intake.hear()
             if self._kept:
                 self._look_again()
-            found = self._lease(self._take(limit))
+            found = self._lease(self._intake.take(limit))
             left = end - time.monotonic()
-            if found or left <= 0 or self._woken or self._chime.closed:
+            if found or left <= 0 or self._woken or self._intake.chime.closed:
                 self._woken = False
                 return found
             due = self.due_in()
-            self._news.wait(left if due is None else min(left, due))
-
-    def _hear(self, seconds: float = 0.0) -> bool:
-        """Read what has come by now or within *seconds*, in this thread, so that no other one takes turns with it."""
-        heard = seconds > 0 and self._news.wait(seconds)
-        self._chime.clear()
-        if (connection := self._connection) is not None and connection.attended:
-            connection.look()
-        return heard
-
-    def _ask_for(self, limit: int) -> None:
-        """Have the server push as much as is to be claimed. Connects if need be."""
-        self._claimed_at = time.monotonic()
-        channel = self._channel
-        if channel is None or not channel.usable:
-            channel = self._connect()
-        with self._lock:
-            need = sum(held.tag > 0 for held in self._held.values()) + len(self._kept) + limit
-            idle = [source for source in self._sources if source not in self._consuming]
-        if need > self._credit:
-            self._credit = need if self._exact or need <= FEW else need + need // 4
-            idle = self._sources
-        for source in self._presence.of(idle, self._claimed_at) if idle else ():
-            self._consume(channel, source)
-
-    def _connect(self) -> Channel:
-        """A new connection and channel; everything that the former ones had is orphaned by now."""
-        if (former := self._connection) is not None:
-            former.close()
-        self._receipts.tidy(self._marks, time.monotonic())
-        connection = self._connection = self._link.retried(self._link.open)
-        channel = connection.channel()
-        channel.on_message = self._arrived
-        channel.on_messages = self._chime.ring
-        channel.on_cancel = self._cancelled
-        channel.on_end = self._lost
-        connection.on_tick = self._slim
-        if not is_green():  # there, all threads are one
-            connection.attended = True
-            # A new one: the former socket stays in the old one for as long as a child process has it open.
-            self._news.close()
-            self._news = Gathering(self._chime.fileno(), connection.fileno())
-        with self._lock:  # a consumer may have been noted on a channel that had just ended
-            self._credit = 0
-            self._consuming.clear()
-            self._source_of.clear()
-            self._channel = channel
-        self._presence.see_to(self._sources, time.monotonic())
-        return channel
-
-    def _consume(self, channel: Channel, source: str) -> None:
-        before, tag = self._consuming.get(source, ""), f"{self.name}-{next(self._numbers)}"
-        with self._lock:
-            self._source_of[tag] = source
-            self._consuming[source] = tag
-        data = frames.consume(channel.number, source, tag, self._credit, before)
-        channel.call(data, frames.BASIC_QOS_OK)
-        with self._lock:  # a queue of the kind quorum sends on to the former consumer for a moment
-            while len(self._source_of) > MOST_TAGS:
-                del self._source_of[next(iter(self._source_of))]
-
-    def _take(self, limit: int) -> Claimed:
-        """From the buffers: those of the machinery first, then one of each queue in turn."""
-        with self._lock:
-            found, self._turn = picked(self._buffers, len(self.queues), self._turn, limit)
-            if len(found) == limit or any(self._buffers.values()):
-                self._chime.ring()  # there may be more
-        return found
+            self._intake.wait(left if due is None else min(left, due))
 
     def _lease(self, found: Claimed) -> list[Delivery]:
         marks: dict[str, Mark] = {}
@@ -233,24 +145,22 @@ class RabbitConsumer(Consumer):
                 marks = self._marks.read([name_of(came) for _, came in found if comes_again(came)])
                 found = self._put_off(found, marks)
         except BaseException:
-            with self._lock:
-                for source, came in reversed(found):
-                    if came.tag in self._open:
-                        self._buffers[source].appendleft(came)
+            self._intake.put_back(found)
             raise
         claimed: list[Delivery] = []
-        now, marked, revoked = time.monotonic(), bool(self._marks), self._revocations
+        now, marked, revoked, opened = time.monotonic(), bool(self._marks), self._revocations, self._intake.open
+        some = bool(revoked)
         with self._lock:
             for source, came in found:
-                if came.tag not in self._open:
+                if came.tag not in opened:
                     continue  # its connection has ended meanwhile
                 name = name_of(came)
                 mark = marks.get(name, UNMARKED)
                 if mark.ended:
-                    self._ack([came.tag])
+                    self._intake.ack([came.tag])
                     continue
                 fence = next(self._numbers)
-                tag, gone = f"{self._id}-{fence}", bool(revoked) and task_of(came) in revoked
+                tag, gone = f"{self._id}-{fence}", some and task_of(came) in revoked
                 held, delivery = taken(came, source, name, mark, tag, fence, now, marked=marked, revoked=gone)
                 self._held[tag] = held
                 claimed.append(delivery)
@@ -265,9 +175,9 @@ class RabbitConsumer(Consumer):
         sent = busy and self._departures.sent(lambda: [self._later(came, source) for source, came in busy], now)
         with self._lock:
             if busy and not sent:
-                self._kept.add([one for one in busy if one[1].tag in self._open], now)
-                self._chime.ring()  # there is to be room for others
-            self._ack([came.tag for _, came in (*(busy if sent else ()), *over)])
+                self._kept.add([one for one in busy if one[1].tag in self._intake.open], now)
+                self._intake.chime.ring()  # there is to be room for others
+            self._intake.ack([came.tag for _, came in (*(busy if sent else ()), *over)])
         return free
 
     def _look_again(self, *, claiming: bool = True) -> None:
@@ -278,10 +188,11 @@ class RabbitConsumer(Consumer):
         running |= self._marks.running([name_of(kept.came) for kept in due])
         with self._lock:
             free, back = self._kept.looked(due, running, now)
-            for source, came in reversed(free if claiming else ()):
-                self._buffers[source].appendleft(came)
-            back += [came.tag for _, came in free if not claiming]
-            self._give_back([tag for tag in back if self._open.pop(tag, 0) is None])
+            if claiming:
+                self._intake.put_back(free)
+            else:
+                back += [came.tag for _, came in free]
+            self._intake.give_back(back)
 
     def _later(self, came: Delivered, source: str, least: float = 1.0) -> Letter:
         """A letter that asks again whether its owner lives, less often each time, but at least once in a lease."""
@@ -311,9 +222,9 @@ class RabbitConsumer(Consumer):
                     counts[held.name] = held.deliveries + 1
                     held.started = True
                     verdicts.append("ok")
-            channel = self._channel
+            channel = self._intake.channel
         self._marks.write(counts)
-        if self._channel is channel or not self._marks:
+        if self._intake.channel is channel or not self._marks:
             return verdicts
         return self._start_again(deliveries, verdicts)
 
@@ -343,7 +254,7 @@ class RabbitConsumer(Consumer):
                     else:
                         self._finished.add(held.name)
                         self._receipts.miss(held.name)
-            self._ack(tags)
+            self._intake.ack(tags)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         refuse_effects(any(s.records or s.arrivals for s in settlements))
@@ -392,7 +303,7 @@ class RabbitConsumer(Consumer):
                     tags.append(held.tag)
                 elif not held.gone:
                     self._finished.add(held.name)
-            self._ack(tags)
+            self._intake.ack(tags)
         self._marks.write(dict.fromkeys(lost, ENDED))
         return applied
 
@@ -407,7 +318,7 @@ class RabbitConsumer(Consumer):
         return taken_by_others(unsure, self._marks.read([held.name for held in unsure]), self._id)
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        names, data = [], []
+        names, tags = [], []
         with self._moving, self._lock:
             for delivery in deliveries:
                 held = self._of(delivery)
@@ -416,10 +327,11 @@ class RabbitConsumer(Consumer):
                 self._forget(delivery)
                 if held.started:
                     names.append(held.name)
-                if held.tag and self._open.pop(held.tag, 0) is None:
-                    data.append((held.tag, held.deliveries))
+                if held.tag:
+                    tags.append(held.tag)
         self._marks.clear(names)
-        self._give_back([tag for tag, _ in data])
+        with self._lock:
+            self._intake.give_back(tags)
 
     def _of(self, delivery: Delivery) -> Held | None:
         held = self._held.get(str(delivery.tag))
@@ -430,24 +342,6 @@ class RabbitConsumer(Consumer):
         if held is not None:
             self._orphans.pop(held.name, None)
 
-    def _ack(self, tags: Sequence[int]) -> None:
-        """In one write; all that are contiguous from the oldest on in one frame. The lock is held."""
-        channel = self._channel
-        wanted = {tag for tag in tags if tag in self._open}
-        if channel is None or not wanted:
-            return
-        data = frames.acks(channel.number, self._open, wanted)
-        for tag in wanted:
-            del self._open[tag]
-        with suppress(BrokerError):  # then they are orphans, and the server gives them to somebody
-            channel.send(data)
-
-    def _give_back(self, tags: Sequence[int]) -> None:
-        channel = self._channel
-        if channel is not None and tags:
-            with suppress(BrokerError):
-                channel.send(b"".join(frames.nack(channel.number, tag) for tag in sorted(tags)))
-
     # -- the rest --------------------------------------------------------------------------------------------------
 
     def renew(self) -> bool:
@@ -455,7 +349,7 @@ class RabbitConsumer(Consumer):
             return False
         self._marks.sign()
         self._revocations.refresh()
-        self._receipts.tidy(self._marks, time.monotonic())
+        self._tidy()
         if self._marks:
             self._move()
         if self._kept:
@@ -482,7 +376,7 @@ class RabbitConsumer(Consumer):
             with self._lock:
                 moved = {held.fence for held in old}
                 still = [(tag, held) for tag, held in self._held.items() if held.tag and held.fence in moved]
-                self._ack([held.tag for _, held in still])
+                self._intake.ack([held.tag for _, held in still])
                 for tag, held in still:
                     held.tag = 0
                     if not held.gone:
@@ -490,10 +384,10 @@ class RabbitConsumer(Consumer):
 
     def wake(self) -> None:
         self._woken = True
-        self._chime.ring()
+        self._intake.chime.ring()
 
     def fileno(self) -> int:
-        return self._news.fileno()
+        return self._intake.fileno()
 
     def due_in(self) -> float | None:
         with self._lock:
@@ -502,99 +396,54 @@ class RabbitConsumer(Consumer):
     def counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """By queue: what is held, and what waits in the buffers."""
         with self._lock:
-            return counted(self.queues, self._held.values(), self._buffers)
+            return counted(self.queues, self._held.values(), self._intake.waiting())
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            connection, self._connection = self._connection, None
-            self._take_leave()
+            if self._intake.say_goodbye():
+                with self._lock:
+                    self._receipts.finish()
             with suppress(BackendError):  # then it ends by itself
                 self._receipts.tidy(self._marks, time.monotonic(), 10 * MOST_REMEMBERED)
                 self._marks.resign()
-            if connection is not None:
-                connection.close()
+            self._intake.part()
             with self._lock:
                 self._held.clear()
                 self._orphans.clear()
-            self._chime.close()
-            self._news.close()
-
-    def _take_leave(self) -> None:
-        """Have an answer, whatever it is, to something that was sent after all acknowledgements."""
-        channel = self._channel
-        if channel is not None and channel.usable:
-            with suppress(BrokerError):
-                channel.call(frames.qos(channel.number, 1), frames.BASIC_QOS_OK)
-                with self._lock:
-                    self._receipts.finish()
-
-    # -- on the connection's thread --------------------------------------------------------------------------------
-
-    def _arrived(self, came: Delivered) -> None:
-        with self._lock:
-            source = self._source_of.get(came.consumer)
-            if source is None:
-                self._give_back([came.tag])
-                return
-            self._open[came.tag] = None
-            if (self._finished or self._orphans) and comes_again(came):
-                name = name_of(came)
-                if self._finished.take(name):
-                    self._ack([came.tag])
-                    return
-                orphan = self._held.get(self._orphans.pop(name, ""))
-                if orphan is not None:
-                    orphan.came, orphan.tag, orphan.since, orphan.doubled = came, came.tag, time.monotonic(), True
-                    return
-            self._buffers[source].append(came)
-            self._claimed_at = time.monotonic()  # who has waited for it for long is to have the time to claim it
-
-    def _cancelled(self, tag: str) -> None:
-        """The server took our consumer away: its queue was deleted, or its leader moved. The next claim asks again."""
-        with self._lock:
-            source = self._source_of.pop(tag, None)
-            if source is not None:
-                self._consuming.pop(source, None)
-        self._chime.ring()
-
-    def _lost(self, error: BrokerError) -> None:
-        with self._lock:
-            self._channel = None
-            self._credit = 0
-            self._consuming.clear()
-            self._source_of.clear()
-            self._open.clear()
-            self._kept.clear()
-            for buffer in self._buffers.values():
-                buffer.clear()
-            for tag, held in self._held.items():
-                held.tag = 0
-                if not held.gone:
-                    self._orphans[held.name] = tag
-            for name in self._receipts.lose():
-                self._finished.add(name)
-        self._chime.ring()
-
-    def _slim(self) -> None:
-        """Give back what nobody has claimed for a while, and take no more until somebody claims."""
-        if not self._fleeting and time.monotonic() - self._claimed_at >= IDLE and any(self._buffers.values()):
-            self.rest()
+            self._intake.close()
 
     def rest(self) -> None:
-        with self._lock:
-            if (channel := self._channel) is None:
-                return
-            tags = [came.tag for buffer in self._buffers.values() for came in buffer]
-            for buffer in self._buffers.values():
-                buffer.clear()
-            data = b"".join(frames.cancel(channel.number, tag) for tag in self._consuming.values())
-            self._consuming.clear()
-            self._source_of.clear()
-            self._credit = 0
-            for tag in tags:
-                self._open.pop(tag, None)
-            with suppress(BrokerError):
-                channel.send(data)
-            self._give_back(tags)
-        self._chime.ring()
+        self._intake.rest()
+
+    def _tidy(self) -> None:
+        self._receipts.tidy(self._marks, time.monotonic())
+
+    # -- for the intake, with the lock held ------------------------------------------------------------------------
+
+    def _unacknowledged(self) -> int:
+        return sum(held.tag > 0 for held in self._held.values()) + len(self._kept)
+
+    def _knows(self, came: Delivered) -> bool:
+        """Whether a message that came is one of those that this consumer has already, or has done."""
+        if not ((self._finished or self._orphans) and comes_again(came)):
+            return False
+        name = name_of(came)
+        if self._finished.take(name):
+            self._intake.ack([came.tag])
+            return True
+        orphan = self._held.get(self._orphans.pop(name, ""))
+        if orphan is None:
+            return False
+        orphan.came, orphan.tag, orphan.since, orphan.doubled = came, came.tag, time.monotonic(), True
+        return True
+
+    def _lose(self) -> None:
+        """The connection has ended: what was claimed on it has nothing to be acknowledged by."""
+        self._kept.clear()
+        for tag, held in self._held.items():
+            held.tag = 0
+            if not held.gone:
+                self._orphans[held.name] = tag
+        for name in self._receipts.lose():
+            self._finished.add(name)
