@@ -4,7 +4,8 @@
     rabbitmq.py [--tasks 20000] [--theirs 3000] [--turns 3] [--quorum] [--ours] [--folder /dev/shm]
 
 In each turn both kinds send, and drain what was sent, in a vhost of their own; a count that is not exact fails the run.
-`delay()` of ours has the broker's confirm when it returns, the original's has not.  The node is one of the run's own
+`delay()` of ours has the broker's confirm when it returns, the original's has not: one thread has to wait for each, and
+several, as those of a web server, wait together.  The node is one of the run's own
 (tests/rig/rabbitmq.py), and so is the Redis server.  --quorum: queues of that kind.  --ours leaves the original out.
 --folder: where the node keeps its messages; in memory the time is left out that a disk takes for each confirm.
 Absolute figures drift with the machine; the ratios of one turn are what to read.
@@ -28,6 +29,8 @@ from bench import Figures, Subject, original_python, redis_server
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from rig.rabbitmq import RabbitMQ
 
+SENT = {"one-by-one": "delay()/s", "threads": "delay() in eight threads/s", "bulk": "bulk()/s"}
+"""Figures of sending, by the mode of app/produce.py."""
 QUORUM = {"task_default_queue_type": "quorum", "worker_detect_quorum_queues": True}
 
 
@@ -68,19 +71,18 @@ def accounts(worker: int, servers: dict[str, int]) -> dict[str, float]:
 def turn(subject: Subject, tasks: int, servers: dict[str, int]) -> Figures:
     """Sent one by one; drained with results ignored; drained with results stored and late acks."""
     figures: Figures = {}
-    for column, late, plain_mode, bulk_mode in (
-        ("drain/s", "0", "one-by-one", "bulk"),
-        ("drain with results, late acks/s", "1", "results", "bulk-results"),
+    half = min(tasks // 2, 2000)
+    rest = "bulk" if subject.bulk else "one-by-one", tasks - 2 * half
+    for column, late, sent in (
+        ("drain/s", "0", [("one-by-one", half), ("threads", half), rest]),
+        ("drain with results, late acks/s", "1", [("bulk-results" if subject.bulk else "results", tasks)]),
     ):
         subject.reset()
         subject.env["BENCH_ACKS_LATE"] = late
-        alone = min(tasks, 2000) if subject.bulk else tasks
-        rate = subject.produce(plain_mode, alone)["per_s"]
-        if column == "drain/s":
-            figures["delay()/s"] = rate
-        if tasks > alone:
-            rate = subject.produce(bulk_mode, tasks - alone)["per_s"]
-            figures.setdefault("bulk()/s", rate)
+        for mode, count in sent:
+            rate = subject.produce(mode, count)["per_s"] if count else 0.0
+            if mode in SENT:
+                figures.setdefault(SENT[mode], rate)
         with subject.worker() as process:
             while not subject.sink.stat().st_size:
                 time.sleep(0.01)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bench_app import add, app, noop, stored, total
 
 from celery import chain, chord
+
+THREADS = 8
 
 
 def rate(count: int, seconds: float) -> dict[str, float]:
@@ -22,6 +25,20 @@ def one_by_one(count: int) -> dict[str, float]:
     for _ in range(count - 1):
         noop.delay()
     return rate(count, time.perf_counter() - started)
+
+
+def threads(count: int) -> dict[str, float]:
+    """Sent one by one by each of several threads, as by those of a web server."""
+
+    def some(first: int) -> None:
+        for _ in range(first, count - 1, THREADS):
+            noop.delay()
+
+    noop.delay()
+    with ThreadPoolExecutor(THREADS) as pool:
+        started = time.perf_counter()
+        list(pool.map(some, range(THREADS)))
+    return rate(count - 1, time.perf_counter() - started)
 
 
 def results(count: int) -> dict[str, float]:
@@ -90,6 +107,7 @@ def large_chord(count: int) -> dict[str, float]:
 
 MODES = {
     "one-by-one": one_by_one,
+    "threads": threads,
     "results": results,
     "bulk": bulk,
     "bulk-results": bulk_results,
