@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery.amqp.marks import ENDED, Mark, Marks
+from celery.amqp.marks import Mark, Marks
 from celery.backends.memory import MemoryStore
 from celery.utils.clock import FakeClock
 
@@ -59,7 +59,7 @@ def test_who_leaves_owns_nothing(first: Marks, second: Marks) -> None:
 
 def test_what_has_ended_has_no_owner(first: Marks, second: Marks) -> None:
     first.write({"a": 1, "b": 1})
-    first.write({"a": ENDED})
+    first.end(["a"])
     first.clear(["b"])
     found = second.read(["a", "b"])
     assert list(found) == ["a"]

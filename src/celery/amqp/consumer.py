@@ -37,7 +37,7 @@ from celery.amqp.held import (
 from celery.amqp.intake import Intake
 from celery.amqp.kept import Departures, Kept
 from celery.amqp.link import Link
-from celery.amqp.marks import ENDED, UNMARKED, Mark, Marks
+from celery.amqp.marks import UNMARKED, Mark, Marks
 from celery.amqp.messages import INNER, comes_again, name_of, task_of
 from celery.amqp.publisher import Letter
 from celery.amqp.receipts import MOST_REMEMBERED, Finished, Receipts
@@ -290,7 +290,7 @@ class RabbitConsumer(Consumer):
             self._declare(places)
             self._send(letters)
         known = {held.name for _, held in ended if held.lost or (held.doubled and not held.gone)}
-        self._marks.write(dict.fromkeys(known, ENDED))
+        self._marks.end(list(known))
         with self._lock:
             tags = []
             acked = [held.name for _, held in ended if held.started and held.tag and held.name not in known]
@@ -304,7 +304,7 @@ class RabbitConsumer(Consumer):
                 elif not held.gone:
                     self._finished.add(held.name)
             self._intake.ack(tags)
-        self._marks.write(dict.fromkeys(lost, ENDED))
+        self._marks.end(list(lost))
         return applied
 
     def _taken(self, settlements: Sequence[Settlement]) -> set[int]:

@@ -16,7 +16,6 @@ import msgspec
 from celery.backends.store import Store
 from celery.brokers.base import LEASE
 from celery.utils.clock import SYSTEM, Clock
-from celery.wire.message import Record
 
 PREFIX, ALIVE = "celeriac-started-", "celeriac-alive-"
 KEPT = 7 * 86_400.0
@@ -87,32 +86,25 @@ class Marks:
         return self._signed_at is not None and (now - self._signed_at > self._lease or now < self._doubts_until)
 
     def write(self, counts: Mapping[str, int]) -> None:
-        """Say that these were started so many times, now by us, or that they have ended."""
+        """Say that these were started so many times, now by us."""
         if self._store is None or not counts:
             return
-        records = [
-            Record(PREFIX + name, b"%d" % ENDED, "STARTED", "", ENDED_KEPT)
-            if count == ENDED
-            else Record(PREFIX + name, f"{count} {self.owner}".encode(), "STARTED", "", KEPT)
-            for name, count in counts.items()
-        ]
         now = self._clock.monotonic()
         if self._signed_at is None or now - self._signed_at > self._lease / 2:
-            self._sign([self._sign_of_life(), *records], now)
-        else:
-            self._store.put(records)
+            self.sign()
+        self._store.set_many({PREFIX + name: f"{count} {self.owner}".encode() for name, count in counts.items()}, KEPT)
+
+    def end(self, names: Sequence[str]) -> None:
+        """Say that these have ended."""
+        if self._store is not None and names:
+            self._store.set_many(dict.fromkeys([PREFIX + name for name in names], b"%d" % ENDED), ENDED_KEPT)
 
     def sign(self) -> None:
         """Renew the sign of life."""
-        if self._store is not None:
-            self._sign([self._sign_of_life()], self._clock.monotonic())
-
-    def _sign_of_life(self) -> Record:
-        return Record(ALIVE + self.owner, b"1", "STARTED", "", self._lease)
-
-    def _sign(self, records: Sequence[Record], now: float) -> None:
-        assert self._store is not None
-        self._store.put(records)
+        if self._store is None:
+            return
+        now = self._clock.monotonic()
+        self._store.set(ALIVE + self.owner, b"1", self._lease)
         if self._signed_at is not None and now - self._signed_at > self._lease:
             self._doubts_until = now + self._lease / 2
         self._signed_at = now

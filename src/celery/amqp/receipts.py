@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from celery.amqp.marks import ENDED, Marks
+from celery.amqp.marks import Marks
 
 MOST_REMEMBERED = 10_000
 MOST = 500
@@ -62,7 +62,7 @@ class Receipts:
             lost, self._lost = self._lost, []
         try:
             marks.clear(ripe)
-            marks.write(dict.fromkeys(lost, ENDED))
+            marks.end(lost)
         except BaseException:
             with self._lock:
                 self._ripe += ripe

@@ -151,6 +151,14 @@ class MemcachedStore(Store):
         name, life = _key(key), _lifetime(ttl, self.clock)
         self._do(lambda client: client.set(name, value, life, noreply=False))
 
+    def set_many(self, values: Mapping[str, bytes], ttl: float | None = None) -> None:
+        named, life = {_key(key): value for key, value in values.items()}, _lifetime(ttl, self.clock)
+        for names in _portions(list(named)):
+            some = {name: named[name] for name in names}
+            refused = self._do(lambda client, some=some: client.set_many(some, life, noreply=False))  # type: ignore[misc]
+            if refused:
+                raise BackendError(f"memcached did not store {len(refused)} of {len(some)} values.")
+
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         name, life = _key(key), _lifetime(ttl, self.clock)
         tries = 0

@@ -87,6 +87,11 @@ class FilesystemStore(Store):
         with self._locked():
             self._write(_name(key), value, 0, "", ttl)
 
+    def set_many(self, values: Mapping[str, bytes], ttl: float | None = None) -> None:
+        with self._locked():
+            for key, value in values.items():
+                self._write(_name(key), value, 0, "", ttl)
+
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         with self._locked():
             name = _name(key)

@@ -30,6 +30,7 @@ ANSWER_KEPT = 60_000
 
 PUT = script("put", "", "records")
 SET = script("set", f"local ANSWER_KEPT = {ANSWER_KEPT}", "records")
+JOT = script("jot", "", "records")
 FORGET = script("forget", "", "records")
 ARRIVE = script("arrive", "", "records")
 
@@ -92,6 +93,10 @@ class RedisStore(Store):
 
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
         self._set(key, value, ttl, "")
+
+    def set_many(self, values: Mapping[str, bytes], ttl: float | None = None) -> None:
+        for portion in _portions(list(values)):
+            self.link.run(JOT, portion, [_milliseconds(ttl), *(values[key] for key in portion)])
 
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         return self._set(key, value, ttl, "add")

@@ -73,6 +73,12 @@ class SQLiteStore(Store):
             connection.execute(_SQL["set"], (key, value, self._expiry(ttl)))
         self.announce()
 
+    def set_many(self, values: Mapping[str, bytes], ttl: float | None = None) -> None:
+        if values:
+            until = self._expiry(ttl)
+            with self._database.write() as connection:
+                connection.executemany(_SQL["set"], [(key, value, until) for key, value in values.items()])
+
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         with self._database.write() as connection:
             row = (key, value, self._expiry(ttl), self.clock.time())

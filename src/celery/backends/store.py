@@ -80,6 +80,11 @@ class Store(ABC):
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
         """Store plainly, whatever was there."""
 
+    def set_many(self, values: Mapping[str, bytes], ttl: float | None = None) -> None:
+        """`set` for several, in as few steps as can be. For notes that nobody waits for: `watch` may miss them."""
+        for key, value in values.items():
+            self.set(key, value, ttl)
+
     @abstractmethod
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         """Store only if the key is absent or expired; whether it was stored."""

@@ -53,6 +53,18 @@ class StoreContract:
         store.close()
         assert store.get(["a"]) == [b"1"]
 
+    def test_keeps_notes(self, store: Store, pass_time: Callable[[float], object]) -> None:
+        store.set_many({})
+        store.set("b", b"before")
+        store.set_many({"a": b"1", "b": b"\x00\xff"}, ttl=3.0)
+        many = {f"many-{number}": b"%d" % number for number in range(2500)}
+        store.set_many(many)
+        assert store.get(["b", "nothing", "a"]) == [b"\x00\xff", None, b"1"]
+        assert store.get(list(many)) == list(many.values())
+        if store.can.expire:
+            pass_time(4.0)
+            assert store.get(["a", "b", "many-7"]) == [None, None, b"7"]
+
     @pytest.mark.parametrize(
         ("first", "then", "wins"),
         [
