@@ -41,6 +41,7 @@ from celery.amqp.marks import UNMARKED, Mark, Marks
 from celery.amqp.messages import INNER, comes_again, name_of, task_of
 from celery.amqp.publisher import Letter
 from celery.amqp.receipts import MOST_REMEMBERED, Finished, Receipts
+from celery.amqp.returns import Returns, anew
 from celery.backends.store import Store
 from celery.brokers.base import LEASE, NOTHING, Consumer, Needs, Verdict
 from celery.brokers.revocations import Revocations
@@ -49,6 +50,14 @@ from celery.utils.clock import Clock
 from celery.utils.uuids import uuid
 from celery.wire.message import Delivery, Outgoing, Record, Settlement
 
+PUTTING_OFF = (
+    "What runs already cannot be put off: it is kept without acknowledging it, and all else is served.",
+    "What runs already can be put off again",
+)
+SENDING_ANEW = (
+    "What has come back often cannot be sent anew: RabbitMQ drops it if it comes back as often once more.",
+    "What has come back often can be sent anew again",
+)
 MOVED_AFTER = 600.0
 """Seconds: a third of the server's consumer_timeout, unless that was set."""
 
@@ -78,6 +87,7 @@ class RabbitConsumer(Consumer):
         fleeting: bool = False,
         lease: float = LEASE,
         moved_after: float = MOVED_AFTER,
+        limits: Mapping[str, int] = NOTHING,
     ) -> None:
         self.queues = tuple(queues)
         self.name = name
@@ -100,8 +110,10 @@ class RabbitConsumer(Consumer):
         self._orphans: dict[str, str] = {}
         """By name: claims whose connection has ended."""
         self._finished = Finished()
-        self._kept, self._departures = Kept(lease, 2 * moved_after), Departures(send, lease)
+        self._kept = Kept(lease, 2 * moved_after)
+        self._departures, self._renewals = Departures(send, lease, *PUTTING_OFF), Departures(send, lease, *SENDING_ANEW)
         self._receipts = Receipts(time.monotonic(), link.timeout)
+        self._returns = Returns(limits, marked=store is not None)
         self._intake = Intake(
             link,
             queues,
@@ -112,6 +124,7 @@ class RabbitConsumer(Consumer):
             known=self._knows,
             lost=self._lose,
             leave=self._tidy,
+            keeps=self._returns.are_many,
             exact=exact,
             fleeting=fleeting,
         )
@@ -144,6 +157,7 @@ class RabbitConsumer(Consumer):
             if self._marks and any(comes_again(came) for _, came in found):
                 marks = self._marks.read([name_of(came) for _, came in found if comes_again(came)])
                 found = self._put_off(found, marks)
+            found = self._send_anew(found, marks)
         except BaseException:
             self._intake.put_back(found)
             raise
@@ -179,6 +193,20 @@ class RabbitConsumer(Consumer):
                 self._intake.chime.ring()  # there is to be room for others
             self._intake.ack([came.tag for _, came in (*(busy if sent else ()), *over)])
         return free
+
+    def _send_anew(self, found: Claimed, marks: Mapping[str, Mark]) -> Claimed:
+        """All but those that have come back so often that the server would drop them; of these copies are sent."""
+        worn = [
+            (source, came)
+            for source, came in found
+            if came.redelivered and self._returns.wear_out(came, source, marks.get(name_of(came), UNMARKED))
+        ]
+        if not (worn and self._renewals.sent(lambda: [anew(came, source) for source, came in worn], time.monotonic())):
+            return found
+        with self._lock:
+            self._intake.ack([came.tag for _, came in worn])
+            self._intake.chime.ring()  # there is to be room for others
+        return [one for one in found if one not in worn]
 
     def _look_again(self, *, claiming: bool = True) -> None:
         """At what is kept: what nobody runs any more is claimed next, or goes back if nobody is *claiming* here."""
@@ -401,6 +429,7 @@ class RabbitConsumer(Consumer):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._intake.rest()  # newer servers count what comes back with its channel, and not what is given back
             if self._intake.say_goodbye():
                 with self._lock:
                     self._receipts.finish()

@@ -57,6 +57,7 @@ class Intake:
     *lock* guards what whoever reads the connection changes too, here and in what it calls: *known* says whether the
     consumer has taken a message that came, *lost* is called when the connection has ended.  *held* says how many
     messages the consumer has that are not acknowledged; *leave* is called before there is a new connection.
+    *keeps* says which messages, each with its source, are not given back while nobody claims.
     *fleeting*: what nobody claims stays.  *exact*: what was published before somebody asked has come by then.
     """
 
@@ -72,6 +73,7 @@ class Intake:
         known: Callable[[Delivered], bool],
         lost: Callable[[], object],
         leave: Callable[[], object],
+        keeps: Callable[[Delivered, str], bool],
         exact: bool = False,
         fleeting: bool = False,
     ) -> None:
@@ -84,7 +86,7 @@ class Intake:
         self._link = link
         self._name = name
         self._lock = lock
-        self._held, self._known, self._lost, self._leave = held, known, lost, leave
+        self._held, self._known, self._lost, self._leave, self._keeps = held, known, lost, leave, keeps
         self._exact, self._fleeting = exact, fleeting
         self._numbers = itertools.count(1)
         self._connection: Connection | None = None
@@ -212,14 +214,20 @@ class Intake:
             with suppress(BrokerError):
                 channel.send(b"".join(frames.nack(channel.number, tag) for tag in sorted(data)))
 
-    def rest(self) -> None:
-        """Give back what has come and was not taken; nothing more comes until somebody asks. It takes the lock."""
+    def rest(self, *, wholly: bool = True) -> None:
+        """Give back what has come and was not taken; nothing more comes until somebody asks. It takes the lock.
+
+        What is kept goes back only *wholly*.
+        """
         with self._lock:
             if (channel := self.channel) is None:
                 return
-            tags = [came.tag for buffer in self._buffers.values() for came in buffer]
-            for buffer in self._buffers.values():
+            tags: list[int] = []
+            for source, buffer in self._buffers.items():
+                stay = [] if wholly else [came for came in buffer if self._keeps(came, source)]
+                tags += {came.tag for came in buffer}.difference(came.tag for came in stay)
                 buffer.clear()
+                buffer.extend(stay)
             data = b"".join(frames.cancel(channel.number, tag) for tag in self._consuming.values())
             self._consuming.clear()
             self._source_of.clear()
@@ -286,4 +294,4 @@ class Intake:
     def _slim(self) -> None:
         """Rest when nobody has claimed anything for a while."""
         if not self._fleeting and time.monotonic() - self._claimed_at >= IDLE and any(self._buffers.values()):
-            self.rest()
+            self.rest(wholly=False)

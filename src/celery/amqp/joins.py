@@ -21,6 +21,7 @@ from celery.amqp.address import trouble
 from celery.amqp.channel import Channel, Refused
 from celery.amqp.frames import Delivered, Properties, encode_properties
 from celery.amqp.link import Link
+from celery.amqp.messages import QUORUM
 from celery.amqp.publisher import Letter
 from celery.amqp.tables import encode_table
 from celery.brokers.answers import Held, Joins
@@ -32,8 +33,8 @@ INDEX, SIZE, GROWS = "celeriac_index", "celeriac_size", "celeriac_grows"
 KEPT, REMEMBERED = 7 * 86_400_000, 600_000
 """Milliseconds: for a join that is not complete, since its last part; for the fact that it is."""
 NOT_FOUND, REFUSED, PRECONDITION_FAILED = 404, 403, 406
-QUORUM = {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 1_000_000_000}
-"""It knows no exclusive consumers, and newer servers would drop what is given back for the twentieth time."""
+KIND = {**QUORUM, "x-single-active-consumer": True}
+"""A queue of the kind quorum, which knows no exclusive consumers."""
 PATIENCE = 2.0
 """Seconds that whoever looks waits for another who does; in a queue of the kind quorum also for one who has gone."""
 PASSIVE, DURABLE = 1, 2
@@ -55,7 +56,7 @@ class RabbitJoins(Joins):
         groups: dict[str, list[int]] = {}
         for position, arrival in enumerate(arrivals):
             groups.setdefault(arrival.group, []).append(position)
-        kind = QUORUM if self._quorum() else {}
+        kind = KIND if self._quorum() else {}
         for group in groups:
             try:
                 self._link.control(lambda channel, group=group: _have(channel, OPEN + group, KEPT, kind))  # type: ignore[misc]
@@ -89,7 +90,7 @@ class RabbitJoins(Joins):
 
 def queue_of_join(name: str, quorum: bool) -> Queue:
     """The queue of that *name* as `arrive` declares it, for whoever finds that it is gone."""
-    return Queue(name, arguments={"x-expires": KEPT, **(QUORUM if quorum else {})})
+    return Queue(name, arguments={"x-expires": KEPT, **(KIND if quorum else {})})
 
 
 class RabbitHeld(Held):

@@ -89,12 +89,15 @@ class Kept:
 
 
 class Departures:
-    """Sends messages into the queues of delays, by *send*; where that is refused it says so once, and tries again after
-    a *lease*. Any thread."""
+    """Sends copies of messages, by *send*; where that is refused it *warns* once, and tries again after a *lease*.
 
-    def __init__(self, send: Callable[[Sequence[Letter]], object], lease: float) -> None:
+    It *says* when it can again. Any thread.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Letter]], object], lease: float, warns: str, says: str) -> None:
         self._send = send
         self._lease = lease
+        self._warns, self._says = warns, says
         self._lock = threading.Lock()
         self._refused_at: float | None = None
 
@@ -106,14 +109,10 @@ class Departures:
             self._send(letters())
         except BrokerError as error:
             if self._changed(now):
-                logger.warning(
-                    "What runs already cannot be put off: it is kept without acknowledging it, and all else is served."
-                    " %s",
-                    error,
-                )
+                logger.warning("%s %s", self._warns, error)
             return False
         if self._refused_at is not None and self._changed(None):
-            logger.warning("What runs already can be put off again")
+            logger.warning("%s", self._says)
         return True
 
     def _changed(self, refused_at: float | None) -> bool:

@@ -26,9 +26,11 @@ sender did not learn whether it had arrived, when it was sent first (Unix millis
 OURS = frozenset({REASON, PLACE, TAG, DIED, COUNT, AGAIN, TURN, SENT})
 """Headers that tasks do not see."""
 _DEATHS = [f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")]
-_ON_THE_WAY = OURS.union(_DEATHS, ("x-death", "x-delivery-count"))
+_ON_THE_WAY = OURS.union(_DEATHS, ("x-death", "x-delivery-count", "x-acquired-count"))
 """Those, and what servers add."""
 PERSISTENT = 2
+QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+"""Arguments of a queue of ours of that kind: newer servers would drop what is given back for the twentieth time."""
 
 
 class _Sent(msgspec.Struct):

@@ -29,6 +29,7 @@ from celery.amqp.messages import (
     DIED,
     INNER,
     PLACE,
+    QUORUM,
     REASON,
     TAG,
     copy_of,
@@ -152,7 +153,7 @@ class RabbitBroker(RevokesAside):
         if name.startswith(INNER) and any(queue.name == home and queue.auto_delete for queue in planned):
             return [Queue(name, auto_delete=True)]
         if not found and any(queue.name == home and (queue.arguments or {}).get(KIND) == "quorum" for queue in planned):
-            return [Queue(name, arguments={KIND: "quorum"})]
+            return [Queue(name, arguments=QUORUM)]
         return found or [Queue(name)]
 
     def _redeclare(self, names: Sequence[str]) -> None:
@@ -342,6 +343,7 @@ class RabbitBroker(RevokesAside):
             fleeting=any(queue.auto_delete and queue.name in queues for queue in self.plan()),
             lease=self.lease,
             moved_after=float(self.options.get("consumer_timeout") or CONSUMER_TIMEOUT) / 3,
+            limits={queue.name: limit for queue in self.plan() if isinstance(limit := _limit_of(queue), int)},
         )
         self._consumers.add(made)
         return made
@@ -467,6 +469,11 @@ class RabbitBroker(RevokesAside):
     def _is_quorum(self) -> bool:
         """Whether the application has queues of that kind: then those of ours are to be as safe."""
         return any((queue.arguments or {}).get(KIND) == "quorum" for queue in self.plan())
+
+
+def _limit_of(queue: Queue) -> Any:
+    """How often a message may come back to it, if it says so."""
+    return (queue.arguments or {}).get("x-delivery-limit")
 
 
 def _declare(channel: Channel, queue: Queue) -> None:
