@@ -189,7 +189,7 @@ def came(count: object = None) -> Delivered:
 def test_when_a_message_is_sent_anew(
     limits: dict[str, int], source: str, count: object, mark: Mark, *, marked: bool, worn: bool
 ) -> None:
-    assert Returns(limits, marked=marked).wear_out(came(count), source, mark) is worn
+    assert Returns(limits, marked=marked).is_worn(came(count), source, mark) is worn
 
 
 def test_what_servers_count_is_not_for_tasks() -> None:

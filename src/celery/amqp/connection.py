@@ -222,8 +222,8 @@ class Connection:
             self._hand_on()
 
     def _attend(self, guest: Guest, until: float) -> bool:
-        """Read in this thread until *guest* is served; False where somebody else reads, or has to."""
-        if self._out or is_green() or not self._reading.acquire(blocking=False):
+        """Read in this thread until *guest* is served; False where somebody else reads, or has to, or nobody can."""
+        if self._out or self.ended is not None or is_green() or not self._reading.acquire(blocking=False):
             return False
         try:
             self._guest = True

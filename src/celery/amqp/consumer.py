@@ -199,14 +199,15 @@ class RabbitConsumer(Consumer):
         worn = [
             (source, came)
             for source, came in found
-            if came.redelivered and self._returns.wear_out(came, source, marks.get(name_of(came), UNMARKED))
+            if came.redelivered and self._returns.is_worn(came, source, marks.get(name_of(came), UNMARKED))
         ]
         if not (worn and self._renewals.sent(lambda: [anew(came, source) for source, came in worn], time.monotonic())):
             return found
         with self._lock:
             self._intake.ack([came.tag for _, came in worn])
             self._intake.chime.ring()  # there is to be room for others
-        return [one for one in found if one not in worn]
+        gone = {came.tag for _, came in worn}
+        return [(source, came) for source, came in found if came.tag not in gone]
 
     def _look_again(self, *, claiming: bool = True) -> None:
         """At what is kept: what nobody runs any more is claimed next, or goes back if nobody is *claiming* here."""

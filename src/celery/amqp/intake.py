@@ -228,6 +228,8 @@ class Intake:
                 tags += {came.tag for came in buffer}.difference(came.tag for came in stay)
                 buffer.clear()
                 buffer.extend(stay)
+            if not (tags or self._consuming):
+                return
             data = b"".join(frames.cancel(channel.number, tag) for tag in self._consuming.values())
             self._consuming.clear()
             self._source_of.clear()

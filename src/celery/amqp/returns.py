@@ -38,7 +38,7 @@ class Returns:
         limit = self._limits.get(source, 2 * MANY)
         return limit >= 0 and count >= max(1, min(MANY, limit // 2))
 
-    def wear_out(self, came: Delivered, source: str, mark: Mark) -> bool:
+    def is_worn(self, came: Delivered, source: str, mark: Mark) -> bool:
         """Whether it is to be sent anew: nobody has started it.
 
         Where that is not known, a limit that somebody has set is left to do what it is for.
