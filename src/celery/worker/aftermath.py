@@ -94,7 +94,7 @@ class Aftermath:
         return Settlement(request.delivery, **effects._asdict(), frees=request.frees)
 
     def refused(self, request: Request, verdict: Dead | Lost) -> Settlement:
-        """It was not run and never will be: it ends as FAILURE, in the dead set if it can be replayed."""
+        """It never runs, or what it did cannot be stored: it ends as FAILURE, in the dead set if it can be replayed."""
         reason = verdict.reason if isinstance(verdict, Dead) else verdict.error
         self._send_refused(request.delivery.envelope, verdict.error, request)
         if isinstance(verdict.error, NotRegistered):
@@ -105,7 +105,7 @@ class Aftermath:
                 request,
             )
         else:
-            logger.error("Task %s ends as a failure without being run: %s", request, reason)
+            logger.error("Task %s ends as a failure: %s", request, reason)
         if self.reports is not None:
             self.reports.failed(request, verdict.error)
         effects = self._record(request, verdict.error, states.FAILURE)
