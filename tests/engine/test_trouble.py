@@ -57,6 +57,21 @@ def consumer(app: Celery) -> Iterator[Consumer]:
     pool.stop()
 
 
+def test_few_large_messages_are_held(app: Celery, consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery.worker.prefetch.HEAVY", 100_000)
+
+    @app.task(shared=False)
+    def measure(text: str) -> int:
+        return len(text)
+
+    results = [measure.delay("x" * 50_000) for _ in range(40)]
+    most = 0
+    while not all(result.ready() for result in results):
+        consumer.turn()
+        most = max(most, len(consumer.held) + len(consumer.inside))
+    assert 0 < most <= 4, "what the multiplier asks for"
+
+
 def test_a_late_word_of_a_lost_lease_costs_nothing_that_was_claimed_since(app: Celery, consumer: Consumer) -> None:
     """The keeper saw the lease lost; before the loop heard of it, it had claimed anew."""
 

@@ -28,6 +28,31 @@ def test_it_holds_what_starts_soon(mean: float, held: int) -> None:
     assert measured(mean).target(2) == held
 
 
+@pytest.mark.parametrize(
+    ("size", "mean", "held"), [(1_000, 0.0, MOST), (1 << 20, 0.0, 32), (1 << 20, 0.01, 20), (1 << 26, 0.001, 8)]
+)
+def test_it_holds_fewer_where_messages_are_large(size: int, mean: float, held: int) -> None:
+    prefetch = measured(mean)
+    prefetch.weigh([size] * 10)
+    assert prefetch.target(2) == held
+
+
+def test_without_a_multiplier_large_messages_are_held_as_far_as_they_can_run() -> None:
+    prefetch = measured(0.001, multiplier=0)
+    prefetch.weigh([1 << 26])
+    assert prefetch.target(2) == 2
+
+
+def test_one_large_message_does_not_make_all_large() -> None:
+    prefetch = measured(0.0)
+    prefetch.weigh([100] * 100)
+    prefetch.weigh([1 << 20])
+    assert prefetch.target(2) > 500
+    for _ in range(200):
+        prefetch.weigh([100])
+    assert prefetch.target(2) == MOST
+
+
 def test_it_never_holds_less_than_can_run() -> None:
     assert measured(3600.0, multiplier=1).target(8) == 8
 

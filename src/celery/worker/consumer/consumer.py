@@ -332,6 +332,7 @@ class Consumer(Surface):
         # Before the broker is asked for more: if it is lost now, nobody else remembers what was claimed.
         if deliveries:
             self._receive(deliveries, now)
+            self.prefetch.weigh([len(delivery.envelope) for delivery in deliveries])
         if wanted:
             limiter.claimed(wanted, full=self._ready)
         if limiter.changed or limiter.boost:
@@ -591,8 +592,7 @@ class Consumer(Surface):
 
     def _watch(self) -> None:
         """Watch the pool, and the broker as long as there is room for what it may have."""
-        wanted = set(self.pool.filenos())
-        bell = -1
+        wanted, bell = set(self.pool.filenos()), -1
         if self.stage == "run" and not self._outage.lasts and not self._ready and self._room():
             bell = self.source.fileno()
             wanted.add(bell)
