@@ -117,7 +117,7 @@ def test_without_a_store_a_limit_that_is_set_is_left_to_the_server(broker: Rabbi
     consumer = declare(None, **{"x-delivery-limit": 2})
     broker.publish([Outgoing(b"m", "q")])
     turns = 0
-    while found := claim(consumer, seconds=2.0):
+    while found := claim(consumer, seconds=5.0):
         turns += 1
         consumer.release(found)
     assert turns == 3
