@@ -143,6 +143,13 @@ def test_mistakes_are_told_in_one_sentence(celery: Program, arguments: tuple[str
     assert "Traceback" not in said.text
 
 
+def wait_until(condition: Callable[[], object], why: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, why
+        time.sleep(0.05)
+
+
 def test_a_camera_in_the_background(celery: Program, tmp_path: Path) -> None:
     pidfile, log = tmp_path / "camera.pid", tmp_path / "camera.log"
     said = celery(
@@ -150,15 +157,9 @@ def test_a_camera_in_the_background(celery: Program, tmp_path: Path) -> None:
         f"--logfile={log}",
     )  # fmt: skip
     assert said.code == 0, said.text
-    deadline = time.monotonic() + PATIENCE
-    while not (log.exists() and "Taking snapshots" in log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    pid = int(pidfile.read_text())
-    os.kill(pid, signal.SIGTERM)
-    while pidfile.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not pidfile.exists()
-    assert "Taking snapshots" in log.read_text()
+    wait_until(lambda: log.exists() and "Taking snapshots" in log.read_text(), "it takes snapshots")
+    os.kill(int(pidfile.read_text()), signal.SIGTERM)
+    wait_until(lambda: not pidfile.exists(), f"it ends, and takes its file with it: {log.read_text()}")
 
 
 def test_the_live_view(celery: Program, terminal: Callable[..., Terminal]) -> None:

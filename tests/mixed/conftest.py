@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +30,15 @@ class Mixed(NamedTuple):
 
     def lines(self) -> list[str]:
         return self.log.read_text().splitlines()
+
+    def wait_for_lines(self, count: int, seconds: float) -> None:
+        """Fails with what the workers of both kinds have written."""
+        deadline = time.monotonic() + seconds
+        while (found := len(self.lines())) < count:
+            if time.monotonic() > deadline:
+                said = "\n\n".join(f"{party.name} says:\n{party.said[-4000:]}" for party in (self.ours, self.theirs))
+                pytest.fail(f"{found} of {count} lines within {seconds} s; {said}")
+            time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
