@@ -107,7 +107,7 @@ def send(
         return None  # the long way finds a way to write it, or says what is wrong
     if outgoing is None:
         return None
-    if not plan.stored:
+    if not plan.stored and (not plan.ignored or options.get("chain")):
         app.backend.on_task_call(None, task_id)
     app.publisher.publish((outgoing,))
     result_cls = app.AsyncResult
@@ -222,7 +222,7 @@ class Plan:
         if stencil is None:
             return
         self.result_cls = _ordinary_result(task, app)
-        self.stored = self.ignored or app.store is not None
+        self.stored = app.store is not None
         if not self.ignored:
             self.backend = app.backend
         self.stencil = stencil

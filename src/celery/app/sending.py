@@ -29,6 +29,8 @@ class _Unset:
 
 
 UNSET: Any = _Unset()
+FOLLOWERS = "chain", "link", "link_error", "chord"
+"""Options that say what follows on a task."""
 
 
 def send_task(
@@ -75,7 +77,8 @@ def send_task(
     if before_task_publish.receivers:
         _announce(app, draft, options)
     ignored = options.get("ignore_result")
-    if not ignored and app.store is None:
+    # Somebody may wait for what follows on a task whose own result is ignored.
+    if app.store is None and (not ignored or any(options.get(name) for name in FOLLOWERS)):
         app.backend.on_task_call(producer, task_id)
     holder = _publish(app, draft, unique, producer, options)
     if holder == task_id and (after_task_publish.receivers or task_sent.receivers):
