@@ -87,8 +87,10 @@ class Fleet:
         asked.flush()
         raw = b""
         deadline = time.monotonic() + timeout
+        poller = select.poll()  # select takes no descriptor above 1023
+        poller.register(answers, select.POLLIN)
         while not raw.endswith(b"\n"):
-            ready, _, _ = select.select([answers], [], [], max(0.0, deadline - time.monotonic()))
+            ready = poller.poll(1000 * max(0.0, deadline - time.monotonic()))
             assert ready, f"no answer within {timeout} s to:\n{code}"
             read = os.read(answers.fileno(), 1 << 20)
             assert read, (self.folder / "client.log").read_text()
