@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -169,3 +171,18 @@ def test_what_is_settled_without_a_connection_is_acknowledged_when_it_comes_agai
     assert consumer.settle([Settlement(runs)]) == [True]
     consumer.close()
     assert broker.stats(["q"])[0].ready == 0
+
+
+def test_a_closed_consumer_is_gone_at_once(broker: RabbitBroker) -> None:
+    """With its descriptors: not only when the garbage is collected."""
+    broker.consumer(["q"], name="first").close()  # its queues are there now
+    consumer = broker.consumer(["q"], name="short-lived")
+    assert consumer.claim(1) == []
+    seen = weakref.ref(consumer)
+    gc.disable()
+    try:
+        consumer.close()
+        del consumer
+        assert seen() is None
+    finally:
+        gc.enable()

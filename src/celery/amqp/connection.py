@@ -25,6 +25,7 @@ import os
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -53,15 +54,15 @@ LEAVING = 2.0
 WANTS = (BlockingIOError, InterruptedError)
 
 
-class Guest:
+class Guest(ABC):
     """Somebody who waits for something that arrives on a connection, and reads it if nobody else does."""
 
     __slots__ = ("_woken",)
     _woken: threading.Event
 
+    @abstractmethod
     def is_served(self) -> bool:
         """Whether it has what it waits for. Called by every thread, also while it reads."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         """From now on it can be woken."""

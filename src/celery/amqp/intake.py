@@ -32,6 +32,7 @@ from celery.amqp.presence import Presence
 from celery.exceptions import BrokerError
 from celery.utils.bell import Chime
 from celery.utils.descriptors import Gathering, is_green
+from celery.utils.functional import noop
 
 IDLE = 1.0
 """Seconds after which what is buffered and not claimed goes back."""
@@ -49,6 +50,10 @@ def credit_for(need: int) -> int:
     if need <= FEW:
         return need
     return need + (need // 4 if need < MANY else need)
+
+
+def _never(*_: object) -> bool:
+    return False
 
 
 class Intake:
@@ -257,9 +262,14 @@ class Intake:
             connection.close()
 
     def close(self) -> None:
-        """After `part`. Whoever waits stops waiting."""
+        """After `part`. Whoever waits stops waiting.
+
+        It lets go of its consumer: in a circle both would keep their descriptors until the garbage is collected.
+        """
         self.chime.close()
         self._news.close()
+        self._held, self._lost, self._leave = int, noop, noop
+        self._known, self._keeps = _never, _never
 
     # -- by whoever reads the connection ---------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ T = TypeVar("T")
 class RedisStore(Store):
     """A store in one database of a Redis server. Options: those of `redis.address`, and `timeout` (seconds).
 
-    A `put`, `delete` or `get` of more than 1,000 is carried out in several steps of 1,000.
+    A `put`, `set_many`, `delete` or `get` of more than 1,000 is carried out in several steps of 1,000.
     """
 
     can = StoreCapabilities(durable=True, shared=True, notify=True, expire=True, shared_joins=True)
