@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from celery import Celery, states
+from celery.backends import arrivals
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import BackendError, TimeoutError  # noqa: A004 - the public name
@@ -377,6 +378,25 @@ def test_coroutines_that_join_and_leave_miss_nothing(app: Celery, client: redis.
     client.config_resetstat()
     assert asyncio.run(main()) == [list(range(30))] * 10
     assert calls(client)["evalsha"] == 300
+
+
+def test_a_coroutine_that_waits_again_is_told_what_is_so_now(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a task that has ended at once, and of one that was sent again its second end, not the first."""
+    monkeypatch.setattr(arrivals, "RECHECK", 10 * SOON)
+    id = uuid()
+
+    async def main() -> None:
+        other = asyncio.create_task(app.AsyncResult("other").aget())  # so that it is the same watcher all the time
+        for number in range(20):
+            wait = asyncio.create_task(app.AsyncResult(id).aget(timeout=SOON))
+            await asyncio.to_thread(app.backend.store_result, id, number, states.SUCCESS)
+            assert await wait == number
+            assert await app.AsyncResult(id).aget(timeout=SOON) == number
+            await asyncio.to_thread(app.backend.forget, id)
+        await asyncio.to_thread(app.backend.store_result, "other", None, states.SUCCESS)
+        await other
+
+    asyncio.run(main())
 
 
 def test_coroutines_are_told_that_the_server_is_gone(make_app: MakeApp) -> None:

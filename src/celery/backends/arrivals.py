@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import threading
 import time
-from collections.abc import AsyncGenerator, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -43,6 +43,8 @@ class ArrivalWatcher:
         self._backend = backend
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Waiter]] = {}
+        self._new: set[str] = set()
+        """Those that somebody has begun to wait for since the thread last looked: what it has heard of them is old."""
         self._thread: threading.Thread | None = None
         self._watch: Watch | None = None
         self._changed = False
@@ -94,6 +96,7 @@ class ArrivalWatcher:
         with self._lock:
             for task_id, waiter in waiters.items():
                 self._waiting.setdefault(task_id, []).append(waiter)
+                self._new.add(task_id)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="celery-results", daemon=True)
                 self._thread.start()
@@ -118,29 +121,31 @@ class ArrivalWatcher:
 
     def _run(self) -> None:
         last: Watch | None = None
-        seen: set[str] = set()
-        while ids := self._begin():
+        while True:
+            ids, new = self._begin()
+            if not ids:
+                break
             try:
-                last = self._serve(ids, last, seen)
-                seen = set(ids)
+                last = self._serve(ids, new, last)
             except Exception as exc:  # noqa: BLE001 - whatever the store raises belongs to those who wait
                 self._fail(ids, exc)
-                last, seen = None, set()
+                last = None
         if last is not None:
             last.close()
 
-    def _begin(self) -> list[str]:
-        """Who waits now; if nobody does, the thread ends."""
+    def _begin(self) -> tuple[list[str], set[str]]:
+        """Who waits now, and which of them have to be read; if nobody does, the thread ends."""
         with self._lock:
             self._changed = False
             if not self._waiting:
                 self._thread = None
-            return list(self._waiting)
+            new, self._new = self._new, set()
+            return list(self._waiting), new
 
-    def _serve(self, ids: list[str], last: Watch | None, seen: set[str]) -> Watch:
+    def _serve(self, ids: list[str], new: set[str], last: Watch | None) -> Watch:
         """Resolve the futures of those that end until somebody joins or all have gone. Returns the watch, still open.
 
-        *last* watched those of *seen* until now: they need not be read again unless they were written.
+        *last* watched those that are not *new* until now: they need not be read again unless they were written.
         """
         keys = {self._backend.get_key_for_task(task_id): task_id for task_id in ids}
         try:
@@ -155,8 +160,9 @@ class ArrivalWatcher:
             if last is None or time.monotonic() - self._checked > RECHECK:
                 unread = ids
             else:
-                written = last.written()
-                unread = [task_id for task_id in ids if task_id not in seen] + _among(keys, written, seen)
+                known = {key: task_id for key, task_id in keys.items() if task_id not in new}
+                written = _among(known, last.written())
+                unread = [*(task_id for task_id in ids if task_id in new), *(known[key] for key in written)]
             while True:
                 self._read(unread, written, every=len(unread) >= len(ids))
                 if self._changed or not self._waiting:
@@ -166,7 +172,7 @@ class ArrivalWatcher:
                     return watch  # all are read by the next turn
                 if written is None:
                     rest(self._spent, len(ids))
-                unread = _among(keys, written, self._waiting)
+                unread = [keys[key] for key in _among(keys, written) if keys[key] in self._waiting]
         except BaseException:
             watch.close()
             raise
@@ -186,7 +192,7 @@ class ArrivalWatcher:
 
     def _resolve(self, task_id: str, meta: Meta) -> None:
         with self._lock:
-            waiters = self._waiting.pop(task_id, ())
+            waiters = () if task_id in self._new else self._waiting.pop(task_id, ())
         for loop, future in waiters:
             _call(loop, _set_result, future, meta)
 
@@ -207,9 +213,9 @@ def rest(spent: float, count: int) -> None:
         time.sleep(min(spent, LONGEST_REST))
 
 
-def _among(keys: Mapping[str, str], written: Mapping[str, bytes | None] | None, ids: Container[str]) -> list[str]:
-    """Which of *ids* may have been written, by their *keys*."""
-    return [keys[key] for key in (keys if written is None else written) if key in keys and keys[key] in ids]
+def _among(keys: Mapping[str, str], written: Mapping[str, bytes | None] | None) -> Mapping[str, bytes | None]:
+    """What of *written* is one of *keys*; any of these where that is not known."""
+    return dict.fromkeys(keys) if written is None else {key: written[key] for key in written if key in keys}
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Any, *args: Any) -> None:

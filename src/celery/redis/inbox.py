@@ -206,10 +206,11 @@ class Inbox:
         """Let in *first* and all who wait behind it. One command for all of them: each may bring thousands of names."""
         self._dismiss()
         new = [self._joining.popleft() for _ in range(len(self._joining))]
-        for listener in new:
-            for name in listener.names:
-                self._ears.setdefault(name, []).append(listener)
         try:
+            self._hear(None)  # what was sent before they came is not for them: it may be about a result deleted since
+            for listener in new:
+                for name in listener.names:
+                    self._ears.setdefault(name, []).append(listener)
             channel = self._connect()
             wanted = {name for listener in new for name in listener.names} - self._subscribed
             if wanted:

@@ -9,6 +9,7 @@ import pytest
 
 from celery.backends.store import Store
 from celery.brokers.revocations import Revocations
+from celery.utils import uuid
 from celery.utils.clock import FakeClock
 from celery.wire.message import Arrival, Record
 
@@ -253,6 +254,23 @@ class StoreContract:
             assert watch.wait(10.0)
             written = watch.written()
             assert written is None or written["a"] in {None, b"1"}
+
+    def test_a_watch_tells_nothing_of_what_was_written_before_it(self, store: Store) -> None:
+        """As where somebody waits for a task that was sent again, and another watch has not taken in its first end."""
+        key = f"celery-task-meta-{uuid()}"
+        with store.watch([key, "other"]):
+            store.put([Record(key, b"first")])
+        store.delete([key])
+        with store.watch([key]) as watch:
+            watch.wait(0.0)
+            assert b"first" not in (watch.written() or {}).values()
+            store.set(key, b"second")
+            with store.watch([key]) as later:
+                later.wait(0.0)
+                assert b"second" not in (later.written() or {}).values()
+            assert watch.wait(10.0)
+            written = watch.written()
+            assert written is None or written[key] in {None, b"second"}
 
     def test_join_is_completed_by_its_last_part(self, store: Store) -> None:
         assert store.arrive([part(2, 3)]) == [False]
