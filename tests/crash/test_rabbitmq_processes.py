@@ -200,3 +200,27 @@ def kill_at(point: str, fleet: Fleet, commits: Commits, form: Form) -> None:
     fleet.start()
     fleet.settle(ids, 120)
     check_kept(fleet, ids, commits)
+
+
+@kinds("classic")
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "told to end"])
+@forms(Form(1000, 2.0, 2), Form(10_000, 30.0, 20))
+def test_without_results_what_had_not_begun_is_not_lost(
+    make_fleet: MakeFleet, rabbitmq_url: str, fault: signal.Signals, kind: str, form: Form
+) -> None:
+    """Matrix rows 2 and 10, of tasks that are acknowledged when they begin, as nothing can tell later that they did."""
+    slots = 2
+    fleet = make_fleet(broker=rabbitmq_url, backend="disabled://", lease=form.lease, task_default_queue_type=kind)
+    fleet.client(f"with app.bulk():\n    for n in range({form.tasks}):\n        early.delay(n)\n")
+    for round in range(1, form.rounds + 1):
+        doomed = fleet.start(ready=True, concurrency=slots)
+        fleet.wait(lambda goal=round * form.tasks // (form.rounds + 1): fleet.begun() >= goal, 120)
+        doomed.send_signal(fault)
+        doomed.wait(30)
+    lost = form.rounds * slots if fault == signal.SIGKILL else 0
+    heir = fleet.start(ready=True)
+    fleet.wait(lambda: fleet.begun() >= form.tasks - lost, 60)
+    heir.terminate()
+    assert heir.wait(60) == 0
+    assert fleet.idle()
+    assert fleet.executions() == fleet.begun()

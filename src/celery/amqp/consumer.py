@@ -348,6 +348,10 @@ class RabbitConsumer(Consumer):
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         names, tags = [], []
+        with self._lock:
+            gone = [held for delivery in deliveries if (held := self._of(delivery)) is not None and held.gone]
+        if gone:  # the server has forgotten these
+            self._send([anew(held.came, held.source) for held in gone])
         with self._moving, self._lock:
             for delivery in deliveries:
                 held = self._of(delivery)

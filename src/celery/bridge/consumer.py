@@ -363,11 +363,19 @@ class KombuConsumer(Consumer):
                 COUNT: count,
             }
             return DEAD + held.queue, with_headers(held.message, **headers), 0.0
-        return held.source, with_headers(held.message, **({COUNT: count} if count else {})), settlement.delay
+        return held.source, _counted(held.message, count), settlement.delay
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        with self._lock:
-            found = [held for delivery in deliveries if (held := self._held.pop(str(delivery.tag), None)) is not None]
+        found: list[Held] = []
+        for delivery in deliveries:
+            held = self._held.get(str(delivery.tag))
+            if held is None:
+                continue
+            if held.gone:  # the transport has forgotten it
+                self._send(held.source, _counted(held.message, held.deliveries), 0.0)
+            found.append(held)
+            with self._lock:
+                self._held.pop(str(delivery.tag), None)
         self._marks.clear([name_of(held.message) for held in found if held.started])
         self._give_back([held for held in found if not held.gone])
         self._flush()
@@ -564,6 +572,11 @@ class KombuConsumer(Consumer):
             self._held = {tag: held for tag, held in self._held.items() if held.lane is not lane}
             self._later = [entry for entry in self._later if entry[2].lane is not lane]
             heapq.heapify(self._later)
+
+
+def _counted(message: Message, count: int) -> Message:
+    """As it came, with how often it was run."""
+    return with_headers(message, **({COUNT: count} if count else {}))
 
 
 def _refuse_effects(given: bool) -> None:

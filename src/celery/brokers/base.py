@@ -356,7 +356,7 @@ class Consumer(ABC):
     def let_go(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027 - most stores can
         """These are started, and are not to be run again should this process die: the broker may forget them.
 
-        They are settled all the same.  Only asked of a broker that cannot mark what is started.
+        They are settled all the same, or released.  Only asked of a broker that cannot mark what is started.
         """
 
     def rest(self) -> None:  # noqa: B027 - most fetch nothing that was not claimed

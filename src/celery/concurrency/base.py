@@ -104,6 +104,10 @@ class Pool(ABC):
     def free(self) -> int:
         """How many more jobs `submit` would take now."""
 
+    def idle(self) -> int:
+        """How many of them would begin at once, behind no other."""
+        return self.free()
+
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> None:
         """Hand out jobs, at most `free()` of them. Does not block."""

@@ -36,6 +36,9 @@ class InProcessPool(Pool):
             return 0
         return max(0, self.size * self._pace.depth(self.options.window) - len(self._out))
 
+    def idle(self) -> int:
+        return 0 if self._runner is None else max(0, self.size - len(self._out))
+
     def poll(self) -> list[Outcome]:
         self._bell.hush()
         outcomes = []

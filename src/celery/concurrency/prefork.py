@@ -198,6 +198,9 @@ class PreforkPool(Pool):
         now, most = time.monotonic(), self._window
         return max(0, sum([slot.room(most, now) for slot in self._slots]) - len(self._waiting))
 
+    def idle(self) -> int:
+        return max(0, sum([slot.ready and not slot.jobs for slot in self._slots]) - len(self._waiting))
+
     def submit(self, jobs: Sequence[Job]) -> None:
         if not self._running:
             raise PoolError("The pool does not run: call start() before submit().")

@@ -50,6 +50,9 @@ class SoloPool(Pool):
             return 0
         return max(0, self._pace.depth(self.options.window) - len(self._waiting) - len(self._ended))
 
+    def idle(self) -> int:
+        return min(1, self.free()) if self._current is None and not self._waiting else 0
+
     def submit(self, jobs: Sequence[Job]) -> None:
         self._waiting.extend(jobs)
         if self._current is None:

@@ -61,6 +61,11 @@ class Facts(msgspec.Struct, frozen=True):
     own_way: bool = False
     """It has a `Strategy`, or a `Request` class, of its own: its messages go to that."""
 
+    @property
+    def acks_early(self) -> bool:
+        """Whether it does not run again when its worker dies while it runs."""
+        return not (self.acks_late or self.retry_on_worker_lost)
+
 
 # --- before a run -----------------------------------------------------------------------------------------------------
 
@@ -132,7 +137,7 @@ def admit(
 
 
 def _admit_interrupted(delivery: Delivery, facts: Facts) -> Admission:
-    if not (facts.acks_late or facts.retry_on_worker_lost):
+    if facts.acks_early:
         return Lost(WorkerLostError("The worker that ran this task died, and the task is not to be run twice."))
     if delivery.deliveries >= facts.max_deliveries:
         return too_many(delivery.deliveries)
@@ -249,7 +254,7 @@ def _settle_lost(facts: Facts, outcome: Outcome, delivery: Delivery, retries: in
     if killed == "revocation":
         return Ending("done", error=revocation("terminated"), state="REVOKED")
     if killed == "shutdown":
-        if facts.acks_late or facts.retry_on_worker_lost:
+        if not facts.acks_early:
             return BACK
         return Ending("done", error=WorkerLostError("The worker was shut down while the task ran."))
     error = WorkerLostError(outcome.detail or "The process that ran the task ended before the task did.")

@@ -84,7 +84,7 @@ class Endings:
 
     def let_go(self, requests: Iterable[Request]) -> None:
         """Nothing will tell that these were started: what must not run twice is given up to the broker now."""
-        early = [r.delivery for r in requests if not (r.facts.acks_late or r.facts.retry_on_worker_lost)]
+        early = [r.delivery for r in requests if r.facts.acks_early]
         if early:
             self.source.let_go(early)
 

@@ -14,7 +14,6 @@ import logging
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import add
@@ -44,6 +43,7 @@ from celery.worker.errands import Errands
 from celery.worker.facts import FactsTable
 from celery.worker.ledger import Ledger
 from celery.worker.limiter import Limiter
+from celery.worker.line import Line
 from celery.worker.looptimer import LoopTimer
 from celery.worker.outage import Outage
 from celery.worker.prefetch import PATIENCE, Prefetch
@@ -98,7 +98,7 @@ class Consumer(Surface):
         self.source = Claims(
             queues, lambda names: self.broker.consumer(names, name=hostname, store=self.ledger.joined, **options)
         )
-        self.held: deque[Request] = deque()
+        self.held = Line()
         """Claimed, admitted, not started."""
         self.inside: dict[int, Request] = {}
         """Handed to the pool."""
@@ -117,8 +117,6 @@ class Consumer(Surface):
         self._aged_at = 0.0
         self._outage = Outage(clock)
         self._give_up_at: float | None = None
-        self._suspects = False
-        """Some of what is held or inside may be `Request.suspect`."""
         state.reserved_requests.source = self.requests
         state.active_requests.source = lambda: list(self.inside.values())
 
@@ -401,7 +399,7 @@ class Consumer(Surface):
         free: list[Request] = []
         for request in requests:
             if request.delivery.interrupted and request.suspect:
-                self._suspects = True
+                self.held.suspects = True
             if request.facts.limited or request.head.limit is not None:
                 self.limiter.admit(request)  # it is told of when it starts: until then it may come and go
             else:
@@ -427,25 +425,11 @@ class Consumer(Surface):
         self._submit(batch, verdicts)
 
     def _next_batch(self) -> list[Request]:
-        """What the pool takes now of what is held, in its order.
-
-        Of those whose next death is their last, one at a time: if it is the one that takes its worker with it, the
-        others, which only happened to run beside it, are not blamed once more.
-        """
-        held = self.held
-        free = min(self.pool.free(), len(held))
-        if not self._suspects:
-            return [held.popleft() for _ in range(free)]
-        batch: list[Request] = []
-        passed: list[Request] = []
-        tried = any(request.suspect for request in self.inside.values())
-        while held and len(batch) < free:
-            request = held.popleft()
-            (passed if request.suspect and tried else batch).append(request)
-            tried = tried or request.suspect
-        held.extendleft(reversed(passed))
-        self._suspects = tried or any(request.suspect for request in held)
-        return batch
+        """What the pool takes now of what is held."""
+        free = self.pool.free()
+        if self.ledger.forgetful:
+            free = self.held.that_can_begin(free, self.pool.idle())
+        return self.held.take(free, self.inside.values())
 
     def _submit(self, batch: Sequence[Request], verdicts: Sequence[Verdict]) -> None:
         """Hand to the pool what may run."""

@@ -6,7 +6,6 @@ kombu's), the name is there and says so.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from celery.exceptions import BackendError, BrokerError
 from celery.utils.log import get_logger
 from celery.utils.time import rate
+from celery.worker.line import Line
 from celery.worker.looptimer import LoopTimer
 from celery.worker.outage import Outage
 
@@ -43,7 +43,7 @@ class Surface:
     strategies: Strategies
     calls: Calls
     inside: dict[int, Claimed]
-    held: deque[Claimed]
+    held: Line
     source: Claims
     aftermath: Aftermath
     _outage: Outage

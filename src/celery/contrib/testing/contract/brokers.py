@@ -298,6 +298,19 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         [again] = consumer.claim(1)
         assert (again.deliveries, again.interrupted, again.redelivered) == (0, False, False)
 
+    def test_release_of_what_was_let_go_of_loses_nothing(self, broker: Broker, consumer: Consumer) -> None:
+        """It was acknowledged, if the broker cannot mark it; but it has not run."""
+        broker.publish([message("a"), message("b")])
+        deliveries = consumer.claim(2)
+        assert consumer.start(deliveries) == ["ok", "ok"]
+        consumer.let_go(deliveries)
+        consumer.release(deliveries)
+        again = consumer.claim(10)
+        assert sorted(bodies(again)) == ["a", "b"]
+        assert not any(delivery.deliveries or delivery.interrupted for delivery in again)
+        assert consumer.settle([Settlement(delivery) for delivery in again]) == [True, True]
+        assert consumer.claim(10) == []
+
     def test_fence_changes_with_every_claim(self, broker: Broker, consumer: Consumer) -> None:
         broker.publish([message("a")])
         [former] = consumer.claim(1)

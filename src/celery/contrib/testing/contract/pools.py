@@ -238,6 +238,20 @@ class PoolContract:
         run(pool, jobs(*["echo x"] * 200))
         assert pool.free() > 1
 
+    def test_what_is_idle_begins_at_once(self, make: Callable[..., Pool], tmp_path: Path) -> None:
+        self.need_jobs_beside()
+        gate = tmp_path / "gate"
+        pool = make(2)
+        run(pool, jobs(*["echo x"] * 300))
+        for number in (2, 1):
+            assert pool.idle() == number
+            pool.submit(jobs(f"hold {gate}", first=1000 + number))
+        assert pool.idle() == 0
+        wait_until(pool, lambda: len(began(gate)) == 2)
+        gate.touch()
+        collect(pool, lambda found: len(found) == 2)
+        assert pool.idle() == 2
+
     def test_nothing_waits_behind_a_long_job(self, make: Callable[..., Pool], tmp_path: Path) -> None:
         self.need_jobs_beside()
         gate = tmp_path / "gate"
