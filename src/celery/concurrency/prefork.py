@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
-import math
 import os
 import pickle
 import selectors
@@ -31,7 +30,7 @@ from celery.concurrency.nursery import Nursery, main_module
 from celery.concurrency.outcomes import plain, returned
 from celery.concurrency.slot import Slot, open_slot
 from celery.concurrency.template import prepare_main
-from celery.concurrency.window import PATIENCE, share
+from celery.concurrency.window import share
 from celery.exceptions import PoolError, TimeLimitExceeded
 from celery.signals import worker_before_create_process
 from celery.wire.message import Job, Outcome
@@ -42,8 +41,6 @@ MOST_WINDOW = 256
 """The permits of a window must fit into the smallest pipe a system may give us."""
 MOST_LULL = 0.002
 """Seconds for which children that are busy with tiny jobs are left alone, so that outcomes come in batches."""
-LEAVE_TIMEOUT = 10.0
-"""Seconds a child that said it leaves may take for its exit handlers."""
 COLD_GRACE = 2.0
 """Seconds that idle children get to end by themselves in a cold shutdown."""
 MOST_FAILURES = 6
@@ -232,7 +229,7 @@ class PreforkPool(Pool):
         now = time.monotonic()
         if self._ended or (self._waiting and any(slot.room(self._window, now) for slot in self._slots)):
             return 0.0
-        times = [when for slot in self._slots if (when := self._next_look(slot)) is not None]
+        times = [when for slot in self._slots if (when := slot.next_look(self.options.start_timeout)) is not None]
         if self._active() < self.size:
             times.append(self._retry_at)
         if self.nursery.runs and not self._keeps_template:
@@ -308,7 +305,9 @@ class PreforkPool(Pool):
             if until is not None and now >= until:
                 return self.terminate()
             self._keep_up(now)
-            hints = [when - now for slot in self._slots if (when := self._next_look(slot)) is not None]
+            hints = [
+                when - now for slot in self._slots if (when := slot.next_look(self.options.start_timeout)) is not None
+            ]
             if until is not None:
                 hints.append(until - now)
             self._collect(max(0.0, min(hints)) if hints else None)
@@ -465,25 +464,10 @@ class PreforkPool(Pool):
 
     # -- upkeep --------------------------------------------------------------------------------------------------
 
-    def _next_look(self, slot: Slot) -> float | None:
-        """When, on the monotonic clock, `_keep_up` will have something to do for *slot*."""
-        if slot.leaving is not None:
-            return slot.leaving + LEAVE_TIMEOUT
-        if not slot.ready and not slot.asked_to_end and not slot.timed_out:
-            return slot.born + self.options.start_timeout
-        when = None
-        if slot.jobs and not slot.timed_out:
-            hard = next(iter(slot.jobs.values())).hard
-            if hard is not None:
-                when = slot.started + hard
-            if len(slot.jobs) > 1:
-                when = min(when or math.inf, slot.started + PATIENCE)
-        return when
-
     def _keep_up(self, now: float) -> None:
         """Hold the limits, take windows back from behind long jobs, replace who left."""
         for slot in self._slots:
-            when = self._next_look(slot)
+            when = slot.next_look(self.options.start_timeout)
             if when is None or now < when:
                 continue
             if slot.leaving is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import socket
 import sys
@@ -31,13 +32,15 @@ from celery.concurrency.frames import (
 )
 from celery.concurrency.nursery import Nursery
 from celery.concurrency.process import Process, describe_exit
-from celery.concurrency.window import Pace
+from celery.concurrency.window import PATIENCE, Pace
 from celery.wire.message import Job, Outcome
 
 logger = logging.getLogger("celery.pool")
 
 Life = Callable[..., None]
 """What a child does: called with the writing end of its voice, its stream, its permits, its lifeline, and more."""
+LEAVE_TIMEOUT = 10.0
+"""Seconds a child that said it leaves may take for its exit handlers."""
 MANY = 16
 """Jobs in a slot from which on its outcomes are collected together."""
 _BUFFER = reading_buffer()
@@ -115,6 +118,21 @@ class Slot:
             return self.pace.depth(most)
         depth = self.pace.depth(most, now - self.started)
         return depth - held if held * 4 <= depth * 3 else 0
+
+    def next_look(self, start_timeout: float) -> float | None:
+        """When, on the monotonic clock, there will be something to do for it, which has so many seconds to start."""
+        if self.leaving is not None:
+            return self.leaving + LEAVE_TIMEOUT
+        if not self.ready and not self.asked_to_end and not self.timed_out:
+            return self.born + start_timeout
+        when = None
+        if self.jobs and not self.timed_out:
+            hard = next(iter(self.jobs.values())).hard
+            if hard is not None:
+                when = self.started + hard
+            if len(self.jobs) > 1:
+                when = min(when or math.inf, self.started + PATIENCE)
+        return when
 
     def lull(self) -> float:
         """Seconds for which it can be left alone: until half of what it holds is done, if that is many tiny jobs."""
