@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,14 +70,14 @@ def table_places(path: Path) -> set[str]:
 
 
 def file_places(folders: Sequence[Path]) -> set[str]:
-    """Of files that may go while they are read."""
+    """Of files and folders that may go while they are looked at."""
     found = set[str]()
-    for path in [path for folder in folders for path in folder.rglob("*")]:
-        try:
-            if "news.one" in path.name or (path.is_file() and b"news.one" in path.read_bytes()):
-                found.add(str(path))
-        except FileNotFoundError:
-            continue
+    for folder, folders_in, files in (step for place in folders for step in os.walk(place)):
+        found |= {str(Path(folder, name)) for name in (*folders_in, *files) if "news.one" in name}
+        for path in [Path(folder, name) for name in files]:
+            with suppress(FileNotFoundError):
+                if b"news.one" in path.read_bytes():
+                    found.add(str(path))
     return found
 
 
