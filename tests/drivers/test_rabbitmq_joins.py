@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from celery.amqp.joins import DONE, OPEN
+from celery.amqp.joins import DONE, OPEN, RabbitHeld
 from celery.backends.store import in_order
 from celery.brokers.answers import Held, Joins
 from celery.brokers.rabbitmq import RabbitBroker
@@ -218,6 +218,30 @@ def test_what_was_finished_is_not_held_again_however_far_its_end_has_come(
         far.close()
     assert found == [None]
     assert queues(rabbitmq_server, rabbitmq_url) == [[f"{DONE}g."]]
+
+
+def test_a_join_that_is_finished_while_another_one_begins_to_take_it_is_no_error(
+    joins: Joins, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the queue of its parts and the wish for them; the queue is gone then."""
+    joins.arrive([part(0, 1)])
+    free = RabbitHeld._free
+
+    def look(late: RabbitHeld, name: str) -> int:
+        there = free(late, name)
+        monkeypatch.setattr(RabbitHeld, "_free", free)
+        held = joins.hold("g.")
+        assert held is not None
+        held.finish()
+        held.close()
+        return there
+
+    monkeypatch.setattr(RabbitHeld, "_free", look)
+    late = connect().joins()
+    with pytest.raises(BrokerError, match="Somebody else") as caught:
+        late.hold("g.")
+    assert caught.value.temporary
+    assert late.hold("g.") is None
 
 
 def test_whoever_waits_for_parts_that_are_gone_is_told_soon(connect: Connect) -> None:

@@ -182,7 +182,8 @@ class RabbitHeld(Held):
         try:
             channel.call(frames.method(channel.number, frames.BASIC_CONSUME, *args), frames.BASIC_CONSUME_OK)
         except Refused as error:
-            if error.code == REFUSED and "exclusive" in str(error):
+            # Who was looked for a moment ago may have come, or have finished the join, and the queue is gone.
+            if error.code == NOT_FOUND or (error.code == REFUSED and "exclusive" in str(error)):
                 raise self._busy() from error
             raise
         return channel
