@@ -13,6 +13,7 @@ import amqp
 import pytest
 
 from celery import Celery, group
+from celery.amqp.replies import RabbitReplies
 from celery.backends import rpc
 from celery.backends.rpc import Inbox
 from celery.contrib.testing.worker import start_worker
@@ -138,6 +139,33 @@ def test_what_came_while_the_connection_was_broken_is_there(
         waiting.join(SOON)
         assert values == list(range(5))
         assert app.tasks["add"].delay(5, 5).get(timeout=SOON) == 10
+        app.close()
+
+
+def test_a_connection_that_breaks_as_soon_as_it_is_made_again_is_made_once_more(
+    work: Celery, make_app: MakeApp, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before whoever has made it has said that it stands."""
+    with Proxy(rabbitmq_server.port) as proxy:
+        app = make_app(f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}")
+        assert app.tasks["add"].delay(1, 1).get(timeout=SOON) == 2
+        listen, broken, ended = RabbitReplies._listen, threading.Event(), threading.Event()
+
+        def unlucky(replies: RabbitReplies, name: str) -> None:
+            listen(replies, name)
+            if not broken.is_set():
+                broken.set()
+                assert replies._channel is not None
+                connection = replies._channel.connection
+                proxy.reset()
+                connection._thread.join(SOON)
+                ended.set()
+
+        monkeypatch.setattr(RabbitReplies, "_listen", unlucky)
+        proxy.reset()
+        assert ended.wait(SOON)
+        sent = work.tasks["add"].apply_async((2, 2), reply_to=app.backend.oid)
+        assert app.AsyncResult(sent.id).get(timeout=SOON) == 4
         app.close()
 
 

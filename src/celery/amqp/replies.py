@@ -125,13 +125,17 @@ class RabbitReplies(Replies):
                 except BrokerError:
                     if time.monotonic() > until:
                         logger.exception("Results that were to come have gone with their queues")
-                        break
+                        self._again = None
+                        return
                 else:
                     logger.warning("Results arrive again")
                     break
             time.sleep(pause)
             pause = min(2 * pause, PAUSES[1])
         self._again = None
+        channel = self._channel
+        if channel is not None and not channel.usable:  # it has ended while this thread still saw to it
+            self._ended(channel.connection)
 
     def close(self) -> None:
         if self._pid != os.getpid():
