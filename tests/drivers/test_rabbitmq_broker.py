@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import select
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -11,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from celery.amqp.address import trouble
+from celery.amqp.bus import _Listener
+from celery.amqp.channel import Channel
 from celery.brokers.base import Consumer
 from celery.brokers.rabbitmq import RabbitBroker
 from celery.exceptions import BrokerError
@@ -171,6 +176,32 @@ def test_what_is_settled_without_a_connection_is_acknowledged_when_it_comes_agai
     assert consumer.settle([Settlement(runs)]) == [True]
     consumer.close()
     assert broker.stats(["q"])[0].ready == 0
+
+
+def test_whoever_hears_broadcasts_is_woken_where_its_connection_ends_as_soon_as_it_is_there(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits without an end, and listens again."""
+    listen, times = _Listener._listen, itertools.count()
+
+    def unlucky(listener: _Listener, channel: Channel) -> None:
+        listen(listener, channel)
+        if next(times) < 2:
+            channel.connection.fail(trouble("It breaks."))
+            channel.connection._thread.join(30)
+
+    monkeypatch.setattr(_Listener, "_listen", unlucky)
+    heard: list[Any] = []
+    with broker.bus().subscribe(["news"]) as subscription:
+        hearing = threading.Thread(target=lambda: heard.append(subscription.get()))
+        hearing.start()
+        deadline = time.monotonic() + 30
+        while hearing.is_alive() and time.monotonic() < deadline:
+            broker.bus().publish("news", b"x")
+            hearing.join(0.1)
+        subscription.close()
+        hearing.join(30)
+    assert [came and came[0] for came in heard] == ["news"]
 
 
 def test_a_closed_consumer_is_gone_at_once(broker: RabbitBroker) -> None:

@@ -105,13 +105,13 @@ class _Listener:
         if former is not None:
             former.close()
         connection = self._connection = self._link.open()
+        connection.on_end = self.chime.ring  # first: it may end as soon as it is there
         try:
             self._listen(connection.channel())
         except Refused as error:
             connection.close()
             error.temporary = error.code == LOCKED  # whoever had this name may be on its way out
             raise
-        connection.on_end = self.chime.ring
 
     def _listen(self, channel: Channel) -> None:
         slot, number = self._slot, channel.number
