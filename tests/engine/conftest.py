@@ -59,8 +59,16 @@ def pool(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers keep what waits for a slot, and do not give it back after a second: the test looks at it."""
+    monkeypatch.setattr("celery.worker.consumer.consumer.PATIENCE", 600.0)
+
+
+@pytest.fixture
 def start(app: Celery, pool: str) -> Start:
     def start(**options: Any) -> AbstractContextManager[TestWorkController]:
-        return start_worker(app, **{"pool": pool, "concurrency": 2, "perform_ping_check": False, **options})
+        return start_worker(
+            app, **{"pool": pool, "concurrency": 2, "perform_ping_check": False, "shutdown_timeout": 60.0, **options}
+        )
 
     return start

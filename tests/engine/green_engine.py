@@ -31,10 +31,12 @@ def app(tmp_path: Path) -> Iterator[Celery]:
 
 
 def work(app: Celery, concurrency: int = 10, **options: Any) -> Any:
-    return start_worker(app, pool=POOL, concurrency=concurrency, perform_ping_check=False, **options)
+    return start_worker(
+        app, pool=POOL, concurrency=concurrency, perform_ping_check=False, shutdown_timeout=60.0, **options
+    )
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -52,7 +54,7 @@ def test_hundreds_wait_beside_each_other(app: Celery) -> None:
         most = max(most, waiting)
         if waiting == 300:
             everybody.set()
-        came = everybody.wait(20)
+        came = everybody.wait(30)
         waiting -= 1
         return came
 
@@ -79,7 +81,7 @@ def test_coroutines_run_beside_each_other_and_send_tasks(app: Celery) -> None:
         assert time.monotonic() - began < 20 * 0.3
         assert len({loop for loop, _, _ in found}) == 1
         assert [name for _, name, _ in found] == [relay.name] * 20
-        assert app.AsyncResult(found[7][2][1]).get(timeout=10) == 9
+        assert app.AsyncResult(found[7][2][1]).get(timeout=30) == 9
 
 
 def test_a_task_may_have_an_event_loop_of_its_own(app: Celery) -> None:
@@ -95,7 +97,7 @@ def test_a_task_may_have_an_event_loop_of_its_own(app: Celery) -> None:
 
     with work(app):
         results = [beside.delay(), own.delay(), beside.delay()]
-        assert [result.get(timeout=20) for result in results] == ["beside", "slept", "beside"]
+        assert [result.get(timeout=30) for result in results] == ["beside", "slept", "beside"]
 
 
 def test_the_loop_of_coroutines_may_begin_while_a_task_runs_its_own() -> None:
@@ -124,9 +126,9 @@ def test_limits(app: Celery, kind: str) -> None:
     with work(app):
         results = soft.delay(), hard.delay()
         with pytest.raises(SoftTimeLimitExceeded):
-            results[0].get(timeout=20)
+            results[0].get(timeout=30)
         with pytest.raises(TimeLimitExceeded):
-            results[1].get(timeout=20)
+            results[1].get(timeout=30)
 
 
 def test_a_task_that_runs_is_revoked(app: Celery) -> None:
@@ -142,10 +144,10 @@ def test_a_task_that_runs_is_revoked(app: Celery) -> None:
 
     with work(app):
         result = held.delay()
-        assert began.wait(10)
+        assert began.wait(30)
         result.revoke(terminate=True)
         with pytest.raises(TaskRevokedError):
-            result.get(timeout=20)
+            result.get(timeout=30)
         assert cleaned_up.wait(30)
 
 
@@ -206,7 +208,7 @@ def test_a_task_that_will_not_end_is_left_behind(app: Celery, monkeypatch: pytes
     def stubborn() -> None:
         while not gate.is_set():
             try:
-                gate.wait(10)
+                gate.wait(30)
             except BaseException:  # noqa: BLE001 - as no task should
                 continue
 
@@ -217,8 +219,8 @@ def test_a_task_that_will_not_end_is_left_behind(app: Celery, monkeypatch: pytes
     with work(app, 1):
         result = stubborn.delay()
         with pytest.raises(TimeLimitExceeded):
-            result.get(timeout=20)
-        assert other.delay().get(timeout=20) == "runs"
+            result.get(timeout=30)
+        assert other.delay().get(timeout=30) == "runs"
         gate.set()
 
 
@@ -238,7 +240,7 @@ def test_what_a_pool_says_and_signals(app: Celery, caplog: pytest.LogCaptureFixt
 
     try:
         with caplog.at_level(logging.WARNING, "celery.pool"), work(app):
-            assert one.delay().get(timeout=10) == 1
+            assert one.delay().get(timeout=30) == 1
     finally:
         for name in names:
             getattr(signals, name).disconnect(dispatch_uid="green")

@@ -31,10 +31,12 @@ def app(tmp_path: Path) -> Iterator[Celery]:
 
 
 def work(app: Celery, concurrency: int = 10, **options: Any) -> Any:
-    return start_worker(app, pool="asyncio", concurrency=concurrency, perform_ping_check=False, **options)
+    return start_worker(
+        app, pool="asyncio", concurrency=concurrency, perform_ping_check=False, shutdown_timeout=60.0, **options
+    )
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -88,7 +90,7 @@ def test_every_task_has_its_own_request_and_context(app: Celery) -> None:
     with work(app, 5):
         results = [look.delay(number) for number in range(30)]
         for number, result in enumerate(results):
-            assert result.get(timeout=20) == ["clean", str(number), [result.id], [number]]
+            assert result.get(timeout=30) == ["clean", str(number), [result.id], [number]]
 
 
 def test_limits_of_coroutines(app: Celery) -> None:
@@ -119,11 +121,11 @@ def test_limits_of_coroutines(app: Celery) -> None:
                 raise
 
     with work(app):
-        assert tidy.delay().get(timeout=20) == "tidied up"
+        assert tidy.delay().get(timeout=30) == "tidied up"
         with pytest.raises(SoftTimeLimitExceeded):
-            untidy.delay().get(timeout=20)
+            untidy.delay().get(timeout=30)
         with pytest.raises(TimeLimitExceeded):
-            stubborn.delay().get(timeout=20)
+            stubborn.delay().get(timeout=30)
         assert cancelled.is_set()
 
 
@@ -141,10 +143,10 @@ def test_a_coroutine_that_runs_is_revoked_by_cancellation(app: Celery) -> None:
 
     with work(app):
         result = held.delay()
-        assert began.wait(10)
+        assert began.wait(30)
         result.revoke(terminate=True)
         with pytest.raises(TaskRevokedError):
-            result.get(timeout=20)
+            result.get(timeout=30)
         assert cancelled.wait(30)
 
 
@@ -156,7 +158,7 @@ def test_a_coroutine_that_cancels_itself_fails(app: Celery) -> None:
         await other
 
     with work(app), pytest.raises(RuntimeError, match="cancelled"):
-        cancels.delay().get(timeout=20)
+        cancels.delay().get(timeout=30)
 
 
 def test_other_tasks_block_nobody(app: Celery) -> None:
@@ -165,7 +167,7 @@ def test_other_tasks_block_nobody(app: Celery) -> None:
     @app.task(shared=False)
     def blocking() -> str:
         began.set()
-        assert gate.wait(20)
+        assert gate.wait(30)
         return threading.current_thread().name
 
     @app.task(shared=False)
@@ -174,11 +176,11 @@ def test_other_tasks_block_nobody(app: Celery) -> None:
 
     with work(app, 4):
         held = blocking.delay()
-        assert began.wait(10)
-        home = {quick.delay().get(timeout=20) for _ in range(5)}
+        assert began.wait(30)
+        home = {quick.delay().get(timeout=30) for _ in range(5)}
         assert home == {"celery-asyncio-pool"}
         gate.set()
-        assert held.get(timeout=20).startswith("celery-task-")
+        assert held.get(timeout=30).startswith("celery-task-")
 
 
 def test_coroutines_of_instrumented_tasks_share_the_loop(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,9 +209,9 @@ def test_coroutines_of_instrumented_tasks_share_the_loop(app: Celery, monkeypatc
         await asyncio.sleep(30)
 
     with work(app):
-        assert where.delay().get(timeout=20) == "celery-asyncio-pool"
+        assert where.delay().get(timeout=30) == "celery-asyncio-pool"
         with pytest.raises(SoftTimeLimitExceeded):
-            late.delay().get(timeout=20)
+            late.delay().get(timeout=30)
     assert seen == ["where", "late"]
 
 
@@ -226,8 +228,8 @@ def test_a_cold_shutdown_cancels_what_runs(app: Celery) -> None:
 
     with work(app) as worker:
         held.delay()
-        assert began.wait(10)
+        assert began.wait(30)
         worker.terminate()
-        assert worker.wait_stopped(10)
+        assert worker.wait_stopped(30)
     assert cancelled.is_set()
     assert app.broker.stats(["celery"])[0].ready == 1

@@ -74,7 +74,9 @@ def app() -> Iterator[Celery]:
 
 
 def work(app: Celery, pool: Any, **options: Any) -> Any:
-    return start_worker(app, **{"pool": pool, "concurrency": 3, "perform_ping_check": False, **options})
+    return start_worker(
+        app, **{"pool": pool, "concurrency": 3, "perform_ping_check": False, "shutdown_timeout": 60.0, **options}
+    )
 
 
 @pytest.mark.parametrize("kind", [Inline, Executor])
@@ -88,9 +90,9 @@ def test_tasks_run_and_their_results_come_back(app: Celery, kind: type[BasePool]
         raise ValueError("as asked")
 
     with work(app, f"{__name__}:{kind.__name__}"):
-        assert [add.delay(n, n).get(timeout=10) for n in range(50)] == [2 * n for n in range(50)]
+        assert [add.delay(n, n).get(timeout=30) for n in range(50)] == [2 * n for n in range(50)]
         with pytest.raises(ValueError, match="as asked"):
-            fail.delay().get(timeout=10)
+            fail.delay().get(timeout=30)
 
 
 def test_a_pool_runs_as_many_at_once_as_it_has_slots(app: Celery) -> None:
@@ -99,17 +101,17 @@ def test_a_pool_runs_as_many_at_once_as_it_has_slots(app: Celery) -> None:
     @app.task(shared=False)
     def held() -> str:
         began.release()
-        assert gate.wait(10)
+        assert gate.wait(30)
         return "done"
 
     with work(app, Executor) as worker:
         results = [held.delay() for _ in range(5)]
         for _ in range(3):
-            assert began.acquire(timeout=10)
+            assert began.acquire(timeout=30)
         assert not began.acquire(timeout=0.05)
         assert [running.pid for running in worker.consumer.ask(worker.pool.running)] == [os.getpid()] * 3
         gate.set()
-        assert [result.get(timeout=10) for result in results] == ["done"] * 5
+        assert [result.get(timeout=30) for result in results] == ["done"] * 5
 
 
 def test_the_hooks_are_called(app: Celery) -> None:
@@ -124,7 +126,7 @@ def test_a_pool_that_refuses_fails_the_task_and_not_the_worker(app: Celery) -> N
     def never() -> None: ...
 
     with work(app, Refusing), pytest.raises(Exception, match="no slot to be had"):
-        never.delay().get(timeout=10)
+        never.delay().get(timeout=30)
 
 
 def test_what_ends_a_slot_is_told_to_the_callback() -> None:
@@ -151,7 +153,7 @@ def test_custom_is_what_the_environment_names(app: Celery, monkeypatch: pytest.M
         return 1
 
     with work(app, "custom"):
-        assert one.delay().get(timeout=10) == 1
+        assert one.delay().get(timeout=30) == 1
 
 
 def test_all_pools_have_their_names() -> None:
@@ -176,5 +178,5 @@ def test_a_pool_of_greenlets_in_a_process_that_is_not_green_says_so(
         return found
 
     with caplog.at_level("WARNING", "celery.pool"), work(app, "gevent"):
-        assert max(result.get(timeout=10) for result in [nap.delay() for _ in range(3)]) == 3
+        assert max(result.get(timeout=30) for result in [nap.delay() for _ in range(3)]) == 3
     assert "has not taken over" in caplog.text

@@ -43,7 +43,7 @@ def app(url: str) -> Iterator[Celery]:
 def worker(app: Celery, **options: Any) -> AbstractContextManager[Any]:
     return cast(
         "AbstractContextManager[Any]",
-        start_worker(app, **{"perform_ping_check": False, "pool": "solo", **options}),
+        start_worker(app, **{"perform_ping_check": False, "shutdown_timeout": 60.0, "pool": "solo", **options}),
     )
 
 
@@ -103,7 +103,7 @@ class TestFlask:
 
         result = add_together.delay(1, 2)
         with worker(celery_app):
-            assert result.get(timeout=10) == 7
+            assert result.get(timeout=30) == 7
         result = AsyncResult(result.id)
         assert (result.ready(), result.successful(), result.result) == (True, True, 7)
 
@@ -139,7 +139,7 @@ class TestFlask:
 
         with worker(celery):
             result = who.delay(3)
-            assert result.get(timeout=10) == ["old", result.id, False, 3]
+            assert result.get(timeout=30) == ["old", result.id, False, 3]
         assert celery.conf["SQLALCHEMY_DATABASE_URI"] == "sqlite://"
 
 
@@ -162,7 +162,7 @@ class TestTaskClasses:
 
         with worker(app, pool=pool):
             result = who.delay(again=True)
-            assert result.get(timeout=10) == [result.id, False, True, [None, True], result.id]
+            assert result.get(timeout=30) == [result.id, False, True, [None, True], result.id]
 
     def test_super_call_can_retry(self, app: Celery) -> None:
         class Wrapped(Task):  # type: ignore[type-arg]
@@ -176,7 +176,7 @@ class TestTaskClasses:
             return int(self.request.retries)
 
         with worker(app):
-            assert flaky.delay().get(timeout=10) == 2
+            assert flaky.delay().get(timeout=30) == 2
         assert flaky.apply().get() == 2
 
     def test_a_session_lives_as_long_as_the_task(self, app: Celery) -> None:
@@ -205,7 +205,7 @@ class TestTaskClasses:
             return self.db is self.db
 
         with worker(app):
-            assert [update_user_stats.delay(number).get(timeout=10) for number in range(2)] == [True, True]
+            assert [update_user_stats.delay(number).get(timeout=30) for number in range(2)] == [True, True]
         assert len(set(map(id, closed))) == 2
 
     def test_a_lock_around_apply_async(self, app: Celery) -> None:
@@ -236,8 +236,8 @@ class TestTaskClasses:
         first, second = slow.delay(1), slow.delay(1)
         assert second.state == states.REJECTED
         with worker(app):
-            assert first.get(timeout=10) == 1
-            assert slow.delay(1).get(timeout=10) == 1
+            assert first.get(timeout=30) == 1
+            assert slow.delay(1).get(timeout=30) == 1
 
     def test_a_class_that_is_registered(self, app: Celery) -> None:
         class Add(app.Task):  # type: ignore[misc, name-defined]
@@ -252,8 +252,8 @@ class TestTaskClasses:
 
         add = app.register_task(Add())
         with worker(app):
-            assert add.delay(1, 2).get(timeout=10) == [3, 1]
-            assert app.send_task("proj.Add", args=[2, 2]).get(timeout=10) == [4, 2]
+            assert add.delay(1, 2).get(timeout=30) == [3, 1]
+            assert app.send_task("proj.Add", args=[2, 2]).get(timeout=30) == [4, 2]
 
 
 class TestTutorials:
@@ -276,7 +276,7 @@ class TestTutorials:
         assert result.status == "PENDING"
         assert AsyncResult(result.id, app=send_welcome_email.app).status == "PENDING"
         with worker(app):
-            assert result.get(timeout=10) == {"status": "sent", "email": "user@example.com"}
+            assert result.get(timeout=30) == {"status": "sent", "email": "user@example.com"}
         assert AsyncResult(result.id, app=app).status == "SUCCESS"
         app.close()
 
@@ -295,7 +295,7 @@ class TestTutorials:
         with worker(app):
             result = process_payment.delay(1, 9.5)
             with pytest.raises(ConnectionError, match="gateway timeout"):
-                result.get(timeout=10)
+                result.get(timeout=30)
         assert tries == [0, 1, 2]
         assert result.state == states.FAILURE
 
@@ -305,7 +305,7 @@ class TestTutorials:
             self.retry(countdown=0)
 
         with worker(app), pytest.raises(MaxRetriesExceededError):
-            never.delay().get(timeout=10)
+            never.delay().get(timeout=30)
 
     def test_autoretry_of_a_shared_task(self, app: Celery) -> None:
         logger = get_task_logger(__name__)
@@ -321,7 +321,7 @@ class TestTutorials:
             return {"message_id": self.request.retries}
 
         with worker(app):
-            assert send_email.delay("user@example.com", "Welcome", "Hello!").get(timeout=10) == {"message_id": 2}
+            assert send_email.delay("user@example.com", "Welcome", "Hello!").get(timeout=30) == {"message_id": 2}
 
     def test_options_of_apply_async(self, app: Celery) -> None:
         app.conf.task_routes = {"tasks.media": {"queue": "media"}}
@@ -332,12 +332,12 @@ class TestTutorials:
 
         media = app.task(name="tasks.media")(lambda: "seen")
         with worker(app, queues="celery,email,media"):
-            assert process_order.apply_async(args=[123], retry=True, max_retries=3).get(timeout=10) == (
+            assert process_order.apply_async(args=[123], retry=True, max_retries=3).get(timeout=30) == (
                 "Processed order 123"
             )
             result = process_order.apply_async(args=[5], countdown=0.05, expires=3600, queue="email", priority=5)
-            assert result.get(timeout=10) == "Processed order 5"
-            assert media.delay().get(timeout=10) == "seen"
+            assert result.get(timeout=30) == "Processed order 5"
+            assert media.delay().get(timeout=30) == "seen"
 
     def test_progress_in_a_state_of_its_own(self, app: Celery) -> None:
         seen = []
@@ -353,7 +353,7 @@ class TestTutorials:
 
         with worker(app):
             result = upload_file_with_progress.delay("there")
-            assert result.get(timeout=10) == {"status": "complete", "file_path": "there"}
+            assert result.get(timeout=30) == {"status": "complete", "file_path": "there"}
         assert seen == [("PROGRESS", 50), ("PROGRESS", 100)]
 
     def test_a_state_that_stays(self, app: Celery) -> None:
@@ -402,9 +402,9 @@ class TestTutorials:
             worker(app),
         ):
             good, bad = half.delay(2), half.delay(0)
-            assert good.get(timeout=10) == 0.5
+            assert good.get(timeout=30) == 0.5
             with pytest.raises(ZeroDivisionError):
-                bad.get(timeout=10)
+                bad.get(timeout=30)
         assert heard == [
             ("prerun", "half", good.id, (2,)),
             ("success", "half", 0.5),
@@ -433,7 +433,7 @@ class TestTutorials:
         try:
             assert celery.current_app._get_current_object() is project.celery_app  # type: ignore[attr-defined]
             with worker(project.celery_app):
-                assert project.celery_app.send_task("shopproj.orders.tasks.ship", (1,)).get(timeout=10) == 2
+                assert project.celery_app.send_task("shopproj.orders.tasks.ship", (1,)).get(timeout=30) == 2
         finally:
             project.celery_app.close()
             for name in [name for name in sys.modules if name.partition(".")[0] == "shopproj"]:
@@ -463,7 +463,7 @@ class TestFastAPI:
         first, second = asyncio.run(route()), asyncio.run(native_route())
         assert asyncio.run(status(first)) == {"status": "PENDING", "result": None}
         with worker(app):
-            assert [AsyncResult(one, app=app).get(timeout=10) for one in (first, second)] == [8, 10]
+            assert [AsyncResult(one, app=app).get(timeout=30) for one in (first, second)] == [8, 10]
         assert asyncio.run(status(second)) == {"status": "SUCCESS", "result": 10}
 
     def test_eager_in_tests(self, app: Celery) -> None:
@@ -503,7 +503,7 @@ class TestMonitoring:
 
         with connected(signals.before_task_publish, inject), worker(app):
             result = traced.delay()
-            found = result.get(timeout=10)
+            found = result.get(timeout=30)
         # What stands in `headers` of the headers, where Sentry puts its own, is what `request.headers` shows.
         assert found == ["00-abc-def-01", "00-abc-def-01", None, {"sentry-trace": "t-1"}]
         assert seen == [("traced", "traced", result.id)] * 2
@@ -516,7 +516,7 @@ class TestMonitoring:
             return [self.request.tenant, self.request.headers]
 
         with worker(app):
-            assert task.apply_async(headers={"tenant": "a"}).get(timeout=10) == ["a", {"tenant": "a"}]
+            assert task.apply_async(headers={"tenant": "a"}).get(timeout=30) == ["a", {"tenant": "a"}]
 
     def test_einfo_passes_as_billiards(self, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
         """As OpenTelemetry looks at it: any other class is taken for the exception itself, and fails."""
@@ -538,7 +538,7 @@ class TestMonitoring:
         with connected(signals.task_failure, trace_failure), worker(app):
             monkeypatch.setitem(sys.modules, "billiard.einfo", billiard)
             with pytest.raises(ZeroDivisionError):
-                fail.delay().get(timeout=10)
+                fail.delay().get(timeout=30)
         assert recorded == ["ZeroDivisionError: division by zero\n"]
         info = ExceptionInfo.of(ValueError("x"))
         assert isinstance(info, ExceptionInfo)
@@ -575,9 +575,9 @@ class TestMonitoring:
         plain = app.task(name="plain")(lambda: 1)
         custom = app.task(name="custom", base=Custom, bind=True)(lambda self: self.request.id)
         with worker(app):
-            assert [plain.delay().get(timeout=10) for _ in range(2)] == [1, 1]
+            assert [plain.delay().get(timeout=30) for _ in range(2)] == [1, 1]
             result: Any = custom.delay()
-            assert result.get(timeout=10) == result.id
+            assert result.get(timeout=30) == result.id
         assert calls == ["plain traced", "plain.run"] * 2 + ["custom traced", "custom.__call__"]
 
     def test_apply_async_and_send_task_are_replaced_on_their_classes(
@@ -599,9 +599,9 @@ class TestMonitoring:
         monkeypatch.setattr(celery.Celery, "send_task", traced_send_task)
         task = app.task(name="t", bind=True)(lambda self: self.request.get("baggage"))
         with worker(app):
-            assert task.delay().get(timeout=10) == "b"
-            assert task.s().apply_async().get(timeout=10) == "b"
-            assert app.send_task("t").get(timeout=10) == "b"
+            assert task.delay().get(timeout=30) == "b"
+            assert task.s().apply_async().get(timeout=30) == "b"
+            assert app.send_task("t").get(timeout=30) == "b"
         assert sent == ["apply_async t", "send_task t"] * 2 + ["send_task t"]
 
     def test_what_monitors_read_of_a_request(self, app: Celery) -> None:
@@ -617,7 +617,7 @@ class TestMonitoring:
             }
 
         with worker(app):
-            seen = look.apply_async(priority=3, soft_time_limit=20, time_limit=30).get(timeout=10)
+            seen = look.apply_async(priority=3, soft_time_limit=20, time_limit=30).get(timeout=30)
         assert seen["delivery_info"]["routing_key"] == "celery"
         assert seen["delivery_info"]["priority"] == 3
         assert (seen["retries"], seen["is_eager"], seen["timelimit"]) == (0, False, [30, 20])

@@ -43,7 +43,7 @@ def test_many_results_come_back(app: Celery, start: Any) -> None:
     with start():
         with app.bulk():
             results = [double.delay(number) for number in range(500)]
-        assert [result.get(timeout=10) for result in results] == [2 * number for number in range(500)]
+        assert [result.get(timeout=30) for result in results] == [2 * number for number in range(500)]
 
 
 def test_an_exception_comes_back(app: Celery, start: Any) -> None:

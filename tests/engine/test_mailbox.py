@@ -97,7 +97,7 @@ RUBBISH = {
 @pytest.mark.parametrize("what", RUBBISH)
 def test_what_cannot_be_read_is_one_line(app: Celery, worker: Any, what: str, said: Heard) -> None:
     app.broker.bus().publish(app.control.mailbox.exchange, RUBBISH[what])
-    assert app.control.ping(timeout=20, limit=1)
+    assert app.control.ping(timeout=30, limit=1)
     [line] = said.lines
     assert "cannot be read" in line
 
@@ -124,7 +124,7 @@ ODD: dict[str, tuple[Any, str]] = {
 def test_what_makes_no_sense_is_one_line(app: Celery, worker: Any, send: Any, what: str, said: Heard) -> None:
     body, words = ODD[what]
     send(body)
-    assert app.control.ping(timeout=20, limit=1)
+    assert app.control.ping(timeout=30, limit=1)
     [line] = said.lines
     assert words in line
     assert len(line) < 500
@@ -134,7 +134,7 @@ def test_what_makes_no_sense_is_one_line(app: Celery, worker: Any, send: Any, wh
 def test_odd_headers_change_nothing(app: Celery, worker: Any, send: Any, said: Heard) -> None:
     for headers in ({"clock": "x", "expires": "y"}, {"clock": [], "expires": {}}, {"expires": True}, {"expires": -1}):
         send({"method": "ping"}, headers)
-    assert app.control.ping(timeout=20, limit=1)
+    assert app.control.ping(timeout=30, limit=1)
     assert said.lines == []
 
 
@@ -148,7 +148,7 @@ def test_what_comes_too_late_is_not_done(app: Celery, worker: Any, send: Any, co
 
     send({"method": "note", "arguments": {"number": 1}}, {"expires": time.time() - 5})
     send({"method": "note", "arguments": {"number": 2}}, {"expires": time.time() + 60})
-    assert app.control.ping(timeout=20, limit=1)
+    assert app.control.ping(timeout=30, limit=1)
     [line] = said.lines
     assert "'note'" in line
     assert "too late" in line
@@ -173,18 +173,18 @@ def test_a_late_answer_is_not_found_among_those_to_the_next_request(app: Celery,
 
     @inspect_command()
     def slow(state: Any) -> str:
-        assert may_go.wait(10)
+        assert may_go.wait(30)
         return "slow"
 
     assert app.control.broadcast("slow", reply=True, timeout=0.05) == []
     may_go.set()
-    assert app.control.ping(timeout=20, limit=1) == [{NODE: {"ok": "pong"}}]
+    assert app.control.ping(timeout=30, limit=1) == [{NODE: {"ok": "pong"}}]
 
 
 def test_requests_within_a_callback(app: Celery, worker: Any) -> None:
     inner: list[Any] = []
     answers = app.control.ping(
-        timeout=20, limit=1, callback=lambda _: inner.append(app.control.ping(timeout=20, limit=1))
+        timeout=30, limit=1, callback=lambda _: inner.append(app.control.ping(timeout=30, limit=1))
     )
     assert answers == [{NODE: {"ok": "pong"}}]
     assert inner == [answers]
@@ -194,20 +194,20 @@ def test_many_threads_ask_at_once(app: Celery, worker: Any) -> None:
     answers: list[Any] = []
 
     def ask() -> None:
-        answers.append(app.control.broadcast("query_task", {"ids": ["none"]}, reply=True, timeout=20, limit=1))
+        answers.append(app.control.broadcast("query_task", {"ids": ["none"]}, reply=True, timeout=30, limit=1))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(30)
     assert answers == [[{NODE: {}}]] * 8
 
 
 def test_every_serializer_that_is_accepted(app: Celery, start: Any) -> None:
     app.conf.update(task_serializer="yaml", accept_content=["json", "yaml"])
     with start(hostname=NODE, concurrency=1):
-        assert app.control.ping(timeout=20, limit=1) == [{NODE: {"ok": "pong"}}]
+        assert app.control.ping(timeout=30, limit=1) == [{NODE: {"ok": "pong"}}]
 
 
 @ONE_STORE
@@ -226,9 +226,9 @@ def test_answers_that_are_not_data_are_shown_as_text(app: Celery, worker: Any, c
         found.append(found)
         return found
 
-    assert app.control.broadcast("thing", reply=True, timeout=20, limit=1) == [{NODE: {"1": "<a thing>", "set": [1]}}]
+    assert app.control.broadcast("thing", reply=True, timeout=30, limit=1) == [{NODE: {"1": "<a thing>", "set": [1]}}]
     assert app.control.broadcast("circle", reply=True, timeout=0.3) == []
-    assert app.control.ping(timeout=20, limit=1)
+    assert app.control.ping(timeout=30, limit=1)
 
 
 @pytest.mark.parametrize("error", [WorkerShutdown(), WorkerTerminate(), SystemExit(3)])
@@ -238,7 +238,7 @@ def test_a_command_can_end_the_worker(app: Celery, worker: Any, commands: None, 
         raise error
 
     app.control.broadcast("leave")
-    assert worker.wait_stopped(10)
+    assert worker.wait_stopped(30)
 
 
 @ONE_STORE
@@ -253,7 +253,7 @@ def test_the_state_of_commands_is_a_map_too(app: Celery, worker: Any, commands: 
         except KeyError:
             return state["hostname"]
 
-    assert app.control.broadcast("look", reply=True, timeout=20, limit=1) == [{NODE: NODE}]
+    assert app.control.broadcast("look", reply=True, timeout=30, limit=1) == [{NODE: NODE}]
 
 
 @ONE_STORE
@@ -267,8 +267,8 @@ def test_commands_may_be_added_as_of_old(app: Celery, worker: Any, commands: Non
     def named(state: Any) -> str:
         return "named"
 
-    assert app.control.broadcast("plain", reply=True, timeout=20, limit=1) == [{NODE: "plain"}]
-    assert app.control.broadcast("other", reply=True, timeout=20, limit=1) == [{NODE: "named"}]
+    assert app.control.broadcast("plain", reply=True, timeout=30, limit=1) == [{NODE: "plain"}]
+    assert app.control.broadcast("other", reply=True, timeout=30, limit=1) == [{NODE: "named"}]
     assert (Panel.meta["plain"].type, Panel.meta["plain"].help) == ("control", "Added without options.")
     assert Panel.meta["other"].type == "inspect"
 
@@ -279,9 +279,9 @@ def test_the_mailbox_has_the_names_of_kombus(app: Celery, worker: Any) -> None:
     assert (mailbox.namespace, mailbox.type) == ("celery", "fanout")
     assert (str(mailbox.exchange), str(mailbox.reply_exchange)) == ("celery.pidbox", "reply.celery.pidbox")
     pong = [{NODE: {"ok": "pong"}}]
-    assert mailbox.call(NODE, "ping", timeout=20) == pong
-    assert mailbox.call([NODE], "ping", timeout=20) == pong
-    assert mailbox.multi_call("ping", timeout=20, limit=1) == pong
+    assert mailbox.call(NODE, "ping", timeout=30) == pong
+    assert mailbox.call([NODE], "ping", timeout=30) == pong
+    assert mailbox.multi_call("ping", timeout=30, limit=1) == pong
     assert mailbox.cast([NODE], "ping") is None
     assert mailbox.abcast("ping") is None
 
@@ -291,7 +291,7 @@ def test_fleets_with_another_exchange_do_not_meet(app: Celery, worker: Any) -> N
     other.conf.control_exchange = "aside"
     with other:
         assert other.control.ping(timeout=0.2) == []
-    assert app.control.ping(timeout=20, limit=1)
+    assert app.control.ping(timeout=30, limit=1)
 
 
 def test_a_serializer_that_does_not_exist_is_said(app: Celery) -> None:

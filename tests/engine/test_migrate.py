@@ -77,8 +77,8 @@ def test_moved_tasks_are_run_where_they_are_now(app: Celery) -> None:
 
     result = double.delay(21)
     migrate.move_by_taskmap({"task.double": "images"}, app=app)
-    with start_worker(app, pool="solo", perform_ping_check=False, queues=["images"]):
-        assert result.get(timeout=20) == 42
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=60.0, queues=["images"]):
+        assert result.get(timeout=30) == 42
 
 
 def test_everything_is_sent_to_another_broker(app: Celery, other: Celery, sent: list[str]) -> None:

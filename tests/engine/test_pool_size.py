@@ -29,10 +29,10 @@ def app(tmp_path: Path) -> Iterator[Celery]:
 
 
 def work(app: Celery, pool: str = "threads", **options: Any) -> Any:
-    return start_worker(app, pool=pool, hostname=NODE, perform_ping_check=False, **options)
+    return start_worker(app, pool=pool, hostname=NODE, perform_ping_check=False, shutdown_timeout=60.0, **options)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -40,7 +40,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def told(app: Celery, command: str, **arguments: Any) -> Any:
-    [answer] = app.control.broadcast(command, arguments=arguments, reply=True, timeout=20, limit=1)
+    [answer] = app.control.broadcast(command, arguments=arguments, reply=True, timeout=30, limit=1)
     return answer[NODE]
 
 
@@ -68,20 +68,20 @@ def test_a_pool_grows_with_what_waits_and_shrinks_again(app: Celery) -> None:
     @app.task(shared=False)
     def held() -> None:
         began.release()
-        assert gate.wait(20)
+        assert gate.wait(30)
 
     with work(app, autoscale="4,1") as worker:
         assert worker.pool.size == 1
         results = [held.delay() for _ in range(7)]
         for _ in range(4):
-            assert began.acquire(timeout=10)
+            assert began.acquire(timeout=30)
         assert not began.acquire(timeout=0.05)
         assert worker.pool.size == 4
-        stats = app.control.inspect([NODE], timeout=5).stats()[NODE]["autoscaler"]
+        stats = app.control.inspect([NODE], timeout=30).stats()[NODE]["autoscaler"]
         assert stats == {"max": 4, "min": 1, "current": 4, "qty": 7}
         gate.set()
         for result in results:
-            result.get(timeout=10)
+            result.get(timeout=30)
         wait_until(lambda: worker.pool.size == 1)
 
 
@@ -140,11 +140,11 @@ def test_a_restarted_pool_runs_the_code_that_is_there_now(
     try:
         with work(app, pool=pool) as worker:
             task = app.signature("worded.word")
-            assert task.delay().get(timeout=20)[0] == "old"
+            assert task.delay().get(timeout=30)[0] == "old"
             source.write_text(SOURCE.format(word="entirely new"))
             before = worker.pool.pids()
             assert told(app, "pool_restart", reload=True) == {"ok": "reload started"}
-            wait_until(lambda: task.delay().get(timeout=20)[0] == "entirely new", 20)
+            wait_until(lambda: task.delay().get(timeout=30)[0] == "entirely new", 20)
             if pool == "prefork":
                 wait_until(lambda: not set(before) & set(worker.pool.pids()))
     finally:

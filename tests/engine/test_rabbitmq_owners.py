@@ -75,7 +75,7 @@ def spawn(app: Celery, tmp_path: Path) -> Iterator[Spawn]:
     for process in running:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(30)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -84,7 +84,9 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def work(app: Celery) -> AbstractContextManager[TestWorkController]:
-    return start_worker(app, pool="threads", concurrency=2, hostname="heir@here", perform_ping_check=False)
+    return start_worker(
+        app, pool="threads", concurrency=2, hostname="heir@here", perform_ping_check=False, shutdown_timeout=60.0
+    )
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:

@@ -39,7 +39,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 def work(app: Celery, name: str) -> AbstractContextManager[TestWorkController]:
-    options = {"concurrency": 2, "loglevel": "WARNING", "perform_ping_check": False}
+    options = {"concurrency": 2, "loglevel": "WARNING", "perform_ping_check": False, "shutdown_timeout": 60.0}
     return start_worker(app, pool="threads", hostname=f"{name}@here", **options)
 
 
@@ -111,7 +111,7 @@ def test_who_may_not_delay_is_told_what_to_grant_and_loses_nothing(
     app, log = make_app(allow(OWN, OWN, OWN), redis_url, task_default_queue_type=kind), tmp_path / "log"
     with pytest.raises(OperationalError, match=r"each of the three patterns is to match celery_delayed_\.\* too"):
         jobs.add.apply_async((1, 2), countdown=1)
-    work = {"pool": "threads", "concurrency": 2, "perform_ping_check": False}
+    work = {"pool": "threads", "concurrency": 2, "perform_ping_check": False, "shutdown_timeout": 60.0}
     with start_worker(app, **work):
         assert jobs.add.delay(1, 2).get(timeout=30) == 3
         retried = jobs.flaky.delay(str(log), 1, 1)

@@ -43,11 +43,11 @@ def make_app(broker: str, backend: str) -> Celery:
 
 
 def work(app: Celery, **options: Any) -> AbstractContextManager[TestWorkController]:
-    given = {"pool": "threads", "concurrency": 2, "perform_ping_check": False, **options}
+    given = {"pool": "threads", "concurrency": 2, "perform_ping_check": False, "shutdown_timeout": 60.0, **options}
     return start_worker(app, **given)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -130,10 +130,10 @@ def test_corrupt_messages_are_dead_with_their_reasons(
     with work(app, pool=pool):
         for entry in wanted:
             redis_server.ask("LPUSH", "celery", entry)
-        assert jobs.add.delay(1, 2).get(timeout=20) == 3
+        assert jobs.add.delay(1, 2).get(timeout=30) == 3
         for id in ("shape", "type", "encoding", "compression", "eta", "retries", "unknown"):
             with pytest.raises(Exception, match=r"."):
-                app.AsyncResult(id).get(timeout=10)
+                app.AsyncResult(id).get(timeout=30)
         wait_until(lambda: app.broker.stats(["celery"])[0].dead == len(wanted))
     reasons = {entry.envelope: entry.reason for entry in app.broker.entries("dead")}
     missing = {entry: word for entry, word in wanted.items() if word not in reasons.get(entry, "")}
@@ -160,7 +160,7 @@ def test_fifty_megabytes(app: Celery, redis_server: RedisServer, jobs: Any) -> N
     with work(app) as worker:
         redis_server.ask("LPUSH", "celery", b'{"body": "' + b"x" * 50_000_000)
         assert jobs.length.delay("x" * 50_000_000).get(timeout=60) == 50_000_000
-        assert jobs.add.delay(1, 2).get(timeout=10) == 3
+        assert jobs.add.delay(1, 2).get(timeout=30) == 3
         [entry] = app.broker.entries("dead")
         assert len(entry.envelope) == 50_000_010
         assert worker.consumer is not None
@@ -181,13 +181,13 @@ def test_somebody_else_uses_the_key_of_a_queue(
             with pytest.raises(OperationalError, match="the key taken holds"):
                 jobs.add.apply_async((1, 2), queue="taken", **options)
             assert time.monotonic() - began < DEADLINE + 3
-        assert [jobs.add.delay(n, 2).get(timeout=10) for n in range(3)] == [2, 3, 4]
+        assert [jobs.add.delay(n, 2).get(timeout=30) for n in range(3)] == [2, 3, 4]
         assert {stats.name: stats.ready for stats in app.broker.stats()} == {"celery": 0, "taken": 0}
         with pytest.raises(BrokerError, match="WRONGTYPE"):
             app.broker.purge("taken")
         assert redis_server.ask("GET", "taken") == b"theirs"
         redis_server.ask("DEL", "taken")
-        assert jobs.add.apply_async((1, 2), queue="taken").get(timeout=10) == 3
+        assert jobs.add.apply_async((1, 2), queue="taken").get(timeout=30) == 3
     assert caplog.text.count("The key 'taken' is no list of messages") == 1
 
 
@@ -196,8 +196,8 @@ def test_somebody_else_uses_the_key_of_a_priority(app: Celery, redis_server: Red
     with work(app):
         with pytest.raises(OperationalError, match="holds no list of messages"):
             jobs.add.apply_async((1, 2), priority=7)
-        assert jobs.add.apply_async((1, 2), priority=3).get(timeout=10) == 3
-        assert jobs.add.delay(1, 2).get(timeout=10) == 3
+        assert jobs.add.apply_async((1, 2), priority=3).get(timeout=30) == 3
+        assert jobs.add.delay(1, 2).get(timeout=30) == 3
 
 
 def test_what_cannot_go_back_to_its_queue_is_dead_and_can_be_replayed(
@@ -222,7 +222,7 @@ def test_what_cannot_go_back_to_its_queue_is_dead_and_can_be_replayed(
 def test_somebody_else_uses_a_key_of_ours(app: Celery, redis_server: RedisServer, key: str, jobs: Any) -> None:
     redis_server.ask("SET", key, "theirs")
     with work(app):
-        assert [jobs.add.delay(n, 2).get(timeout=10) for n in range(3)] == [2, 3, 4]
+        assert [jobs.add.delay(n, 2).get(timeout=30) for n in range(3)] == [2, 3, 4]
     assert redis_server.ask("LLEN", "celery") == 0
 
 
@@ -230,8 +230,8 @@ def test_keys_of_others_stay_as_they_are(app: Celery, redis_server: RedisServer,
     others = {"session:1": "a", "celery-something": "b", "celeriacs": "c", "unacked_mutex": "d"}
     redis_server.ask("MSET", *[word for pair in others.items() for word in pair])
     with work(app, purge=True):
-        assert jobs.add.delay(1, 2).get(timeout=10) == 3
-        assert jobs.flaky.delay(str(tmp_path / "log"), 1, 0.01).get(timeout=10) == 1
+        assert jobs.add.delay(1, 2).get(timeout=30) == 3
+        assert jobs.flaky.delay(str(tmp_path / "log"), 1, 0.01).get(timeout=30) == 1
         app.control.purge()
     assert redis_server.ask("MGET", *others) == [value.encode() for value in others.values()]
 
@@ -244,11 +244,11 @@ def test_somebody_else_uses_the_key_of_a_result(
     with work(app):
         with app.bulk():
             result, other = jobs.add.apply_async((1, 2), task_id="taken"), jobs.add.delay(1, 2)
-        assert other.get(timeout=10) == 3
+        assert other.get(timeout=30) == 3
         wait_until(lambda: is_idle(app))
         wait_until(lambda: "celery-task-meta-taken" in caplog.text)
         with pytest.raises(BackendError, match="of another type"):
-            result.get(timeout=10)
+            result.get(timeout=30)
     assert app.broker.stats(["celery"])[0].dead == 0
 
 
@@ -257,7 +257,7 @@ def test_a_result_that_is_none(app: Celery, redis_server: RedisServer, jobs: Any
     with pytest.raises(DecodeError):
         app.AsyncResult("odd").get(timeout=30)
     with work(app):
-        assert jobs.add.delay(1, 2).get(timeout=10) == 3
+        assert jobs.add.delay(1, 2).get(timeout=30) == 3
         result = jobs.add.apply_async((1, 2), task_id="odd")
         wait_until(lambda: is_idle(app))
         assert result.get(timeout=30) == 3
@@ -305,13 +305,13 @@ def test_a_server_that_becomes_a_replica_and_a_primary_again(
     app = make_app(own.url(), own.url(1))
     try:
         with work(app) as worker:
-            assert jobs.add.delay(1, 2).get(timeout=10) == 3
+            assert jobs.add.delay(1, 2).get(timeout=30) == 3
             own.ask("REPLICAOF", "127.0.0.1", primary.port)
             with pytest.raises(OperationalError, match="it is a replica"):
                 jobs.add.delay(1, 2)
             own.ask("REPLICAOF", "NO", "ONE")
             began = time.monotonic()
-            assert jobs.add.delay(1, 2).get(timeout=10) == 3
+            assert jobs.add.delay(1, 2).get(timeout=30) == 3
             assert time.monotonic() - began < 5.0
             assert worker.consumer is not None
     finally:
@@ -333,9 +333,9 @@ def test_a_server_that_is_full(own: RedisServer, tmp_path: Path, jobs: Any) -> N
             with pytest.raises(OperationalError, match="maxmemory is reached"):
                 jobs.add.apply_async((1, 2), **options)
             assert time.monotonic() - began < DEADLINE + 3
-        assert [result.get(timeout=10) for result in results] == [str(number) for number in range(20)]
-        assert app.control.ping(timeout=20, limit=1)
+        assert [result.get(timeout=30) for result in results] == [str(number) for number in range(20)]
+        assert app.control.ping(timeout=30, limit=1)
         own.ask("CONFIG", "SET", "maxmemory", "0")
-        assert jobs.add.delay(1, 2).get(timeout=10) == 3
+        assert jobs.add.delay(1, 2).get(timeout=30) == 3
     assert set(noted(log).values()) == {1}
     app.close()

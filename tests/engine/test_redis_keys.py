@@ -81,14 +81,18 @@ def test_nothing_is_left_but_what_is_documented(redis_server: RedisServer, redis
         for number, app in enumerate(workers):
             name = f"w{number}@here"
             stack.enter_context(
-                start_worker(app, pool="threads", concurrency=4, hostname=name, perform_ping_check=False)
+                start_worker(
+                    app, pool="threads", concurrency=4, hostname=name, perform_ping_check=False, shutdown_timeout=60.0
+                )
             )
         answers = stack.enter_context(make(redis_url, heard, "rpc://"))
-        stack.enter_context(start_worker(answers, pool="threads", perform_ping_check=False, queues=["asked"]))
+        stack.enter_context(
+            start_worker(answers, pool="threads", perform_ping_check=False, shutdown_timeout=60.0, queues=["asked"])
+        )
         run(client, heard)
         assert asks.tasks["add"].apply_async((1,), queue="asked").get(timeout=SOON) == 2
-        assert len(client.control.ping(timeout=5, limit=3)) == 3
-        assert len(client.control.inspect(timeout=5, limit=3).active_queues()) == 3
+        assert len(client.control.ping(timeout=30, limit=3)) == 3
+        assert len(client.control.inspect(timeout=30, limit=3).active_queues()) == 3
     assert redis_server.ask("LLEN", "celery") == 0
     check_keys(redis_server)
 

@@ -48,11 +48,18 @@ def make_app(make_app: Callable[..., Celery]) -> Callable[..., Celery]:
 
 
 def work(app: Celery, pool: str, **options: Any) -> AbstractContextManager[TestWorkController]:
-    given = {"pool": pool, "concurrency": 2, "hostname": NODE, "perform_ping_check": False, **options}
+    given = {
+        "pool": pool,
+        "concurrency": 2,
+        "hostname": NODE,
+        "perform_ping_check": False,
+        "shutdown_timeout": 60.0,
+        **options,
+    }
     return start_worker(app, **given)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -157,7 +164,7 @@ def test_an_idle_worker_notices_half_open_connections(
             wait_until(lambda: answers(client))
             assert proxy.abandon() >= 3
             gone = time.monotonic()
-            assert client.send_task("engine.jobs.add", (1, 2)).get(timeout=10) == 3
+            assert client.send_task("engine.jobs.add", (1, 2)).get(timeout=30) == 3
             wait_until(lambda: answers(client))
             assert time.monotonic() - gone < AGAIN
         app.close()
@@ -177,7 +184,7 @@ def test_a_lease_that_ran_out_during_an_outage_is_begun_anew(
             with work(app, "threads", hostname="w2@here"):
                 wait_until(lambda: noted(log)["late"] == 2)
                 proxy.heal()
-                assert result.get(timeout=10) == "late"
+                assert result.get(timeout=30) == "late"
                 assert worker.consumer is not None
                 wait_until(lambda: worker.consumer is not None and not worker.consumer.requests())
         [stats] = app.broker.stats(["celery"])
@@ -221,7 +228,7 @@ def test_an_idle_worker_has_three_connections_that_bear_its_name_and_asks_little
     with work(app, "prefork"):
         wait_until(lambda: len(ours()) == 3)
         for number in range(20):
-            assert client.send_task("engine.jobs.add", (number, 1)).get(timeout=10) == number + 1
+            assert client.send_task("engine.jobs.add", (number, 1)).get(timeout=30) == number + 1
         wait_until(lambda: len(ours()) == 3, seconds=30)
         assert sorted(connection["flags"] for connection in ours()) == ["P", "P", "t"]
         client.close()
@@ -279,6 +286,6 @@ def test_threads_that_send_share_connections(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(30)
     assert 1 <= len(connections(redis_server, before)) <= 3
     assert app.broker.stats(["celery"])[0].ready == 320

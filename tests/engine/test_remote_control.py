@@ -30,7 +30,7 @@ def worker(app: Celery, start: Any) -> Any:
     @app.task(shared=False, name="held")
     def held(*args: Any, **kwargs: Any) -> None:
         began.set()
-        assert may_end.wait(10)
+        assert may_end.wait(30)
 
     @app.task(shared=False, name="limited", rate_limit="5/m")
     def limited() -> None: ...
@@ -42,28 +42,28 @@ def worker(app: Celery, start: Any) -> Any:
 
 
 def asked(app: Celery, name: str, *args: Any, **kwargs: Any) -> Any:
-    answer = getattr(app.control.inspect(timeout=20, limit=1), name)(*args, **kwargs)
+    answer = getattr(app.control.inspect(timeout=30, limit=1), name)(*args, **kwargs)
     assert list(answer) == [NODE]
     return answer[NODE]
 
 
 def told(app: Celery, name: str, *args: Any, **kwargs: Any) -> Any:
-    [answer] = getattr(app.control, name)(*args, reply=True, timeout=20, limit=1, **kwargs)
+    [answer] = getattr(app.control, name)(*args, reply=True, timeout=30, limit=1, **kwargs)
     return answer[NODE]
 
 
 def test_ping(app: Celery, worker: Any) -> None:
-    assert app.control.ping(timeout=20, limit=1) == [{NODE: {"ok": "pong"}}]
+    assert app.control.ping(timeout=30, limit=1) == [{NODE: {"ok": "pong"}}]
     assert asked(app, "ping") == {"ok": "pong"}
-    assert app.control.inspect(NODE, timeout=20).ping() == {"ok": "pong"}, "of a name, its answer"
+    assert app.control.inspect(NODE, timeout=30).ping() == {"ok": "pong"}, "of a name, its answer"
 
 
 def test_only_those_who_are_meant_answer(app: Celery, worker: Any) -> None:
-    assert app.control.ping(destination=[NODE], timeout=20) == [{NODE: {"ok": "pong"}}]
+    assert app.control.ping(destination=[NODE], timeout=30) == [{NODE: {"ok": "pong"}}]
     assert app.control.ping(destination=["w@elsewhere"], timeout=0.1) == []
-    assert app.control.ping(pattern="w@*", matcher="glob", timeout=20, limit=1)
+    assert app.control.ping(pattern="w@*", matcher="glob", timeout=30, limit=1)
     assert app.control.ping(pattern="x@*", matcher="glob", timeout=0.1) == []
-    assert app.control.ping(pattern="^w@h", matcher="pcre", timeout=20, limit=1)
+    assert app.control.ping(pattern="^w@h", matcher="pcre", timeout=30, limit=1)
     assert app.control.inspect(destination=["w@elsewhere"], timeout=0.1).ping() is None
 
 
@@ -158,11 +158,11 @@ def test_the_pool_grows_and_shrinks(app: Celery, worker: Any) -> None:
 
 
 def test_an_unknown_command_is_answered(app: Celery, worker: Any) -> None:
-    assert app.control.broadcast("nope", reply=True, timeout=20, limit=1) == [{NODE: {"error": "KeyError('nope')"}}]
+    assert app.control.broadcast("nope", reply=True, timeout=30, limit=1) == [{NODE: {"error": "KeyError('nope')"}}]
 
 
 def test_a_command_that_raises_is_answered(app: Celery, worker: Any) -> None:
-    [answer] = app.control.broadcast("time_limit", arguments={"task_name": []}, reply=True, timeout=20, limit=1)
+    [answer] = app.control.broadcast("time_limit", arguments={"task_name": []}, reply=True, timeout=30, limit=1)
     assert "error" in answer[NODE]
 
 
@@ -183,9 +183,9 @@ def test_commands_of_users(app: Celery, worker: Any) -> None:
         return {"unplain": {1, 2}}
 
     try:
-        [answer] = app.control.broadcast("set_something", arguments={"n": 3}, reply=True, timeout=20, limit=1)
+        [answer] = app.control.broadcast("set_something", arguments={"n": 3}, reply=True, timeout=30, limit=1)
         assert answer == {NODE: {"ok": f"{NODE} 3"}}
-        [answer] = app.control.broadcast("old_name", reply=True, timeout=20, limit=1)
+        [answer] = app.control.broadcast("old_name", reply=True, timeout=30, limit=1)
         assert answer == {NODE: {"unplain": [1, 2]}}
         assert Panel.meta["set_something"].help == "Set something."
     finally:
@@ -207,7 +207,7 @@ def test_the_clock_goes_on(app: Celery, worker: Any) -> None:
 
 def test_shutdown(app: Celery, worker: Any) -> None:
     app.control.shutdown()
-    assert worker.wait_stopped(5)
+    assert worker.wait_stopped(30)
 
 
 def test_two_nodes_with_one_name_are_noticed() -> None:

@@ -23,7 +23,7 @@ def app() -> Iterator[Celery]:
     app.close()
 
 
-def wait_until(condition: Any, seconds: float = 10.0) -> None:
+def wait_until(condition: Any, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -80,7 +80,9 @@ def test_they_come_and_go_in_the_order_of_what_they_require(app: Celery) -> None
 
     app.steps["worker"].update({Second, First, Unwanted})
     app.steps["consumer"].add(OfConsumer)
-    with start_worker(app, pool="solo", perform_ping_check=False, hostname="w@h", queues=["celery"]):
+    with start_worker(
+        app, pool="solo", perform_ping_check=False, shutdown_timeout=60.0, hostname="w@h", queues=["celery"]
+    ):
         wait_until(lambda: "called" in seen)
     order = [item[0] if isinstance(item, tuple) else item for item in seen]
     assert order == [
@@ -107,7 +109,7 @@ def test_what_has_an_object_starts_and_stops_it(app: Celery) -> None:
             return Thing()
 
     app.steps["worker"].add(Holder)
-    with start_worker(app, pool="solo", perform_ping_check=False) as worker:
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=60.0) as worker:
         assert worker.blueprint.human_state() == "running"
         assert [step.alias for step in worker.steps] == ["Holder"]
     assert seen == ["start", "stop"]
@@ -129,10 +131,10 @@ def test_a_consumer_step_gets_messages_of_its_own(redis_server: RedisServer, red
     app = TestApp(broker=redis_url, backend=redis_url)
     app.steps["consumer"].add(Custom)
     add = app.task(lambda x, y: x + y, name="add", shared=False)
-    with start_worker(app, pool="threads", perform_ping_check=False):
+    with start_worker(app, pool="threads", perform_ping_check=False, shutdown_timeout=60.0):
         with app.producer_or_acquire() as producer:
             producer.publish({"hello": 1}, exchange=queue.exchange, routing_key="key", declare=[queue])
-        assert add.delay(1, 2).get(timeout=10) == 3
+        assert add.delay(1, 2).get(timeout=30) == 3
         wait_until(lambda: seen)
     assert seen == [{"hello": 1}]
     app.pool.force_close_all()

@@ -50,7 +50,14 @@ def ways(app: Celery) -> ModuleType:
 @pytest.fixture
 def start(app: Celery, ways: ModuleType, pool: str) -> Start:
     def start(**options: Any) -> AbstractContextManager[TestWorkController]:
-        given = {"pool": pool, "concurrency": 2, "perform_ping_check": False, "prefetch_multiplier": 0, **options}
+        given = {
+            "pool": pool,
+            "concurrency": 2,
+            "perform_ping_check": False,
+            "shutdown_timeout": 60.0,
+            "prefetch_multiplier": 0,
+            **options,
+        }
         return start_worker(app, **given)
 
     return start
@@ -61,7 +68,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -78,8 +85,8 @@ def test_messages_are_collected_and_run_as_one(app: Celery, start: Start, ways: 
     with start():
         results = [collected.delay(str(log), number) for number in range(7)]
         others = [add.delay(number, number) for number in range(20)]
-        assert [other.get(timeout=10) for other in others] == [2 * number for number in range(20)]
-        assert [result.get(timeout=10) for result in results] == [3, 3, 3, 12, 12, 12, 6]
+        assert [other.get(timeout=30) for other in others] == [2 * number for number in range(20)]
+        assert [result.get(timeout=30) for result in results] == [3, 3, 3, 12, 12, 12, 6]
         wait_until(lambda: counts(app, "ready", "leased") == [0, 0])
     assert sorted(line.rpartition(" ")[0] for line in noted(log).elements()) == ["sum 1", "sum 3", "sum 3"]
 
@@ -111,7 +118,7 @@ def test_a_strategy_holds_no_more_than_a_worker_prefetches(app: Celery, start: S
 def test_the_default_strategy_can_be_wrapped(app: Celery, start: Start, ways: Any) -> None:
     with start():
         burnt, ignored, raised, plain = (ways.careful.delay(what) for what in ("burn", "ignore", "raise", "run"))
-        assert plain.get(timeout=10) == "run"
+        assert plain.get(timeout=30) == "run"
         wait_until(lambda: counts(app, "ready", "leased") == [0, 0])
     reasons = {entry.task_id: entry.reason for entry in app.broker.entries("dead")}
     assert reasons == {
@@ -125,9 +132,9 @@ def test_the_default_strategy_can_be_wrapped(app: Celery, start: Start, ways: An
 def test_a_strategy_runs_its_own_requests_in_the_pool(app: Celery, start: Start, ways: Any) -> None:
     with start(hostname="w@here"):
         fine, bad = ways.free.delay("go"), ways.free.delay("fail")
-        assert fine.get(timeout=10) == ["go", fine.id, "w@here"]
+        assert fine.get(timeout=30) == ["go", fine.id, "w@here"]
         with pytest.raises(ValueError, match="fail"):
-            bad.get(timeout=10)
+            bad.get(timeout=30)
         wait_until(lambda: counts(app, "ready", "leased", "dead") == [0, 0, 0])
 
 
@@ -135,10 +142,10 @@ def test_a_strategy_runs_its_own_requests_in_the_pool(app: Celery, start: Start,
 def test_a_request_class_is_told_what_becomes_of_its_task(app: Celery, start: Start, ways: Any, log: Path) -> None:
     watched = ways.watched
     with start():
-        assert watched.delay(str(log)).get(timeout=10) == ""
+        assert watched.delay(str(log)).get(timeout=30) == ""
         with pytest.raises(ValueError, match="fail"):
-            watched.apply_async((str(log), "fail")).get(timeout=10)
-        assert watched.apply_async((str(log), "retry"), shadow="again").get(timeout=10) == "retry"
+            watched.apply_async((str(log), "fail")).get(timeout=30)
+        assert watched.apply_async((str(log), "retry"), shadow="again").get(timeout=30) == "retry"
         watched.apply_async((str(log), "reject"), shadow="rejected")
         wait_until(lambda: any("rejected failed" in line for line in noted(log)))
     assert noted(log) == {
@@ -174,7 +181,7 @@ def test_a_request_can_send_its_message_back(app: Celery, start: Start, ways: An
     with start():
         result = ways.watched.apply_async((str(log), "fail"), headers={"again": True})
         with pytest.raises(ValueError, match="fail"):
-            result.get(timeout=10)
+            result.get(timeout=30)
         wait_until(lambda: noted(log)["ways.watched failed ValueError('fail')"] == 2)
         wait_until(lambda: counts(app, "ready", "leased", "dead") == [0, 0, 0])
 
@@ -186,14 +193,14 @@ def test_functions_run_in_the_pool(app: Celery, start: Start) -> None:
         assert worker.pool is not None
         apply = worker.pool.apply_async
         fine = apply(divmod, (7, 2), callback=heard.append, accept_callback=lambda pid, at: heard.append("accepted"))
-        assert fine.get(timeout=10) == (3, 1)
+        assert fine.get(timeout=30) == (3, 1)
         assert fine.successful()
         failed = apply(divmod, (7, 0), error_callback=lambda einfo: heard.append(type(einfo.exception)))
         with pytest.raises(ZeroDivisionError):
-            failed.get(timeout=10)
+            failed.get(timeout=30)
         wait_until(lambda: len(heard) == 3)
         many = [apply(pow, (number, 2)) for number in range(500)]
-        assert [result.get(timeout=10) for result in many] == [number**2 for number in range(500)]
+        assert [result.get(timeout=30) for result in many] == [number**2 for number in range(500)]
     assert heard == ["accepted", (3, 1), ZeroDivisionError]
 
 
@@ -205,10 +212,10 @@ def test_functions_have_limits_and_die_with_their_process(app: Celery, start: St
         apply = worker.pool.apply_async
         late = apply(time.sleep, (30,), timeout=0.2, timeout_callback=lambda *said: heard.append(said))
         with pytest.raises(Exception, match=r"TimeLimitExceeded\(0.2"):
-            late.get(timeout=10)
+            late.get(timeout=30)
         dead = apply(sys.exit, (3,))
         with pytest.raises(Exception, match="exit"):
-            dead.get(timeout=10)
+            dead.get(timeout=30)
         with pytest.raises((AttributeError, TypeError), match=r"pickle|get local object"):
             apply(lambda: 1)
     assert heard == [(False, 0.2)]
@@ -231,7 +238,7 @@ def test_receivers_of_task_received_get_a_whole_request(app: Celery, start: Star
     try:
         with start():
             result = app.tasks["engine.jobs.add"].delay(1, 2)
-            assert result.get(timeout=10) == 3
+            assert result.get(timeout=30) == 3
     finally:
         signals.task_received.disconnect(note)
     assert seen == [(True, [1, 2], "engine.jobs.add", f"engine.jobs.add[{result.id}]", None)]
@@ -256,7 +263,7 @@ def test_the_class_of_the_consumer_is_a_setting(app: Celery, start: Start) -> No
     with start() as worker:
         assert type(worker.consumer) is Telling
         app.send_task("nobody")
-        assert app.tasks["engine.jobs.add"].delay(1, 2).get(timeout=10) == 3
+        assert app.tasks["engine.jobs.add"].delay(1, 2).get(timeout=30) == 3
     assert Telling.heard == [("unknown", "nobody", "NotRegistered")]
 
 
@@ -271,8 +278,8 @@ def test_queues_are_added_and_left_by_name(app: Celery, start: Start) -> None:
     with start() as worker:
         assert worker.consumer is not None
         worker.consumer.add_task_queue("more")
-        assert add.apply_async((1, 2), queue="more").get(timeout=10) == 3
+        assert add.apply_async((1, 2), queue="more").get(timeout=30) == 3
         worker.consumer.cancel_task_queue("more")
         add.apply_async((1, 2), queue="more")
-        assert add.delay(1, 2).get(timeout=10) == 3
+        assert add.delay(1, 2).get(timeout=30) == 3
     assert [stats.ready for stats in app.broker.stats(["more"])] == [1]

@@ -33,7 +33,7 @@ def test_tasks_are_seen_in_a_worker_and_their_results_joined(app: Celery, start:
 
     @app.task(shared=False, name="held", track_started=True)
     def held(number: int) -> int:
-        go.wait(20)
+        go.wait(30)
         return number
 
     with start():

@@ -42,7 +42,7 @@ def test_what_was_claimed_when_the_broker_went_away_still_runs(
 
     result = add.delay(1, 2)
     with start():
-        assert result.get(timeout=10) == 3
+        assert result.get(timeout=30) == 3
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_late_word_of_a_lost_lease_costs_nothing_that_was_claimed_since(app: C
     consumer.call_soon(consumer.on_lease_lost)
     for _ in range(6):
         consumer.turn()
-    assert [result.get(timeout=1) for result in results] == [1, 2, 3]
+    assert [result.get(timeout=30) for result in results] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_a_message_that_is_nearly_a_task_ends_in_the_dead_set(tmp_path: Path, he
     message.headers.update(headers)
     envelope = json.dumps(json.loads(encode_envelope(message)) | {"headers": message.headers}).encode()
     app.broker.publish([Outgoing(envelope, "celery", task_id="an-id")])
-    with start_worker(app, pool="solo", perform_ping_check=False):
-        assert add.delay(1, 2).get(timeout=15) == 3
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=60.0):
+        assert add.delay(1, 2).get(timeout=30) == 3
         if "id" not in headers:
             with pytest.raises(Exception, match="undecodable"):
-                app.AsyncResult("an-id").get(timeout=15)
+                app.AsyncResult("an-id").get(timeout=30)
     assert [entry.task_id for entry in app.broker.entries("dead")] == ["an-id"]
     app.close()

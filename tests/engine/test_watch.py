@@ -21,7 +21,7 @@ from rig.proxy import Proxy
 PATIENCE = 30.0
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -52,7 +52,7 @@ class Watched:
 def watched() -> Iterator[Watched]:
     url = f"memory://{uuid()}"
     app = TestApp(broker=url, backend=url)
-    with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False) as worker:
+    with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False, shutdown_timeout=60.0) as worker:
         yield Watched(worker)
     app.close()
 
@@ -67,8 +67,8 @@ def test_a_worker_that_turns(watched: Watched) -> None:
 def test_a_loop_that_stands_still(watched: Watched) -> None:
     free, held = threading.Event(), threading.Event()
     consumer: Any = watched.worker.consumer
-    consumer.call_soon(lambda: (held.set(), free.wait(20)))
-    assert held.wait(20)
+    consumer.call_soon(lambda: (held.set(), free.wait(30)))
+    assert held.wait(30)
     watched.later(0)
     watched.later(PATIENCE)
     assert watched.watch.live().good
@@ -98,19 +98,19 @@ def test_a_worker_that_shuts_down() -> None:
     @app.task
     def hold() -> None:
         began.set()
-        free.wait(20)
+        free.wait(30)
 
-    with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False) as worker:
+    with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False, shutdown_timeout=60.0) as worker:
         watch = Watched(worker).watch
         watch.look()
         hold.delay()
-        assert began.wait(20)
+        assert began.wait(30)
         worker.stop()
         wait_until(lambda: not watch.ready().good)
         assert watch.ready().reasons == ("the worker is shutting down",)
         assert watch.live().good
         free.set()
-        assert worker.wait_stopped(20)
+        assert worker.wait_stopped(30)
     assert watch.ready() == (False, ("the worker has stopped",))
     assert watch.live().good
     assert watch.started().good
@@ -121,7 +121,7 @@ def test_a_worker_that_shuts_down() -> None:
 def remote(redis_url: str, proxy: Proxy) -> Iterator[Watched]:
     """A worker whose broker is behind a proxy."""
     app = TestApp(broker=proxy.url(), backend=proxy.url())
-    with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False) as worker:
+    with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False, shutdown_timeout=60.0) as worker:
         yield Watched(worker)
         proxy.heal()
         wait_until(lambda: worker.consumer is not None and worker.consumer.connected)
@@ -160,12 +160,12 @@ def test_a_worker_that_runs_a_task_on_its_own_thread_is_not_stalled() -> None:
     @app.task
     def hold() -> None:
         began.set()
-        free.wait(20)
+        free.wait(30)
 
-    with start_worker(app, pool="solo", perform_ping_check=False) as worker:
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=60.0) as worker:
         it = Watched(worker)
         hold.delay()
-        assert began.wait(20)
+        assert began.wait(30)
         it.later(1)
         it.later(100 * PATIENCE)
         assert it.watch.live().good

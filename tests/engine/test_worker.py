@@ -126,7 +126,7 @@ def test_a_warm_shutdown_finishes_what_runs_and_gives_back_the_rest(app: Celery)
     thread.join(30)
     assert not thread.is_alive()
     assert worker.exitcode == 0
-    assert results[0].get(timeout=1) == "finished"
+    assert results[0].get(timeout=30) == "finished"
     assert [result.state for result in results[1:]] == ["PENDING", "PENDING"]
 
 
@@ -150,7 +150,7 @@ def test_a_test_worker_that_starts_too_late_is_stopped(app: Celery) -> None:
             super().ensure_started(timeout)
             raise RuntimeError("too late")
 
-    starting = _start_worker_thread(app, WorkController=Late, perform_ping_check=False)
+    starting = _start_worker_thread(app, WorkController=Late, perform_ping_check=False, shutdown_timeout=60.0)
     with pytest.raises(RuntimeError, match="too late"), starting:
         pass
     assert "celery-test-worker" not in {thread.name for thread in threading.enumerate()}
