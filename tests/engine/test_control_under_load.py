@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from celery import Celery
+from celery.exceptions import TaskRevokedError
 
 NODE = "w@here"
-ENOUGH = 10.0
+ENOUGH = 30.0
 """Seconds for one answer on the slowest machine; docs/remote-control.md says how long it takes on others."""
 
 
@@ -113,3 +114,34 @@ def test_while_the_loop_waits_for_the_broker(
             may_go_on.set()
             gate.touch()
         result.get(timeout=ENOUGH)
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("pool", ["prefork"])
+def test_what_is_terminated_while_the_loop_waits_for_the_broker(
+    app: Celery, start: Any, jobs: ModuleType, tmp_path: Path
+) -> None:
+    """The loop ends it when it turns; the answer does not say that there was nothing to end."""
+    log = tmp_path / "log"
+    waits, may_go_on = threading.Event(), threading.Event()
+    app.conf.imports = ("engine.jobs",)
+
+    def wait() -> None:
+        waits.set()
+        assert may_go_on.wait(60)
+
+    with start(hostname=NODE, concurrency=1) as worker:
+        result = jobs.mark.delay(str(log), "began", 600)
+        deadline = time.monotonic() + ENOUGH
+        while not (log.exists() and log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        worker.consumer.call_soon(wait)
+        assert waits.wait(ENOUGH)
+        try:
+            assert ask(app, "revoke", task_id=[result.id], terminate=True) == {"ok": f"terminate: {result.id}"}
+            assert not may_go_on.is_set()
+        finally:
+            may_go_on.set()
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=ENOUGH)

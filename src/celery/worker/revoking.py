@@ -46,7 +46,10 @@ def _record(state: ControlState, ids: set[str]) -> None:
 
 
 def _kill(state: ControlState, ids: set[str], number: int) -> list[str]:
-    """Send the signal to the processes that run these tasks; what waits in the pool is dropped there and then."""
+    """Send the signal to the processes that run these tasks; what waits in the pool is dropped there and then.
+
+    A loop that is busy, with the broker for example, does it as soon as it turns; what it then finds is said now.
+    """
 
     def kill() -> list[str]:
         killed = []
@@ -62,6 +65,8 @@ def _kill(state: ControlState, ids: set[str], number: int) -> list[str]:
     try:
         return state.consumer.ask(kill)
     except LoopBusy:
+        if state.consumer.pool.name != "solo":
+            return [request.id for request in state.inside() if request.id in ids]
         logger.warning("Cannot terminate %s: the pool runs its task on the worker's own thread", ", ".join(ids))
         return []
 
