@@ -51,7 +51,7 @@ class TestWorkController(WorkController):
         self._settled.set()
         test_worker_started.send(sender=self.app, worker=self, consumer=consumer)
 
-    def ensure_started(self, timeout: float = 10.0) -> None:
+    def ensure_started(self, timeout: float = 60.0) -> None:
         """Wait until tasks are claimed; raises what kept the worker from it."""
         if not self._settled.wait(timeout):
             raise RuntimeError(f"The worker did not start within {timeout} seconds.")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = get_logger("celery.worker.consumer")
 T = TypeVar("T")
+PATIENCE = 30.0
+"""Seconds that the loop may be busy before who changes its queues from another thread is told that it is."""
 
 
 class Surface:
@@ -133,13 +135,13 @@ class Surface:
             wanted = {key: value for key, value in given.items() if value is not None}
             queues.select_add(name, **{"exchange": name, "routing_key": name, **wanted})
         self.broker.declare(queues.apart([name]))
-        self.ask(lambda: self.add_queue(name))  # type: ignore[attr-defined] # of the class it is mixed into
+        self.ask(lambda: self.add_queue(name), PATIENCE)  # type: ignore[attr-defined] # of the class it is mixed into
 
     def cancel_task_queue(self, queue: Any) -> None:
         """Consume tasks no longer from *queue*."""
         name = getattr(queue, "name", queue)
         self.app.amqp.queues.deselect([name])
-        self.ask(lambda: self.cancel_queue(name))  # type: ignore[attr-defined]
+        self.ask(lambda: self.cancel_queue(name), PATIENCE)  # type: ignore[attr-defined]
 
     def update_strategies(self) -> None:
         """Read tasks and their strategies anew: something about them has changed."""
