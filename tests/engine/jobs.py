@@ -121,7 +121,7 @@ def relay(x: int, y: int) -> str:
 def progress(self: Task[Any, Any], log: str) -> str:
     """Says how far it is until somebody has noted that it was seen."""
     self.update_state(state="PROGRESS", meta={"half": True})
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not noted(Path(log)) and time.monotonic() < deadline:
         time.sleep(0.005)
     return "whole"

@@ -25,6 +25,7 @@ from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Ignore, MaxRetriesExceededError
 from celery.result import AsyncResult, EagerResult
+from celery.utils import uuid
 from celery.utils.log import get_task_logger
 
 
@@ -220,9 +221,8 @@ class TestTaskClasses:
                 key = f"{self.name}{args}"
                 if key in locks:
                     return EagerResult(None, None, states.REJECTED)
-                result = super().apply_async(args, kwargs, task_id, **options)
-                locks[key] = result.id
-                return result
+                locks[key] = task_id = task_id or uuid()  # it may have run before this returns
+                return super().apply_async(args, kwargs, task_id, **options)
 
             def after_return(self, status: Any, retval: Any, task_id: Any, args: Any, kwargs: Any, einfo: Any) -> None:
                 assert locks.pop(f"{self.name}{tuple(args)}") == task_id

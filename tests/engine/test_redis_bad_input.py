@@ -25,6 +25,8 @@ from rig.redis import RedisServer
 
 DEADLINE = 1.0
 """Seconds that a publisher waits at most, in these tests."""
+SOON = 15.0
+"""Seconds that a busy machine may take for what is done at once."""
 ADD = "engine.jobs.add"
 
 
@@ -161,10 +163,10 @@ def test_fifty_megabytes(app: Celery, redis_server: RedisServer, jobs: Any) -> N
         redis_server.ask("LPUSH", "celery", b'{"body": "' + b"x" * 50_000_000)
         assert jobs.length.delay("x" * 50_000_000).get(timeout=60) == 50_000_000
         assert jobs.add.delay(1, 2).get(timeout=30) == 3
+        wait_until(lambda: app.broker.stats(["celery"])[0].dead == 1)
         [entry] = app.broker.entries("dead")
         assert len(entry.envelope) == 50_000_010
-        assert worker.consumer is not None
-        assert worker.consumer.connected
+        wait_until(lambda: worker.consumer is not None and worker.consumer.connected)
     assert app.broker.remove([entry.tag]) == 1
 
 
@@ -180,7 +182,7 @@ def test_somebody_else_uses_the_key_of_a_queue(
             began = time.monotonic()
             with pytest.raises(OperationalError, match="the key taken holds"):
                 jobs.add.apply_async((1, 2), queue="taken", **options)
-            assert time.monotonic() - began < DEADLINE + 3
+            assert time.monotonic() - began < DEADLINE + SOON
         assert [jobs.add.delay(n, 2).get(timeout=30) for n in range(3)] == [2, 3, 4]
         assert {stats.name: stats.ready for stats in app.broker.stats()} == {"celery": 0, "taken": 0}
         with pytest.raises(BrokerError, match="WRONGTYPE"):
@@ -278,7 +280,7 @@ def test_nobody_is_there(own: RedisServer, jobs: Any) -> None:
     began = time.monotonic()
     with pytest.raises(OperationalError, match="cannot be reached: Connection refused"):
         jobs.add.delay(1, 2)
-    assert DEADLINE - 0.5 < time.monotonic() - began < DEADLINE + 3
+    assert DEADLINE - 0.5 < time.monotonic() - began < DEADLINE + SOON
     app.close()
 
 
@@ -289,7 +291,7 @@ def test_a_replica_takes_nothing(own: RedisServer, server: Callable[[str], Path]
         began = time.monotonic()
         with pytest.raises(OperationalError, match="it is a replica; give the URL of the primary"):
             jobs.add.delay(1, 2)
-        assert time.monotonic() - began < DEADLINE + 3
+        assert time.monotonic() - began < DEADLINE + SOON
         app.conf.broker_connection_retry_on_startup = False
         with pytest.raises(BrokerError, match="it is a replica"):
             WorkController(app, pool="solo").start()
@@ -312,7 +314,7 @@ def test_a_server_that_becomes_a_replica_and_a_primary_again(
             own.ask("REPLICAOF", "NO", "ONE")
             began = time.monotonic()
             assert jobs.add.delay(1, 2).get(timeout=30) == 3
-            assert time.monotonic() - began < 5.0
+            assert time.monotonic() - began < SOON
             assert worker.consumer is not None
     finally:
         app.close()
@@ -332,7 +334,7 @@ def test_a_server_that_is_full(own: RedisServer, tmp_path: Path, jobs: Any) -> N
             began = time.monotonic()
             with pytest.raises(OperationalError, match="maxmemory is reached"):
                 jobs.add.apply_async((1, 2), **options)
-            assert time.monotonic() - began < DEADLINE + 3
+            assert time.monotonic() - began < DEADLINE + SOON
         assert [result.get(timeout=30) for result in results] == [str(number) for number in range(20)]
         assert app.control.ping(timeout=30, limit=1)
         own.ask("CONFIG", "SET", "maxmemory", "0")

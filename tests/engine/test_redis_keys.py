@@ -22,9 +22,7 @@ SOON = 60.0
 
 def make(url: str, heard: list[str], backend: str = "") -> Celery:
     app = TestApp(broker=url, backend=backend or url)
-    app.conf.update(
-        task_queues=["celery", Broadcast("news")], task_default_queue="celery", result_expires=60, worker_lease=3.0
-    )
+    app.conf.update(task_queues=["celery", Broadcast("news")], task_default_queue="celery", result_expires=60)
 
     @app.task(name="add", shared=False)
     def add(x: int, y: int = 1) -> int:

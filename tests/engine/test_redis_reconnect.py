@@ -22,8 +22,9 @@ from rig.redis import RedisServer
 NODE = "w1@here"
 GREEN = os.environ.get("GREEN_POOL")
 """The pool to test, in a process that gevent or eventlet has taken over: see `test_green_engine`."""
-AGAIN = 5.0
-"""Seconds in which tasks are run and commands answered when the server is back."""
+AGAIN = 20.0
+"""Seconds in which tasks are run and commands answered when the server is back, on the slowest machine. `tests/crash`
+and the benchmarks look at how soon it is; what waited for a lease to end would take longer than this."""
 TASKS = 30
 
 
@@ -67,7 +68,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 def answers(app: Celery) -> bool:
-    return app.control.ping(timeout=0.5, limit=1) == [{NODE: {"ok": "pong"}}]
+    return app.control.ping(timeout=1.0, limit=1) == [{NODE: {"ok": "pong"}}]
 
 
 # -- lost and remade ---------------------------------------------------------------------------------------------------
@@ -86,6 +87,7 @@ def cut_requests(server: RedisServer) -> None:
 
 
 def cut_listeners(server: RedisServer) -> None:
+    wait_until(lambda: [each["flags"] for each in connections(server)].count("P") >= 2)
     assert server.ask("CLIENT", "KILL", "TYPE", "pubsub") >= 2
 
 
@@ -118,8 +120,7 @@ def test_trouble_amid_work(
         assert jobs.add.delay(1, 2).get(timeout=AGAIN) == 3
         wait_until(lambda: answers(app))
         assert time.monotonic() - back < AGAIN
-        assert worker.consumer is not None
-        assert worker.consumer.connected
+        wait_until(lambda: worker.consumer is not None and worker.consumer.connected)
     assert noted(log) == {str(number): 1 for number in range(TASKS)}
     [stats] = app.broker.stats(["celery"])
     assert (stats.ready, stats.leased, stats.delayed, stats.dead) == (0, 0, 0, 0)
@@ -134,12 +135,12 @@ def test_a_server_that_is_away_for_a_while(
     jobs: Any,
 ) -> None:
     """What runs meanwhile is finished and committed when it is back. The log has a line for each end of it."""
-    app, log = make_app(durable.url(), timeout=1.0), tmp_path / "log"
+    app, log = make_app(durable.url(), timeout=5.0), tmp_path / "log"
     with work(app, pool, loglevel="INFO") as worker:
-        running = jobs.mark.delay(str(log), "running", 1.0)
+        running = jobs.early_at_gate.delay(str(log), "running", str(tmp_path / "gate"))
         wait_until(lambda: noted(log)["running"])
         durable.kill()
-        assert worker.consumer is not None
+        (tmp_path / "gate").touch()
         wait_until(lambda: worker.consumer is not None and not worker.consumer.connected)
         durable.start()
         back = time.monotonic()
@@ -179,10 +180,10 @@ def test_a_lease_that_ran_out_during_an_outage_is_begun_anew(
         cut_off = make_app(proxy.url(), timeout=1.0, lease=0.6)
         with work(cut_off, "threads", concurrency=1) as worker:
             result = jobs.late.apply_async((str(log), "late"), kwargs={"seconds": 2.0})
-            wait_until(lambda: noted(log)["late"] == 1)
+            wait_until(lambda: noted(log)["late"])
             proxy.swallow()
             with work(app, "threads", hostname="w2@here"):
-                wait_until(lambda: noted(log)["late"] == 2)
+                wait_until(lambda: noted(log)["late"] >= 2)
                 proxy.heal()
                 assert result.get(timeout=30) == "late"
                 assert worker.consumer is not None
@@ -229,15 +230,16 @@ def test_an_idle_worker_has_three_connections_that_bear_its_name_and_asks_little
         wait_until(lambda: len(ours()) == 3)
         for number in range(20):
             assert client.send_task("engine.jobs.add", (number, 1)).get(timeout=30) == number + 1
-        wait_until(lambda: len(ours()) == 3, seconds=30)
-        assert sorted(connection["flags"] for connection in ours()) == ["P", "P", "t"]
+        wait_until(lambda: sorted(each["flags"] for each in ours()) == ["P", "P", "t"])
         client.close()
-        assert [each["id"] for each in connections(redis_server, before)] == [each["id"] for each in ours()]
+        wait_until(
+            lambda: [each["id"] for each in connections(redis_server, before)] == [each["id"] for each in ours()]
+        )
         asked, used, began = total_commands(redis_server), time.process_time(), time.monotonic()
         wait_until(lambda: time.monotonic() - began > 2.0)
         seconds = time.monotonic() - began
         assert (total_commands(redis_server) - asked) / seconds < 20  # what scripts do counts too
-        assert (time.process_time() - used) / seconds < 0.02  # this test is in that
+        assert (time.process_time() - used) / seconds < 0.1  # this test is in that; a loop that spins would be 1
 
 
 def test_what_a_consumer_had_that_left_is_closed(

@@ -23,6 +23,8 @@ from engine.notes import note, noted
 from rig.redis import RedisServer
 
 NODE = "w1@here"
+MANY = 40
+"""More tasks of half a second than a worker runs before it hears that it is to stop, however busy the machine."""
 Start = Callable[..., AbstractContextManager[TestWorkController]]
 
 
@@ -116,9 +118,9 @@ def test_what_is_due_soon_and_what_is_due_next_year(app: Celery, start: Start, l
         due = time.time() + 0.5
         soon = jobs.mark.apply_async((str(log), "soon"), countdown=0.5)
         assert soon.get(timeout=30) == "soon"
-        assert 0 <= time.time() - due < 5.0
+        assert 0 <= time.time() - due < 25.0
         assert worker.consumer is not None
-        assert worker.consumer.requests() == []
+        wait_until(lambda: worker.consumer is not None and worker.consumer.requests() == [])
         assert counts(app) == (0, 0, 1, 0)
         assert far.state == "PENDING"
     [entry] = app.broker.entries("delayed")
@@ -213,7 +215,7 @@ def test_revoked_before_it_is_claimed(app: Celery, start: Start, log: Path, jobs
 
 def test_revoked_while_it_waits_for_its_time(app: Celery, start: Start, log: Path, jobs: Any) -> None:
     with start():
-        result = jobs.mark.apply_async((str(log), "unwanted"), countdown=0.5)
+        result = jobs.mark.apply_async((str(log), "unwanted"), countdown=3600)
         wait_until(lambda: counts(app)[2] == 1)
         app.control.revoke(result.id)
         with pytest.raises(TaskRevokedError):
@@ -290,16 +292,16 @@ def run(app: Celery, pool: str) -> Iterator[Callable[..., tuple[WorkController, 
 @every_pool
 def test_a_warm_shutdown_gives_back_what_has_not_begun(app: Celery, run: Any, log: Path, jobs: Any) -> None:
     worker, thread = run()
-    results = [jobs.mark.delay(str(log), str(number), 0.5) for number in range(4)]
+    results = [jobs.mark.delay(str(log), str(number), 0.5) for number in range(MANY)]
     wait_until(lambda: noted(log))
     worker.stop()
     thread.join(30)
     assert not thread.is_alive()
     assert worker.exitcode == 0
     ran = sum(noted(log).values())
-    assert [result.state for result in results] == ["SUCCESS"] * ran + ["PENDING"] * (4 - ran)
-    assert ran < 4
-    assert counts(app) == (4 - ran, 0, 0, 0)
+    assert [result.state for result in results] == ["SUCCESS"] * ran + ["PENDING"] * (MANY - ran)
+    assert ran < MANY
+    assert counts(app) == (MANY - ran, 0, 0, 0)
     assert app.broker.stats(["celery"])[0].consumers == 0
 
 
@@ -316,7 +318,9 @@ def test_a_cold_shutdown_kills_and_late_tasks_come_again(app: Celery, run: Any, 
 
 
 @every_pool
-def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str, log: Path, jobs: Any) -> None:
+def test_remote_control_reaches_every_pool(
+    app: Celery, start: Start, pool: str, log: Path, tmp_path: Path, jobs: Any
+) -> None:
     with start():
         inspect = app.control.inspect(timeout=30, limit=1)
         assert inspect.ping() == {NODE: {"ok": "pong"}}
@@ -328,14 +332,17 @@ def test_remote_control_reaches_every_pool(app: Celery, start: Start, pool: str,
         assert app.control.add_consumer("extra", reply=True, timeout=30, limit=1)
         assert jobs.add.apply_async((1, 1), queue="extra").get(timeout=30) == 2
         assert app.control.cancel_consumer("extra", reply=True, timeout=30, limit=1)
+        wait_until(lambda: len(inspect.active_queues()[NODE]) == 1)  # a loop that is busy does it a little later
         jobs.add.apply_async((1, 1), queue="extra")
         assert jobs.add.delay(1, 2).get(timeout=30) == 3
         assert counts(app, "extra") == (1, 0, 0, 0)
         if pool != "solo":
-            jobs.mark.delay(str(log), "held", 1.0)
+            gate = tmp_path / "gate"
+            jobs.early_at_gate.delay(str(log), "held", str(gate))
             wait_until(lambda: noted(log)["held"])
             [active] = inspect.active()[NODE]
-            assert (active["name"], active["args"]) == ("engine.jobs.mark", [str(log), "held", 1.0])
+            gate.touch()
+            assert (active["name"], active["args"]) == ("engine.jobs.early_at_gate", [str(log), "held", str(gate)])
 
 
 def test_a_worker_keeps_secrets_to_itself(make_app: Callable[..., Celery], redis_url: str) -> None:
@@ -365,9 +372,9 @@ def test_pools_grow_and_shrink(app: Celery, start: Start, jobs: Any) -> None:
     with start():
         inspect = app.control.inspect(timeout=30, limit=1)
         app.control.pool_grow(2, reply=True, timeout=30, limit=1)
-        assert inspect.stats()[NODE]["pool"]["max-concurrency"] == 4
+        wait_until(lambda: inspect.stats()[NODE]["pool"]["max-concurrency"] == 4)
         app.control.pool_shrink(3, reply=True, timeout=30, limit=1)
-        assert inspect.stats()[NODE]["pool"]["max-concurrency"] == 1
+        wait_until(lambda: inspect.stats()[NODE]["pool"]["max-concurrency"] == 1)
         assert jobs.add.delay(1, 2).get(timeout=30) == 3
 
 
@@ -380,10 +387,11 @@ def test_a_child_that_dies_with_its_task(app: Celery, start: Start, log: Path, j
     assert counts(app) == (0, 0, 0, 0)
 
 
-def test_fair_workers_hold_nothing_back(app: Celery, start: Start, log: Path, jobs: Any) -> None:
+def test_fair_workers_hold_nothing_back(app: Celery, start: Start, log: Path, tmp_path: Path, jobs: Any) -> None:
     """A worker whose slots are busy claims nothing: what comes is another's."""
     with start(concurrency=1, optimization="fair"):
-        long = jobs.mark.delay(str(log), "long", 5.0)
+        gate = tmp_path / "gate"
+        long = jobs.early_at_gate.delay(str(log), "long", str(gate))
         wait_until(lambda: noted(log)["long"])
         with app.bulk():
             rest = [jobs.add.delay(number, 1) for number in range(5)]
@@ -391,6 +399,7 @@ def test_fair_workers_hold_nothing_back(app: Celery, start: Start, log: Path, jo
         with start(concurrency=1, optimization="fair", hostname="w2@here"):
             assert [result.get(timeout=30) for result in rest] == [1, 2, 3, 4, 5]
             assert not long.ready()
+            gate.touch()
 
 
 def test_a_child_that_is_killed_is_replaced(app: Celery, start: Start, jobs: Any) -> None:

@@ -82,8 +82,9 @@ def counts(app: Celery, *kinds: str) -> list[int]:
 @every_pool
 def test_messages_are_collected_and_run_as_one(app: Celery, start: Start, ways: Any, log: Path) -> None:
     collected, add = ways.collected, app.tasks["engine.jobs.add"]
-    with start():
+    with app.bulk():  # they come together
         results = [collected.delay(str(log), number) for number in range(7)]
+    with start():
         others = [add.delay(number, number) for number in range(20)]
         assert [other.get(timeout=30) for other in others] == [2 * number for number in range(20)]
         assert [result.get(timeout=30) for result in results] == [3, 3, 3, 12, 12, 12, 6]
@@ -93,6 +94,7 @@ def test_messages_are_collected_and_run_as_one(app: Celery, start: Start, ways: 
 
 @every_pool
 def test_what_a_strategy_holds_returns_when_the_worker_leaves(app: Celery, start: Start, ways: Any, log: Path) -> None:
+    ways.collected.patience = 3600.0
     with start() as worker:
         ways.collected.delay(str(log), 1)
         wait_until(lambda: worker.consumer is not None and worker.consumer.requests())
@@ -104,6 +106,7 @@ def test_what_a_strategy_holds_returns_when_the_worker_leaves(app: Celery, start
 
 
 def test_a_strategy_holds_no_more_than_a_worker_prefetches(app: Celery, start: Start, ways: Any, log: Path) -> None:
+    ways.collected.patience = 3600.0
     for number in range(5):
         ways.collected.delay(str(log), number)
     with start(concurrency=1, prefetch_multiplier=2) as worker:
@@ -111,6 +114,8 @@ def test_a_strategy_holds_no_more_than_a_worker_prefetches(app: Celery, start: S
         lent = worker.consumer.strategies.lent
         wait_until(lambda: len(lent) == 2)
         assert counts(app, "ready", "leased") == [3, 2]
+        ways.collected.patience = 0.5
+        worker.consumer.call_soon(ways.collected.flush)
         wait_until(lambda: counts(app, "ready", "leased") == [0, 0])
     assert [line.rpartition(" ")[0] for line in noted(log).elements()] == ["sum 2", "sum 2", "sum 1"]
 

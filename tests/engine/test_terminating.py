@@ -77,6 +77,7 @@ def test_processes_are_sent_a_signal(
                 result.get(timeout=60)
         assert spared.get(timeout=60) == "spared"
         assert jobs.mark.delay(str(log), "the pool goes on").get(timeout=60) == "the pool goes on"
+        until(lambda: len(revoked) >= 2)
         assert sorted(revoked) == sorted((result.id, True, number) for result in (doomed, by_list))
         again = stamped(jobs.mark.s(str(log), "never"), customer="7")
         with pytest.raises(TaskRevokedError):

@@ -28,7 +28,9 @@ def manager(app: Celery) -> Manager:
     return Manager(app, stdout=io.StringIO(), block_timeout=20)
 
 
-def test_tasks_are_seen_in_a_worker_and_their_results_joined(app: Celery, start: Any, manager: Manager) -> None:
+def test_tasks_are_seen_in_a_worker_and_their_results_joined(
+    app: Celery, start: Any, patient: None, manager: Manager
+) -> None:
     go = threading.Event()
 
     @app.task(shared=False, name="held", track_started=True)
@@ -41,7 +43,8 @@ def test_tasks_are_seen_in_a_worker_and_their_results_joined(app: Celery, start:
             running = [held.delay(number) for number in range(2)]
             ids = [result.id for result in running]
             manager.assert_accepted(ids, interval=0.3)
-            assert manager.query_task_states(ids)["active"] == set(ids)
+            active = lambda: manager.query_task_states(ids).get("active") == set(ids)  # noqa: E731 - as below
+            manager.wait_for(lambda: manager.true_or_raise(active), Sentinel)
             manager.assert_result_tasks_in_progress_or_completed(running)
             results = ResultSet([*running, held.delay(2)], app=app)
             manager.assert_received([results[2].id], interval=0.3)

@@ -20,10 +20,14 @@ def add_up(log: str, ids: list[str], numbers: list[int]) -> int:
 
 
 class Collecting(Task):  # type: ignore[type-arg]
-    """Runs its messages in threes, or when half a second has passed; each gets the sum of its batch as its result."""
+    """Runs its messages in threes, or when `patience` has passed; each gets the sum of its batch as its result."""
 
     abstract = True
     acks_late = True
+    patience = 0.5
+    """Seconds."""
+    flush: Any = None
+    """Runs what waits. For the worker's loop."""
 
     def __init__(self) -> None:
         self.waiting: list[Any] = []
@@ -34,7 +38,7 @@ class Collecting(Task):  # type: ignore[type-arg]
             args, _, _ = message.payload
             self.waiting.append((message.headers["id"], args, ack))
             if self.timer is None:
-                self.timer = consumer.timer.call_after(0.5, flush)
+                self.timer = consumer.timer.call_after(self.patience, flush)
             if len(self.waiting) == 3:
                 flush()
 
@@ -52,6 +56,7 @@ class Collecting(Task):  # type: ignore[type-arg]
             numbers = [args[1] for _, args, _ in batch]
             consumer.pool.apply_async(add_up, (log, ids, numbers), callback=keep)
 
+        self.flush = flush
         return handle
 
 
