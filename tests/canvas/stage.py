@@ -12,15 +12,18 @@ from typing import Any
 from celery import Celery
 from celery.canvas.signature import Signature
 from celery.contrib.testing.app import TestApp
-from celery.contrib.testing.worker import start_worker
+from celery.contrib.testing.worker import TestWorkController, start_worker
 from celery.exceptions import Ignore, Reject
 from celery.result import allow_join_result
+from rig.quiet import is_quiet
 
-SOON = 20.0
+SOON = 40.0
 
 
 class Stage:
     """The app, its tasks as attributes, and what they have noted."""
+
+    worker: TestWorkController
 
     def __init__(self, broker: str, backend: str) -> None:
         self.app: Celery = TestApp(broker=broker, backend=backend)
@@ -54,8 +57,10 @@ class Stage:
 
     def settle(self) -> None:
         """Until nothing is waiting or running any more."""
+        consumer = self.worker.consumer
+        assert consumer is not None
         names = [self.app.conf.task_default_queue, "other"]
-        self.wait(lambda: not any(s.ready + s.leased + s.delayed for s in self.app.broker.stats(names)))
+        self.wait(lambda: is_quiet(consumer, names))
 
     def wait(self, condition: Callable[[], Any], what: Callable[[], str] = lambda: "this") -> None:
         deadline = time.monotonic() + SOON
@@ -72,6 +77,12 @@ class Stage:
         found = self.get(result, propagate=False)
         assert isinstance(found, BaseException), found
         return found
+
+    def ended(self, result: Any) -> str:
+        """The state in which *result* has ended. Where none are stored they come a moment after the task has ended."""
+        if self.app.store is None:
+            self.wait(result.ready, lambda: f"the end of {result.id}")
+        return str(self.meta(result)["status"])
 
     def meta(self, result: Any) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.app.backend.get_task_meta(result.id, cache=False)
@@ -170,7 +181,7 @@ class Stage:
                 added = self.add_to_chord(self.app.signature(sig), lazy=lazy)
                 if lazy:
                     with allow_join_result():
-                        added.apply_async().get(timeout=30)
+                        added.apply_async().get(timeout=SOON)
             return value
 
         @task(name="become", bind=True, shared=False)
@@ -189,5 +200,7 @@ def staged(broker: str, backend: str, *, pool: str = "threads", concurrency: int
     with ExitStack() as stack:
         stage = Stage(broker, backend)
         stack.callback(stage.app.close)
-        stack.enter_context(start_worker(stage.app, pool=pool, concurrency=concurrency, perform_ping_check=False))
+        stage.worker = stack.enter_context(
+            start_worker(stage.app, pool=pool, concurrency=concurrency, perform_ping_check=False, shutdown_timeout=SOON)
+        )
         yield stage

@@ -78,7 +78,7 @@ def test_steps_behind_a_failed_one_have_failed_with_it(stage: Stage, place: int)
     steps[place] = stage.fail.si().set(task_id=task_ids[place])
     chain(steps).on_error(stage.told.s()).apply_async()
     assert stage.notes(1, "told") == [("told", task_ids[place], "ValueError", "no")]
-    states = [stage.meta(result)["status"] for result in results(stage, task_ids)]
+    states = [stage.ended(result) for result in results(stage, task_ids)]
     assert states == ["SUCCESS"] * place + ["FAILURE"] * (4 - place)
     assert all(isinstance(stage.error(result), ValueError) for result in results(stage, task_ids[place:]))
     assert [note[1] for note in stage.noted if note[0] == "same"] == list(range(place))
