@@ -44,11 +44,11 @@ def before():
 
 
 def drive():
-    print("TASK", add.delay(1, 2).get(timeout=30))
-    print("CHORD", chord([add.s(n, n) for n in range(10)], total.s()).delay().get(timeout=30))
-    print("GROUP", (group(add.s(n, 1) for n in range(3)) | total.s() | add.s(100)).delay().get(timeout=30))
+    print("TASK", add.delay(1, 2).get(timeout=60))
+    print("CHORD", chord([add.s(n, n) for n in range(10)], total.s()).delay().get(timeout=60))
+    print("GROUP", (group(add.s(n, 1) for n in range(3)) | total.s() | add.s(100)).delay().get(timeout=60))
     failed = chord([add.s(1, 1), fail.s()], total.s()).delay()
     try:
-        failed.get(timeout=30)
+        failed.get(timeout=60)
     except ChordError as error:
         print("FAILED", type(error).__name__)

@@ -37,4 +37,4 @@ def add(x, y):
 
 def drive():
     instrument()
-    print(add.delay(1, 2).get(timeout=20))
+    print(add.delay(1, 2).get(timeout=60))

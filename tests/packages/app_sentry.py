@@ -41,6 +41,6 @@ def drive():
         result = boom.delay(1)
     print("OUTER", outer.trace_id)
     try:
-        result.get(timeout=20)
+        result.get(timeout=60)
     except ValueError:
         print("RAISED")
