@@ -12,6 +12,8 @@ from celery import Celery, Task, chain, chord, group
 from celery.exceptions import Ignore
 from celery.utils import uuid
 
+PATIENCE = 30.0
+"""Seconds within which a worker that is up answers."""
 KINDS = [*["ok"] * 8, "retry", "retry", "fail", "revoked", "expired", "ignore", "quiet"]
 """What a task may do, as often as it should: see `act`. `revoked`, `expired` and `quiet` are how it is sent."""
 
@@ -40,7 +42,8 @@ def build(spec: Spec, node: Task[Any, Any], app: Celery) -> Any:
         elif kind == "revoked":
             signature.set(task_id=uuid())
             # Where no broker keeps revocations, the worker has to know before the task is sent.
-            app.control.revoke(signature.id, **({} if app.broker.can.revokes else {"reply": True, "limit": 1}))
+            heard = {} if app.broker.can.revokes else {"reply": True, "limit": 1, "timeout": PATIENCE}
+            app.control.revoke(signature.id, **heard)
         return signature
     parts = [build(part, node, app) for part in spec[1]]
     if spec[0] == "chain":

@@ -162,7 +162,7 @@ def test_the_golden_file_is_what_the_original_says() -> None:
     except LookupError as error:
         pytest.skip(str(error))
     said = subprocess.run(
-        [str(python), str(FOLDER / "capture.py")], capture_output=True, text=True, check=True, timeout=60
+        [str(python), str(FOLDER / "capture.py")], capture_output=True, text=True, check=True, timeout=300
     ).stdout
 
     def known(text: str) -> Any:

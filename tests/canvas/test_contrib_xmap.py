@@ -55,7 +55,7 @@ def app(place: str, tries: Counter[Any]) -> Iterator[Celery]:
 
 @pytest.fixture
 def worker(app: Celery) -> Iterator[None]:
-    with start_worker(app, pool="threads", concurrency=4, perform_ping_check=False):
+    with start_worker(app, pool="threads", concurrency=4, perform_ping_check=False, shutdown_timeout=PATIENCE):
         yield
 
 

@@ -23,7 +23,7 @@ from celery.utils import uuid
 EXAMPLES, AT_ONCE = 90, 4
 """Workflows for each broker: one times the other, which is more than a thousand for three; a third for RabbitMQ."""
 MORE = int(os.environ.get("WORKFLOWS", "1"))
-GRACE = 10.0
+GRACE = 30.0
 
 _numbers = itertools.count(1)
 
@@ -101,7 +101,9 @@ def rabbit_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
 def _ground(stack: ExitStack, place: str, backend: str = "") -> Ground:
     ground = Ground(place, backend)
     stack.callback(ground.app.close)
-    stack.enter_context(start_worker(ground.app, pool="threads", concurrency=4, perform_ping_check=False))
+    stack.enter_context(
+        start_worker(ground.app, pool="threads", concurrency=4, perform_ping_check=False, shutdown_timeout=GRACE)
+    )
     return ground
 
 

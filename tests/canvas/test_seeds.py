@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import celery
 from celery import Celery, group
 from celery.contrib.testing.app import TestApp
 from celery.contrib.testing.worker import start_worker
@@ -108,7 +109,10 @@ def tasks(app: Celery, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def worker(app: Celery, tasks: ModuleType) -> Iterator[None]:
-    with start_worker(app, hostname=NODE, pool="threads", concurrency=4, perform_ping_check=False, loglevel="CRITICAL"):
+    with start_worker(
+        app, hostname=NODE, pool="threads", concurrency=4, perform_ping_check=False, loglevel="CRITICAL",
+        shutdown_timeout=PATIENCE,
+    ):  # fmt: skip
         yield
 
 
@@ -214,7 +218,10 @@ def test_chain_of_chords(worker: None, tasks: ModuleType) -> None:
     assert names["step1"].get(timeout=PATIENCE) == 20
 
 
-def test_broadcast(worker: None) -> None:
+def test_broadcast(worker: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It takes those that answer within a second, and waits that long for others: here is one, however slow it is.
+    for name, value in {"timeout": PATIENCE, "limit": 1}.items():
+        monkeypatch.setitem(celery.broadcast.__kwdefaults__, name, value)
     names = run("""
         from celery import broadcast
         result = broadcast('tasks.notify_all', args=['update'])

@@ -13,7 +13,7 @@ from celery import Celery, chain, chord, group
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import ChordError
 
-PATIENCE = 20
+PATIENCE = 30
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_it_is_its_own_result(app: Celery) -> None:
     assert result.delay() is result
     assert result.apply_async() is result
     assert isinstance(result, app.AsyncResult)
-    with start_worker(app, perform_ping_check=False):
+    with start_worker(app, perform_ping_check=False, shutdown_timeout=PATIENCE):
         assert result.delay().get(timeout=PATIENCE) == 20
 
 
@@ -55,14 +55,14 @@ def test_a_chain_goes_on_from_it(app: Celery) -> None:
     workflow = chain(step1, app.tasks["add"].s(2), app.tasks["add"].s(3))
     result = workflow.delay()
     assert result.parent.parent == step1
-    with start_worker(app, perform_ping_check=False):
+    with start_worker(app, perform_ping_check=False, shutdown_timeout=PATIENCE):
         assert result.get(timeout=PATIENCE) == 25
         assert step1.get(timeout=PATIENCE) == 20
 
 
 def test_a_chain_goes_on_from_one_that_has_ended(app: Celery) -> None:
     step1 = chord(header(app))(app.tasks["total"].s())
-    with start_worker(app, perform_ping_check=False):
+    with start_worker(app, perform_ping_check=False, shutdown_timeout=PATIENCE):
         assert step1.get(timeout=PATIENCE) == 20
         assert chain(step1, app.tasks["add"].s(2)).delay().get(timeout=PATIENCE) == 22
 
@@ -73,7 +73,7 @@ def test_every_chain_goes_on(app: Celery) -> None:
     results = [chain(step1, app.tasks["add"].s(1)).delay()]
     sender = threading.Thread(target=lambda: results.append(chain(step1, app.tasks["add"].s(2)).delay()))
     sender.start()
-    with start_worker(app, perform_ping_check=False):
+    with start_worker(app, perform_ping_check=False, shutdown_timeout=PATIENCE):
         sender.join(PATIENCE)
         assert [result.get(timeout=PATIENCE) for result in results] == [21, 22]
 
@@ -81,7 +81,7 @@ def test_every_chain_goes_on(app: Celery) -> None:
 def test_what_follows_a_group(app: Celery) -> None:
     step1 = chord(header(app))(group(app.tasks["total"].s(), app.tasks["total"].s()))
     result = chain(step1, app.tasks["total"].s()).delay()
-    with start_worker(app, perform_ping_check=False):
+    with start_worker(app, perform_ping_check=False, shutdown_timeout=PATIENCE):
         assert result.get(timeout=PATIENCE) == 40
 
 
@@ -89,7 +89,7 @@ def test_what_follows_a_group(app: Celery) -> None:
 def test_what_follows_a_failure_has_failed(app: Celery, ended: bool) -> None:
     step1 = chord([app.tasks["fail"].s()])(app.tasks["total"].s())
     results = [] if ended else [chain(step1, app.tasks["add"].s(1), app.tasks["add"].s(1)).delay()]
-    with start_worker(app, perform_ping_check=False):
+    with start_worker(app, perform_ping_check=False, shutdown_timeout=PATIENCE):
         with pytest.raises(ChordError):
             step1.get(timeout=PATIENCE)
         if ended:

@@ -80,8 +80,9 @@ def app(place: str, world: World) -> Iterator[Celery]:
 def worker(place: str, world: World) -> Worker:
     def start() -> AbstractContextManager[Any]:
         return start_worker(
-            build_app(place, world), pool="threads", concurrency=3, perform_ping_check=False, loglevel="CRITICAL"
-        )
+            build_app(place, world), pool="threads", concurrency=3, perform_ping_check=False, loglevel="CRITICAL",
+            shutdown_timeout=PATIENCE,
+        )  # fmt: skip
 
     return start
 

@@ -13,7 +13,7 @@ from celery import Celery
 from celery.contrib.testing.app import TestApp
 from celery.utils import uuid
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds within which an event that was sent is heard."""
 
 

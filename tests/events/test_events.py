@@ -19,7 +19,7 @@ from celery.contrib.testing.app import TestApp
 from celery.events import Event, EventDispatcher, EventReceiver, get_exchange, group_from
 from celery.utils.nodenames import gethostname
 from celery.wire.broadcast import decode, encode
-from events.conftest import Listen
+from events.conftest import PATIENCE, Listen
 
 
 class TestEvent:
@@ -61,7 +61,7 @@ class TestDispatcher:
         app.conf.event_exchange = "mine"
         with app.broker.bus().subscribe(["mine/worker.elect.ack"]) as subscription:
             app.events.Dispatcher(hostname="me@here").send("worker-elect-ack", id="a")
-            received = subscription.get(5)
+            received = subscription.get(PATIENCE)
             assert received is not None
             assert decode(received[1]).headers == {"hostname": "me@here"}
 
@@ -76,7 +76,7 @@ class TestDispatcher:
     def test_blind_events_have_no_clock_and_are_given_one(self, memory_app: Celery, listen: Listen) -> None:
         with memory_app.broker.bus().subscribe(["celeryev/custom"]) as subscription:
             memory_app.events.Dispatcher().send("custom", blind=True)
-            received = subscription.get(5)
+            received = subscription.get(PATIENCE)
             assert received is not None
             assert "clock" not in decode(received[1]).body
         receiver = memory_app.events.Receiver(None)
@@ -98,10 +98,10 @@ class TestDispatcher:
         with memory_app.broker.bus().subscribe(["celeryev/*"]) as subscription:
             for number in range(4):
                 dispatcher.send("task-progress", number=number)
-            received = subscription.get(5)
+            received = subscription.get(PATIENCE)
             assert subscription.get(0) is None, "the fourth waits"
             dispatcher.flush()
-            rest = subscription.get(5)
+            rest = subscription.get(PATIENCE)
         assert received is not None
         assert rest is not None
         assert [received[0], rest[0]] == ["celeryev/task.multi"] * 2
@@ -227,7 +227,7 @@ class TestReceiver:
             dispatcher.send("other", number=4)
 
         receiver.on_consume_ready = send
-        receiver.capture(limit=2, timeout=5)
+        receiver.capture(limit=2, timeout=PATIENCE)
         assert seen == [1, 2, 3]
 
     def test_a_timeout_is_raised(self, memory_app: Celery) -> None:
@@ -244,7 +244,7 @@ class TestReceiver:
             receiver = memory_app.events.Receiver(None)
             receiver.on_iteration = receiver.stop
             receiver.capture()
-            received = subscription.get(5)
+            received = subscription.get(PATIENCE)
         assert received is not None
         assert decode(received[1]).body["method"] == "heartbeat"
 
@@ -277,7 +277,7 @@ class TestReceiver:
         receiver = memory_app.events.Receiver(None, handlers={"*": fail})
         receiver.on_consume_ready = lambda *args, **kwargs: memory_app.events.Dispatcher().send("custom")
         with pytest.raises(LookupError, match="custom"):
-            receiver.capture(timeout=5)
+            receiver.capture(timeout=PATIENCE)
 
 
 class TestClocks:

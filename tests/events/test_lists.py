@@ -15,6 +15,7 @@ from celery.events.dumper import Dumper, evdump
 from celery.events.state import State
 from celery.wire.broadcast import encode
 from celery.worker.outlet import CHUNK, Outlet
+from events.conftest import PATIENCE
 from rig.calls import count_calls
 
 TASKS = 50
@@ -222,7 +223,7 @@ def test_whether_anybody_listens_is_asked_once_for_all_that_is_said(memory_app: 
     with bus.subscribe(["t"]) as listener:
         outlet.note_all([(number,) for number in range(3 * CHUNK)])
         outlet._drain()
-        assert [listener.get(5) for _ in range(3)] == [("t", b"%d" % CHUNK)] * 3
+        assert [listener.get(PATIENCE) for _ in range(3)] == [("t", b"%d" % CHUNK)] * 3
     outlet.note_all([(number,) for number in range(3 * CHUNK)])
     outlet._drain()
     assert (asked, outlet.sent) == (["t", "t"], 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -20,7 +19,7 @@ from celery.signals import heartbeat_sent
 from celery.utils import uuid
 from celery.utils.nodenames import gethostname
 from celery.wire.broadcast import decode
-from events.conftest import Ear, Listen
+from events.conftest import PATIENCE, Ear, Listen
 
 NODE = "w@here"
 Start = Callable[..., AbstractContextManager[TestWorkController]]
@@ -29,7 +28,10 @@ Start = Callable[..., AbstractContextManager[TestWorkController]]
 @pytest.fixture
 def start() -> Start:
     def start(app: Celery, **options: Any) -> AbstractContextManager[TestWorkController]:
-        defaults: dict[str, Any] = {"pool": "solo", "perform_ping_check": False, "task_events": True, "hostname": NODE}
+        defaults: dict[str, Any] = {
+            "pool": "solo", "perform_ping_check": False, "task_events": True, "hostname": NODE,
+            "shutdown_timeout": PATIENCE,
+        }  # fmt: skip
         return start_worker(app, **{**defaults, **options})
 
     return start
@@ -97,7 +99,7 @@ class TestTasks:
                 memory_app.tasks["add"].delay(1, 2)
             told: list[dict[str, Any]] = []
             while len(told) < 15:
-                message = subscription.get(10)
+                message = subscription.get(PATIENCE)
                 assert message is not None
                 notice = decode(message[1])
                 assert notice.headers == {"hostname": NODE}
@@ -228,7 +230,7 @@ class TestOnAndOff:
         with start(memory_app, task_events=False) as worker:
             assert worker.consumer is not None
             assert worker.consumer.reports is None, "what the loop looks at"
-            memory_app.tasks["add"].delay(1, 2).get(timeout=10)
+            memory_app.tasks["add"].delay(1, 2).get(timeout=PATIENCE)
         assert ear.events == []
 
     def test_the_setting_asks_for_them(self, memory_app: Celery, start: Start, listen: Listen) -> None:
@@ -245,7 +247,7 @@ class TestOnAndOff:
         ear = listen(app)
 
         def tell(command: str) -> Any:
-            [answer] = app.control.broadcast(command, reply=True, timeout=20, limit=1)
+            [answer] = app.control.broadcast(command, reply=True, timeout=PATIENCE, limit=1)
             return answer[NODE]
 
         with start(app, task_events=events, pool="threads"):
@@ -258,7 +260,7 @@ class TestOnAndOff:
             story(ear, sent.id, "task-succeeded")
             assert tell("disable_events") == {"ok": "task events disabled"}
             silent = app.tasks["add"].delay(1, 2)
-            silent.get(timeout=10)
+            silent.get(timeout=PATIENCE)
             assert ear.of(uuid=silent.id) == []
 
 
@@ -267,7 +269,7 @@ class TestHeart:
         define(app)
         ear = listen(app)
         with start(app, without_heartbeat=False, heartbeat_interval=0.1, task_events=False):
-            app.tasks["add"].delay(1, 2).get(timeout=10)
+            app.tasks["add"].delay(1, 2).get(timeout=PATIENCE)
             ear.wait("worker-heartbeat", count=2, processed=1)
         ear.wait("worker-offline")
         assert ear.events[0]["type"] == "worker-online"
@@ -303,7 +305,7 @@ class TestHeart:
 
         try:
             with start(memory_app, without_heartbeat=False, heartbeat_interval=0.05):
-                assert beaten.wait(10)
+                assert beaten.wait(PATIENCE)
         finally:
             heartbeat_sent.disconnect(on_heartbeat)
 
@@ -370,7 +372,7 @@ class TestSent:
         add = telling.tasks["add"]
         with start(telling, task_events=False):
             first = (add.s(1, 2) | add.s(3)).apply_async()
-            assert first.get(timeout=10) == 6
+            assert first.get(timeout=PATIENCE) == 6
             again = telling.send_task("again")
             ear.wait("task-sent", count=2, uuid=again.id)
         follower = ear.wait("task-sent", uuid=first.id)[0]
@@ -404,10 +406,7 @@ def test_a_worker_says_what_it_has_still_to_say(memory_app: Celery, start: Start
     ear = listen(memory_app)
     with start(memory_app):
         sent = [memory_app.tasks["add"].delay(1, n) for n in range(300)]
-        sent[-1].get(timeout=30)
-    deadline = time.monotonic() + 10
-    while len(ear.of("task-succeeded")) < 300 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert [event["uuid"] for event in ear.of("task-succeeded")] == [result.id for result in sent]
+        sent[-1].get(timeout=PATIENCE)
+    assert [event["uuid"] for event in ear.wait("task-succeeded", count=300)] == [result.id for result in sent]
     clocks = [event["clock"] for event in ear.of("task-received", "task-started", "task-succeeded")]
     assert clocks == sorted(set(clocks))
