@@ -19,6 +19,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from celery import Celery, drivers
 from celery.backends.memory import MemoryStore
+from celery.bridge import consumer as bridge
 from celery.bridge.consumer import IDLE
 from celery.brokers.base import Consumer
 from celery.brokers.kombu import KombuBroker
@@ -214,6 +215,24 @@ def test_what_nobody_claims_goes_to_others(make: Make) -> None:
     busy.close()
 
 
+def test_who_has_waited_for_long_gets_what_comes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not given back because the last claim is long ago: whoever has nothing to claim waits."""
+    monkeypatch.setattr(bridge, "IDLE", 30.0)
+    monkeypatch.setattr(bridge, "FORGOTTEN", 90.0)
+    broker = make()
+    consumer = broker.consumer(["q"], name="c")
+    for number in range(3):
+        assert consumer.claim(10) == []
+        consumer._claimed_at -= 60
+        broker.publish([Outgoing(b"%d" % number, "q")])
+        wait_until(lambda: consumer.counts()[1]["q"])
+        time.sleep(0.1)  # for the thread that gives back what nobody claims
+        [came] = claim(consumer)
+        assert not came.redelivered
+        consumer.settle([Settlement(came)])
+    consumer.close()
+
+
 # Trouble
 
 
@@ -322,14 +341,14 @@ def test_sqs_delays_by_itself_and_again_where_that_is_not_enough(sqs: SQS) -> No
 @pytest.mark.timeout(400)
 def test_what_is_held_of_sqs_stays_invisible_while_its_lease_is_renewed(sqs: SQS) -> None:
     prefix, store = sqs.prefix(), MemoryStore("memory://visibility")
-    broker = over_sqs(sqs, prefix, visibility_timeout=3, lease=1.0)
+    broker = over_sqs(sqs, prefix, visibility_timeout=4, lease=1.0)
     broker.publish([Outgoing(b"a", "q", task_id="A")])
     first = broker.consumer(["q"], name="first", store=store)
     [held] = claim(first)
     first.start([held])
-    other = over_sqs(sqs, prefix, visibility_timeout=3)
+    other = over_sqs(sqs, prefix, visibility_timeout=4)
     second = other.consumer(["q"], name="second", store=store)
-    end = time.monotonic() + 7.0
+    end = time.monotonic() + 6.0
     while time.monotonic() < end:
         assert first.renew()
         assert second.claim(1, timeout=0.3) == []

@@ -543,6 +543,7 @@ class KombuConsumer(Consumer):
                 self._hold(held, due)
             else:
                 self._buffers[source].append(held)
+                self._claimed_at = time.monotonic()  # who has waited for it for long is to have the time to claim it
         self._chime.ring()
 
     def _hold(self, held: Held, due: float) -> None:
