@@ -10,8 +10,8 @@ from celery.amqp import frames
 from celery.amqp.channel import Channel
 from celery.amqp.frames import Delivered
 
-MOST = 0.5
-"""Seconds that this may take."""
+MOST = 10.0
+"""Seconds that this may take, where the server, or this process, is slow."""
 QUIET = 0.05
 """Seconds without a message after which none is taken to be on its way."""
 
@@ -22,7 +22,7 @@ def settle_in(
     hear: Callable[[float], bool],
     limit: int,
 ) -> None:
-    """Wait, a moment at most, until the server has sent what it has for us. *buffers*: by source.
+    """Wait until the server has sent what it has for us. *buffers*: by source.
 
     *hear* reads what comes within so many seconds, and says whether something did.
     """
