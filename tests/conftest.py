@@ -26,7 +26,7 @@ from rig.rabbitmq import Cluster, RabbitMQ, lasting
 from rig.redis import RedisServer
 
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
-GRACE = 5.0
+GRACE = 30.0
 """Seconds that a process or thread which a test has asked to end may still take."""
 KEPT = (
     *("multiprocessing.forkserver", "multiprocessing.resource_tracker", "multiprocessing.spawn import"),
@@ -170,7 +170,7 @@ def redis_server(server: Callable[[str], Path], tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """An empty database of the shared server."""
-    redis_server.command("FLUSHALL")
+    redis_server.ask("FLUSHALL")
     return redis_server.url()
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
-from rig.redis import free_port
+from rig.ports import free_port
 
 GRACE = 30.0
 HELD = 200_000_000
@@ -92,4 +92,4 @@ class Memcached:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(GRACE)

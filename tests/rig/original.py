@@ -74,7 +74,7 @@ class Party:
         self.workers: list[subprocess.Popen[bytes]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self, code: str, timeout: float = 60) -> str:
+    def run(self, code: str, timeout: float = 100) -> str:
         """Run *code* beside the application; what it prints."""
         command = [self.python, "-c", f"from {self.file.stem} import *\n{code}"]
         done = subprocess.run(
@@ -83,7 +83,7 @@ class Party:
         assert done.returncode == 0, f"{self.name}: {done.stderr}"
         return done.stdout.strip()
 
-    def celery(self, *words: str, code: int = 0, timeout: float = 60) -> str:
+    def celery(self, *words: str, code: int = 0, timeout: float = 100) -> str:
         """What the command line of this kind prints for the application; it must end with *code*."""
         command = [self.python, "-m", "celery", "-A", self.file.stem, *words]
         done = subprocess.run(
@@ -119,7 +119,7 @@ class Party:
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         """SIGKILL to a worker and all its processes."""
         os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait(10)
+        worker.wait(30)
 
     def _log(self, number: int) -> Path:
         return self.folder / f"{self.name}{number}.log"
@@ -129,7 +129,7 @@ class Party:
         """What its workers have written."""
         return "".join(self._log(number).read_text(errors="replace") for number in range(len(self.workers)))
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 30) -> None:
+    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -141,7 +141,7 @@ class Party:
         for process in self.workers:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(30)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Literal, Self, TypeVar
 
-GRACE = 10.0
+GRACE = 30.0
 """Seconds that the proxy may take to do what it is told."""
 
 Way = Literal["up", "down"]

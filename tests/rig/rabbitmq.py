@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from rig.certificates import Certificates
-from rig.redis import free_port
+from rig.ports import free_port
 
-GRACE = 60.0
-"""Seconds that a node may take to start."""
+GRACE = 180.0
+"""Seconds that a node may take to start, to end or to carry out a command."""
 COOKIE = "celeriac"
 VHOSTS = 25
 """Made at a time: a command to a node takes a second."""
@@ -142,7 +142,7 @@ class RabbitMQ:
     def control(self, *words: str) -> str:
         """What rabbitmqctl says."""
         command = [str(self._programs / "rabbitmqctl"), "-q", "-n", self.node, *words]
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=True, timeout=GRACE).stdout
 
     def queues(self, *columns: str, vhost: str = "/") -> list[list[str]]:
         """The rows of `list_queues`."""
@@ -170,7 +170,7 @@ class RabbitMQ:
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(30)
+            self.process.wait(GRACE)
             for pid in self._others():
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -179,7 +179,7 @@ class RabbitMQ:
         """SIGTERM, and wait until it has gone."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGTERM)
-            self.process.wait(60)
+            self.process.wait(GRACE)
             self.kill()
 
     def restart(self, *, kill: bool = False) -> None:

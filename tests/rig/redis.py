@@ -14,17 +14,12 @@ from typing import Any
 import hiredis
 
 from rig.certificates import Certificates
+from rig.ports import free_port as free_port
 
-GRACE = 10.0
+GRACE = 30.0
 """Seconds that a server may take to start, to end or to answer."""
 
 Option = str | Path | Sequence[str]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:

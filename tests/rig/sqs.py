@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from rig.original import environment
-from rig.redis import free_port
+from rig.ports import free_port
 
 MOTO = "moto[server]==5.2.5"
-START = 60.0
+START = 180.0
 """Seconds that starting may take."""
 _prefixes = itertools.count(1)
 
