@@ -16,6 +16,7 @@ import pytest
 from celery.amqp.address import trouble
 from celery.amqp.bus import _Listener
 from celery.amqp.channel import Channel
+from celery.amqp.consumer import RabbitConsumer
 from celery.brokers.base import Consumer
 from celery.brokers.rabbitmq import RabbitBroker
 from celery.exceptions import BrokerError
@@ -44,18 +45,25 @@ def broker(connect: Connect) -> RabbitBroker:
 
 
 @pytest.fixture
-def consumer(broker: RabbitBroker) -> Iterator[Consumer]:
+def consumer(broker: RabbitBroker) -> Iterator[RabbitConsumer]:
     consumer = broker.consumer(["q"], name="first")
     yield consumer
     consumer.close()
 
 
-def collect(consumer: Consumer, count: int, seconds: float = 15.0) -> list[Delivery]:
+def collect(consumer: Consumer, count: int, seconds: float = 30.0) -> list[Delivery]:
     found: list[Delivery] = []
     deadline = time.monotonic() + seconds
     while len(found) < count and time.monotonic() < deadline:
         found += consumer.claim(count - len(found), timeout=0.5)
     return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
 
 
 def bodies(deliveries: list[Delivery]) -> list[bytes]:
@@ -81,16 +89,19 @@ def test_delayed_messages_are_routed_by_their_exchange(
     broker: RabbitBroker, consumer: Consumer, kind: Any, key: str, pattern: str
 ) -> None:
     broker.declare([Queue("q", Exchange("ex", kind), pattern)])
-    broker.publish([Outgoing(b"m", key, exchange="ex", due=time.time() + 1)])
-    assert consumer.claim(1) == []
+    due = time.time() + 1
+    broker.publish([Outgoing(b"m", key, exchange="ex", due=due)])
     assert bodies(collect(consumer, 1)) == [b"m"]
+    assert time.time() >= due, "it has waited"
 
 
 def test_a_queue_gets_no_delayed_message_of_another_whose_name_ends_alike(
     broker: RabbitBroker, consumer: Consumer
 ) -> None:
     broker.publish([Outgoing(b"other", "other.q", due=time.time() + 1), Outgoing(b"mine", "q", due=time.time() + 1)])
-    assert bodies(collect(consumer, 2, seconds=4)) == [b"mine"]
+    assert bodies(collect(consumer, 1)) == [b"mine"]
+    wait_until(lambda: broker.stats(["other.q"])[0].ready == 1)
+    assert collect(consumer, 1, seconds=1) == []
 
 
 def test_requeued_messages_wait_at_the_broker(broker: RabbitBroker, consumer: Consumer) -> None:
@@ -129,14 +140,18 @@ def test_what_nobody_claims_goes_to_others(broker: RabbitBroker, connect: Connec
     other.close()
 
 
-def test_who_has_waited_for_long_gets_what_comes(broker: RabbitBroker, consumer: Consumer) -> None:
+def test_who_has_waited_for_long_gets_what_comes(
+    broker: RabbitBroker, consumer: RabbitConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not given back because the last claim is long ago: whoever has nothing to claim waits."""
+    monkeypatch.setattr("celery.amqp.intake.IDLE", 30.0)
     for number in range(3):
         assert consumer.claim(10) == []
-        time.sleep(1.2)
+        consumer._intake._claimed_at -= 60
         broker.publish([Outgoing(b"%d" % number, "q")])
         readable, _, _ = select.select([consumer.fileno()], [], [], 30)
         assert readable
+        wait_until(lambda: consumer.counts()[1]["q"] == 1)  # read by the thread that gives back what nobody claims
         [came] = collect(consumer, 1)
         assert not came.redelivered
         consumer.settle([Settlement(came, "done")])
@@ -162,17 +177,21 @@ def test_an_exchange_without_a_queue(broker: RabbitBroker) -> None:
 
 
 def test_what_is_settled_without_a_connection_is_acknowledged_when_it_comes_again(
-    broker: RabbitBroker, consumer: Consumer, rabbitmq_server: RabbitMQ
+    broker: RabbitBroker, consumer: RabbitConsumer, rabbitmq_server: RabbitMQ
 ) -> None:
     broker.publish([Outgoing(b"done", "q"), Outgoing(b"runs", "q")])
     done, runs = collect(consumer, 2)
     consumer.start([done, runs])
     rabbitmq_server.control("close_all_connections", "-p", broker.url.rpartition("/")[2], "test")
-    deadline = time.monotonic() + 10
-    while consumer._intake.channel is not None and time.monotonic() < deadline:  # type: ignore[attr-defined]
-        time.sleep(0.01)
+    wait_until(lambda: consumer._intake.channel is None)
     assert consumer.settle([Settlement(done)]) == [True]
-    assert collect(consumer, 1, seconds=2) == [], "neither is handed out again"
+
+    def have_come() -> bool:
+        assert consumer.claim(1, timeout=0.2) == [], "neither is handed out again"
+        return not (consumer._finished or consumer._orphans)
+
+    wait_until(have_come)
+    assert collect(consumer, 1, seconds=1) == []
     assert consumer.settle([Settlement(runs)]) == [True]
     consumer.close()
     assert broker.stats(["q"])[0].ready == 0

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from celery.amqp.link import Link
 from celery.amqp.publisher import Letter
 from celery.amqp.tables import decode_table, encode_table
 from celery.exceptions import BrokerError, EncodeError, ImproperlyConfigured
+from celery.utils.clock import FakeClock
 from rig.certificates import Certificates
 from rig.proxy import Proxy
 from rig.rabbitmq import RabbitMQ
@@ -35,7 +37,7 @@ def make_link(rabbitmq_url: str) -> Iterator[MakeLink]:
     made: list[Link] = []
 
     def make(url: str = rabbitmq_url, **options: Any) -> Link:
-        made.append(Link(url, options))
+        made.append(Link(url, {"timeout": 30.0, "connect_timeout": 30.0, **options}))
         return made[-1]
 
     yield make
@@ -110,13 +112,13 @@ def test_threads_share_a_link(make_link: MakeLink) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
     assert count(link, "q") == 300
 
 
 def test_those_who_publish_together_read_by_themselves(make_link: MakeLink) -> None:
     """One reads for all, and hands on when it leaves. The connection's own thread stands still here."""
-    link = make_link(timeout=10, heartbeat=4)
+    link = make_link(heartbeat=4)
     declare(link, "q")
     standing, go_on, together = threading.Event(), threading.Event(), threading.Barrier(6)
 
@@ -168,6 +170,7 @@ def test_a_publisher_that_is_interrupted_harms_nobody(
     rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, make_link: MakeLink
 ) -> None:
     """As a soft time limit does it: an exception in the thread that waits for its confirm."""
+    near = make_link()
 
     class EnoughError(Exception):
         pass
@@ -175,21 +178,26 @@ def test_a_publisher_that_is_interrupted_harms_nobody(
     def enough(signum: int, frame: object) -> None:
         raise EnoughError
 
+    def interrupt() -> None:
+        wait_until(lambda: count(near, "q") == 2)
+        os.kill(os.getpid(), signal.SIGALRM)
+
     before = signal.signal(signal.SIGALRM, enough)
     try:
         with Proxy(rabbitmq_server.port) as proxy:
-            link = make_link(f"amqp://guest:guest@127.0.0.1:{proxy.port}/{rabbitmq_vhost}", timeout=30)
+            link = make_link(f"amqp://guest:guest@127.0.0.1:{proxy.port}/{rabbitmq_vhost}")
             declare(link, "q")
             link.publish([Letter("", "q", b"\0\0", b"first")])
             proxy.hold("down")
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            interrupting = threading.Thread(target=interrupt)
+            interrupting.start()
             with pytest.raises(EnoughError):
                 link.publish([Letter("", "q", b"\0\0", b"second")])
+            interrupting.join(30)
             proxy.heal()
             link.publish([Letter("", "q", b"\0\0", b"third")])
             assert [take(link, "q").body for _ in range(3)] == [b"first", b"second", b"third"]
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -213,6 +221,7 @@ def test_who_sends_what_is_refused_harms_nobody_else(allow: Callable[..., str], 
     try:
         for _ in range(200):
             link.publish([letter(), letter()])
+        wait_until(lambda: len(refused) >= 2)
     finally:
         enough.set()
         offender.join(60)
@@ -227,10 +236,19 @@ def test_what_no_queue_takes_is_told(make_link: MakeLink) -> None:
     assert link.publish([letter()]).returned == {}
 
 
-def test_what_a_full_queue_refuses_is_told(make_link: MakeLink) -> None:
-    link = make_link(timeout=1.0)
+def test_what_a_full_queue_refuses_is_told(make_link: MakeLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it was sent again for as long as there is time."""
+    link, clock, pauses = make_link(), FakeClock(), list[float]()
     declare(link, "q", **{"x-max-length": 2, "x-overflow": "reject-publish"})
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock.advance(seconds)
+
+    fake = SimpleNamespace(monotonic=clock.monotonic, time=time.time, sleep=sleep)
+    monkeypatch.setattr("celery.amqp.link.time", fake)
     assert link.publish([letter() for _ in range(5)]).refused == 3
+    assert 28 < sum(pauses) < 30
 
 
 def test_a_connection_has_as_many_channels_as_one_needs_in_a_row(make_link: MakeLink) -> None:
@@ -244,7 +262,7 @@ def test_a_connection_has_as_many_channels_as_one_needs_in_a_row(make_link: Make
 
 def test_what_was_refused_is_sent_again_and_nothing_else(make_link: MakeLink) -> None:
     """A queue is full, or has no leader, only for a moment."""
-    link = make_link(timeout=20.0)
+    link = make_link()
     declare(link, "q", **{"x-max-length": 1, "x-overflow": "reject-publish"})
     link.publish([letter(b"first")])
     found: list[bytes] = []
@@ -259,11 +277,15 @@ def test_what_was_refused_is_sent_again_and_nothing_else(make_link: MakeLink) ->
 def wait_for(link: Link, name: str, times: int) -> Iterator[int]:
     """Each time that there is something in the queue."""
     for number in range(times):
-        deadline = time.monotonic() + 30
-        while not count(link, name):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: count(link, name))
         yield number
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
 
 
 def test_a_refused_request_does_not_harm_the_next(make_link: MakeLink) -> None:
@@ -337,7 +359,7 @@ def test_login_methods(make_link: MakeLink, method: str) -> None:
 def test_a_black_hole_ends_in_an_error(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, make_link: MakeLink) -> None:
     with Proxy(rabbitmq_server.port) as proxy:
         link = make_link(f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}", timeout=1.0, connect_timeout=0.5)
-        declare(link, "q")
+        link.retried(lambda: declare(link, "q"), 30)
         proxy.swallow()
         started = time.monotonic()
         with pytest.raises(BrokerError) as caught:
@@ -345,8 +367,8 @@ def test_a_black_hole_ends_in_an_error(rabbitmq_server: RabbitMQ, rabbitmq_vhost
         assert caught.value.temporary
         assert time.monotonic() - started < 6
         proxy.heal()
-        link.publish([letter()])
-        assert count(link, "q") >= 1
+        link.retried(lambda: link.publish([letter()]), 30)
+        assert link.retried(lambda: count(link, "q"), 30) >= 1
 
 
 def test_silence_of_two_heartbeats_ends_a_connection(
@@ -380,38 +402,47 @@ def test_a_connection_on_which_somebody_only_listens_is_watched(
 
 
 def test_a_blocked_connection_says_so(rabbitmq_server: RabbitMQ, make_link: MakeLink) -> None:
-    link = make_link(timeout=1.0)
+    link = make_link(timeout=90)
     declare(link, "q")
     link.publish([letter()])
     rabbitmq_server.control("set_vm_memory_high_watermark", "absolute", "1MB")
+    patient = threading.Thread(target=link.publish, args=([letter()],))
     try:
+        patient.start()  # the server says so only to whoever publishes
+        wait_until(lambda: link.connection().state == "blocked")
+        link.timeout = 0.5
         with pytest.raises(BrokerError, match="takes no messages for now: low on memory") as caught:
             link.publish([letter()])
         assert caught.value.temporary
         assert link.connection().state == "blocked"
     finally:
         rabbitmq_server.control("set_vm_memory_high_watermark", "0.8")
+        patient.join(90)
+    link.timeout = 30.0
     assert link.connection().flowing.wait(30)
     link.publish([letter()])
     assert link.connection().state == "open"
+    assert count(link, "q") == 3, "whoever has waited has been served"
 
 
 @pytest.fixture(scope="module")
 def restarted(mortal_rabbitmq: RabbitMQ) -> tuple[BrokerError | None, int]:
     """What is said while a node is dead, and what is there when it has come back."""
-    link = Link(mortal_rabbitmq.url(), {"timeout": 1.0})
+    link = Link(mortal_rabbitmq.url(), {"timeout": 30.0})
     said = None
     try:
         declare(link, "q")
         mortal_rabbitmq.control("eval", "mnesia:sync_log().")  # its list of queues is on disk a moment later otherwise
         link.publish([letter() for _ in range(100)])
         mortal_rabbitmq.kill()
+        link.timeout = 1.0
         try:
             link.publish([letter()])
         except BrokerError as error:
             said = error
         finally:
             mortal_rabbitmq.start()
+        link.timeout = 30.0
         link.retried(lambda: link.publish([letter()]), 30)
         return said, count(link, "q")
     finally:

@@ -38,6 +38,22 @@ class Scene(NamedTuple):
     first: Consumer
     heir: Consumer
 
+    def renew(self) -> None:
+        """As two workers do it. Who reads signs last renews its own before: then it knows if this process stood still,
+        and takes nobody for dead who had no time to sign."""
+        assert self.heir.renew()
+        assert self.first.renew()
+
+    def check_nothing_is_left(self) -> None:
+        """What comes to the heir meanwhile is for nobody."""
+
+        def is_over() -> bool:
+            assert collect(self.heir, 1, 0.2) == []
+            [stats] = self.broker.stats(["q"])
+            return (stats.ready, stats.leased, stats.dead) == (0, 0, 0) and self.heir.due_in() is None
+
+        wait_until(is_over)
+
 
 @pytest.fixture
 def kind() -> str:
@@ -51,7 +67,7 @@ def scene(kind: str, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str, allow: Call
     with Proxy(rabbitmq_server.port) as proxy:
         broker = RabbitBroker(rabbitmq_server.url(rabbitmq_vhost), options=OPTIONS)
         url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/{rabbitmq_vhost}"
-        far = RabbitBroker(url, options={**OPTIONS, "timeout": 2})
+        far = RabbitBroker(url, options={**OPTIONS, "timeout": 10})
         near = RabbitBroker(allow(*NARROW) if kind == "narrow" else broker.url, options=OPTIONS)
         broker.declare([Queue("q", arguments={"x-queue-type": "quorum"})])
         first, heir = (one.consumer(["q"], name=name, store=store) for one, name in ((far, "first"), (near, "heir")))
@@ -75,6 +91,12 @@ def collect(
     return found
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+
+
 def started(scene: Scene, body: bytes) -> Delivery:
     """Started by the first one, which is cut off then."""
     scene.broker.publish([Outgoing(body, "q")])
@@ -91,12 +113,11 @@ by_either = pytest.mark.parametrize("kind", ["free", "narrow"])
 @by_either
 def test_what_its_owner_ends_is_over(scene: Scene) -> None:
     delivery = started(scene, b"m")
-    assert collect(scene.heir, 1, 2 * LEASE, scene.first.renew) == []
+    assert collect(scene.heir, 1, 2 * LEASE, scene.renew) == []
     assert scene.first.settle([Settlement(delivery)]) == [True]
     scene.proxy.heal()
-    assert collect(scene.heir, 1, 2 * LEASE, scene.first.renew) == []
-    [stats] = scene.broker.stats(["q"])
-    assert (stats.ready, stats.leased, stats.dead) == (0, 0, 0)
+    assert collect(scene.heir, 1, 2 * LEASE, scene.renew) == []
+    scene.check_nothing_is_left()
 
 
 @by_either
@@ -104,18 +125,17 @@ def test_what_its_owner_lets_go_of_is_nobody_elses(scene: Scene) -> None:
     """It could not be acknowledged: whoever gets it next does so, also after its owner has gone."""
     delivery = started(scene, b"m")
     scene.first.let_go([delivery])
-    assert collect(scene.heir, 1, LEASE, scene.first.renew) == []
+    assert collect(scene.heir, 1, LEASE, scene.renew) == []
     assert scene.first.settle([Settlement(delivery)]) == [True]
     scene.first.close()
     assert collect(scene.heir, 1, 2 * LEASE) == []
-    [stats] = scene.broker.stats(["q"])
-    assert (stats.ready, stats.leased, stats.dead) == (0, 0, 0)
+    scene.check_nothing_is_left()
 
 
 @by_either
 def test_an_owner_that_comes_back_goes_on(scene: Scene) -> None:
     delivery = started(scene, b"m")
-    assert collect(scene.heir, 1, LEASE, scene.first.renew) == []
+    assert collect(scene.heir, 1, LEASE, scene.renew) == []
     scene.proxy.heal()
     assert collect(scene.first, 1, 2 * LEASE, scene.first.renew) == []
     assert scene.first.settle([Settlement(delivery, "requeue")]) == [True]
@@ -155,19 +175,20 @@ def test_what_is_kept_is_in_nobodys_way_and_is_said_once(
     scene.proxy.reset()
     began, found, sent = time.monotonic(), [], 0
     while len(found) < 100 or time.monotonic() - began < 3 * LEASE:
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 100
         if sent == len(found) < 100:
             scene.broker.publish([Outgoing(b"%d" % sent, "q")])
             sent += 1
-        claimed = collect(scene.heir, 1, 0.2, scene.first.renew)
+        claimed = collect(scene.heir, 1, 0.2, scene.renew)
         scene.heir.settle([Settlement(one) for one in claimed])
         found += [one.envelope for one in claimed]
     assert found == [b"%d" % number for number in range(100)]
-    assert len(asked) < 150, (
+    assert len(asked) < 110 + 5 * (time.monotonic() - began), (
         "it reads for each that comes, then twice for all of them together, once in a second or two"
     )
     assert scene.first.settle([Settlement(one) for one in theirs]) == [True] * 50
     collect(scene.heir, 1, 2 * LEASE)
+    scene.check_nothing_is_left()
     scene.heir.close()
     assert scene.broker.stats(["q"])[0].ready == 0
     [text] = said(caplog, "cannot be put off")
@@ -177,7 +198,7 @@ def test_what_is_kept_is_in_nobodys_way_and_is_said_once(
 def test_what_is_kept_goes_back_where_nobody_claims_and_its_owner_is_dead(scene: Scene) -> None:
     """The worker has no room: somebody else may have."""
     started(scene, b"m")
-    assert collect(scene.heir, 1, LEASE, scene.first.renew) == []
+    assert collect(scene.heir, 1, LEASE, scene.renew) == []
     third = scene.broker.consumer(["q"], name="third", store=scene.store)
     deadline, found = time.monotonic() + 30, []
     while not found and time.monotonic() < deadline:
@@ -195,8 +216,9 @@ def test_what_is_kept_goes_back_before_the_server_is_impatient(scene: Scene) -> 
     heir = RabbitBroker(scene.near.url, options=options)
     scene.heir.close()
     impatient = heir.consumer(["q"], name="impatient", store=scene.store)
+    scene = scene._replace(heir=impatient)
     delivery = started(scene, b"m")
-    assert collect(impatient, 1, LEASE, scene.first.renew) == []
+    assert collect(impatient, 1, LEASE, scene.renew) == []
     scene.allow(*[pattern.replace("|", "|celery_delayed_.*|", 1) for pattern in NARROW])
 
     levels = [f"celery_delayed_{number}" for number in range(4)]
@@ -207,7 +229,7 @@ def test_what_is_kept_goes_back_before_the_server_is_impatient(scene: Scene) -> 
     deadline = time.monotonic() + 60
     while not waits():
         assert time.monotonic() < deadline
-        assert collect(impatient, 1, 0.2, scene.first.renew) == []
+        assert collect(impatient, 1, 0.2, scene.renew) == []
     assert scene.first.settle([Settlement(delivery)]) == [True]
     assert collect(impatient, 1, 2 * LEASE) == []
     impatient.close()
@@ -222,7 +244,7 @@ def test_what_runs_for_long_is_kept_where_no_copy_may_go_about(scene: Scene, cap
     [delivery] = collect(runner, 1)
     assert runner.start([delivery]) == ["ok"]
     until = time.monotonic() + 2 * LEASE
-    while time.monotonic() < until:
+    while time.monotonic() < until or not said(caplog, "cannot be put off"):
         assert runner.renew()
         assert collect(runner, 1, 0.2) == []
     assert runner.settle([Settlement(delivery)]) == [True]

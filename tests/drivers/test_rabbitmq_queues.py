@@ -86,13 +86,12 @@ def test_kombus_queues_mean_the_same_here() -> None:
 def test_a_queue_expires_and_what_is_delayed_for_it_finds_the_next_one(
     broker: RabbitBroker, connect: Callable[[], RabbitBroker], rabbitmq_server: RabbitMQ, rabbitmq_vhost: str
 ) -> None:
-    queue = Queue("brief", arguments={"x-expires": 1000})
-    broker.declare([queue])
+    broker.declare([Queue("brief", arguments={"x-expires": 3000})])
     broker.publish([Outgoing(b"later", "brief", due=time.time() + 10)])
     # Asked by a client it would count as used.
     wait_until(lambda: ["brief"] not in rabbitmq_server.queues("name", vhost=rabbitmq_vhost))
     worker = connect()
-    worker.declare([queue])
+    worker.declare([Queue("brief", arguments={"x-expires": 60_000})])
     consumer = worker.consumer(["brief"], name="late")
     [delivery] = collect(consumer, 1)
     assert delivery.envelope == b"later"

@@ -45,6 +45,12 @@ def policy(rabbitmq_server: RabbitMQ, rabbitmq_vhost: str) -> None:
 
 
 @pytest.fixture
+def never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages come back when they are given back, and not because this process stood still."""
+    monkeypatch.setattr("celery.amqp.intake.IDLE", 60.0)
+
+
+@pytest.fixture
 def declare(broker: RabbitBroker) -> Iterator[Declare]:
     """`declare(store, **arguments)`: a consumer of the queue `q`, of the kind quorum, which has these arguments."""
     made: list[Consumer] = []
@@ -112,7 +118,9 @@ def test_what_has_come_back_often_stays_with_a_consumer_that_rests(
     assert sorted(bodies) == [b"m", b"n"]
 
 
-def test_without_a_store_a_limit_that_is_set_is_left_to_the_server(broker: RabbitBroker, declare: Declare) -> None:
+def test_without_a_store_a_limit_that_is_set_is_left_to_the_server(
+    broker: RabbitBroker, declare: Declare, never_idle: None
+) -> None:
     """It is all that stops a message that kills every worker."""
     consumer = declare(None, **{"x-delivery-limit": 2})
     broker.publish([Outgoing(b"m", "q")])
@@ -128,6 +136,7 @@ def test_where_nothing_may_be_sent_it_runs_as_it_is(
     store: MemoryStore,
     allow: Callable[..., str],
     caplog: pytest.LogCaptureFixture,
+    never_idle: None,
 ) -> None:
     queue = Queue("q", arguments={"x-queue-type": "quorum", "x-delivery-limit": 3})
     broker.declare([queue])
