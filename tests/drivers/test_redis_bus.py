@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from celery.brokers.base import Slot
 from celery.brokers.redis import RedisBroker
+from celery.redis import bus as bus_module
 from celery.wire.message import Exchange, Queue
 from rig.redis import RedisServer
 
@@ -48,10 +50,12 @@ def test_channels_are_named_as_kombu_names_them(
     with RedisBroker(redis_url, options=options) as broker:
         bus = broker.bus()
         with bus.subscribe(["celery.pidbox", "celeryev/worker.online"]) as subscription:
-            assert channels(redis_server) == {control, event}
+            deadline = time.monotonic() + 30
+            while channels(redis_server) != {control, event}:  # those of tests before this one may be on their way out
+                assert time.monotonic() < deadline
             bus.publish("celery.pidbox", b"1")
             bus.publish("celeryev/worker.online", b"2")
-            assert [(subscription.get(10.0) or ("", b""))[1] for _ in range(2)] == [b"1", b"2"]
+            assert [(subscription.get(30.0) or ("", b""))[1] for _ in range(2)] == [b"1", b"2"]
 
 
 def test_a_box_is_bound_as_kombu_binds_a_queue(broker: RedisBroker, redis_server: RedisServer) -> None:
@@ -91,9 +95,9 @@ def test_names_follow_the_prefix_and_the_separator(redis_url: str, redis_server:
 def test_an_answer_that_nobody_reads_ends_by_itself(broker: RedisBroker, redis_server: RedisServer) -> None:
     with broker.bus().open_box(EXCHANGE, "me"):
         broker.bus().post(EXCHANGE, "me", b"1", 300.0)
-        assert 290_000 < redis_server.ask("PTTL", f"me.{EXCHANGE}") <= 300_000
+        assert 200_000 < redis_server.ask("PTTL", f"me.{EXCHANGE}") <= 300_000
         broker.bus().post(EXCHANGE, "me", b"2", 0.001)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while redis_server.keys(f"me.{EXCHANGE}"):
             assert time.monotonic() < deadline
 
@@ -115,22 +119,33 @@ def test_others_stay_bound_when_a_box_is_closed(broker: RedisBroker, redis_serve
 def test_the_box_of_a_reader_that_died_is_forgotten(broker: RedisBroker, redis_server: RedisServer) -> None:
     bus = broker.bus()
     bus.open_box(EXCHANGE, "dead", Slot(expires=0.01))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while any(member.startswith("dead") for member in members(redis_server)):
         assert time.monotonic() < deadline
         bus.open_box(EXCHANGE, "next").close()
     assert redis_server.keys() == set()
 
 
-def test_a_box_that_is_read_stays_for_longer_than_its_time(broker: RedisBroker, redis_server: RedisServer) -> None:
-    bus = broker.bus()
-    with bus.open_box(EXCHANGE, "me", Slot(expires=0.05)) as box:
-        until = time.monotonic() + 0.2
-        while time.monotonic() < until:
-            box.get(0.01)
+def test_a_box_that_is_read_stays_for_longer_than_its_time(
+    broker: RedisBroker, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = 0.0
+    monkeypatch.setattr(bus_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead))
+    bus, boxes = broker.bus(), f"celeriac.boxes.{EXCHANGE}"
+    with bus.open_box(EXCHANGE, "me", Slot(expires=600.0)) as box:
+        [member] = members(redis_server)
+        for _ in range(3):
+            # WHEN most of its time has passed, here and for the server
+            ahead += 400.0
+            nearer = float(redis_server.ask("ZSCORE", boxes, member)) - 400_000
+            redis_server.ask("ZADD", boxes, nearer, member)
+
+            # THEN reading gives it all of that again
+            assert box.get(0.01) is None
+            assert float(redis_server.ask("ZSCORE", boxes, member)) >= nearer + 390_000
             bus.open_box(EXCHANGE, "other").close()
         bus.post(EXCHANGE, "me", b"still here", 60.0)
-        assert box.get(10.0) == b"still here"
+        assert box.get(30.0) == b"still here"
 
 
 def test_bindings_that_kombu_would_forget_are_forgotten(broker: RedisBroker, redis_server: RedisServer) -> None:
@@ -151,14 +166,14 @@ def test_bindings_that_stay_in_kombu_stay(broker: RedisBroker, redis_server: Red
 def test_a_box_outlives_its_connection(broker: RedisBroker, redis_server: RedisServer) -> None:
     with broker.bus().open_box(EXCHANGE, "me") as box:
         got: list[bytes | None] = []
-        reader = threading.Thread(target=lambda: got.append(box.get(30.0)))
+        reader = threading.Thread(target=lambda: got.append(box.get(60.0)))
         reader.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while b"cmd=brpop" not in redis_server.ask("CLIENT", "LIST"):
             assert time.monotonic() < deadline
         redis_server.ask("CLIENT", "KILL", "TYPE", "normal")
         broker.bus().post(EXCHANGE, "me", b"1", 60.0)
-        reader.join(10.0)
+        reader.join(30.0)
         assert got == [b"1"]
 
 

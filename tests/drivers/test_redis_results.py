@@ -24,7 +24,7 @@ from celery.utils import uuid
 from rig.redis import RedisServer, free_port
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "golden" / "results"
-SOON = 10.0
+SOON = 30.0
 DAY = 86_400
 FIELDS = ["status", "result", "traceback", "children", "date_done", "task_id"]
 
@@ -106,7 +106,7 @@ def test_a_result_is_stored_as_the_original_stores_it(app: Celery, client: redis
         "task_id": result.id,
     }
     assert stored["date_done"].endswith("+00:00")
-    assert DAY - 5 < client.ttl(key(result)) <= DAY
+    assert DAY - 60 < client.ttl(key(result)) <= DAY
     assert client.keys("*") == [key(result).encode()]
 
 
@@ -144,7 +144,7 @@ def test_results_end_when_the_settings_say_so(
             result.get(timeout=SOON, propagate=False)
     for result, expires in zip(results, (success, failure), strict=True):
         left = client.ttl(key(result))
-        assert left == expires == -1 or expires - 5 < left <= expires
+        assert left == expires == -1 or expires - 60 < left <= expires
     assert client.ttl(f"celeriac.final.{key(results[1])}") == client.ttl(key(results[1]))
 
 
@@ -265,7 +265,7 @@ def test_a_saved_group_of_the_original_is_restored_and_saved_the_same(app: Celer
     assert client.dbsize() == 0
     group.save()
     assert json.loads(client.get(f"celery-taskset-meta-{group_id}")) == saved
-    assert DAY - 5 < client.ttl(f"celery-taskset-meta-{group_id}") <= DAY
+    assert DAY - 60 < client.ttl(f"celery-taskset-meta-{group_id}") <= DAY
 
 
 # -- reading and waiting ----------------------------------------------------------------------------------------------
@@ -306,12 +306,13 @@ def test_a_group_that_is_not_ready_is_read_in_one_round_trip_too(app: Celery, cl
 
 @pytest.mark.parametrize(("make", "reads"), [(lambda number: uuid(), 0), ("t{}".format, 40)], ids=["random", "made up"])
 def test_of_many_only_those_that_were_written_are_read_again(
-    app: Celery, client: redis.Redis, make: Callable[[int], str], reads: int
+    app: Celery, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, make: Callable[[int], str], reads: int
 ) -> None:
     """Those with random ids not even then: what was written is in the message."""
+    monkeypatch.setattr("celery.backends.results.RECHECK", 10 * SOON)
     ids = [make(number) for number in range(2000)]
     group = ResultSet([app.AsyncResult(task_id) for task_id in ids], app=app)
-    ends = group.iter_native(timeout=SOON)
+    ends = group.iter_native(timeout=3 * SOON)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(next, ends)
         while not client.pubsub_numsub(f"celery-task-meta-{ids[7]}")[0][1]:
@@ -440,15 +441,17 @@ def test_results_wait_for_a_server_that_is_away(
     app = make_app(
         backend=running.url(),
         broker=None if broker == "memory" else f"sqlite:///{tmp_path}/broker.db",
-        result_backend_transport_options={"timeout": 0.5},
+        result_backend_transport_options={"timeout": SOON},
     )
     try:
         with work(app):
             assert task(app, "echo").delay(1).get(timeout=SOON) == 1
+            app.backend.store.link.timeout = 0.5
             running.stop()
             results = [task(app, "echo").delay(number) for number in range(20)]
             with pytest.raises(BackendError, match="cannot be reached"):
                 results[0].get(timeout=SOON)
+            app.backend.store.link.timeout = SOON
             running.start()
             assert [result.get(timeout=3 * SOON) for result in results] == list(range(20))
     finally:

@@ -22,7 +22,7 @@ from celery.redis import inbox
 from celery.wire.message import Record
 from rig.redis import RedisServer
 
-SOON = 10.0
+SOON = 30.0
 """Seconds within which what must happen has happened."""
 
 
@@ -73,12 +73,15 @@ def names(written: Mapping[str, bytes | None] | None) -> set[str] | None:
 
 
 def test_one_connection_is_made_when_somebody_waits_and_closed_when_nobody_does(
-    store: RedisStore, client: redis.Redis, quick_inbox: None
+    store: RedisStore, client: redis.Redis, quick_inbox: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    until(lambda: not subscribers(client))  # those of tests before this one
+    monkeypatch.setattr(inbox, "IDLE", SOON)
     store.put([Record("k", b"1")])
     assert subscribers(client) == []
     with store.watch(["k"]), store.watch(["k", "l"]):
         assert [int(found["sub"]) for found in subscribers(client)] == [2]
+    monkeypatch.setattr(inbox, "IDLE", 0.1)
     until(lambda: not subscribers(client))
     with store.watch(["k"]) as watch:
         store.set("k", b"2")
