@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,3 +65,12 @@ class TestRabbitBus(BusContract):
     @pytest.fixture
     def connect(self, rabbitmq_url: str) -> Callable[..., Broker]:
         return lambda **options: RabbitBroker(rabbitmq_url, options=options)
+
+    def test_a_ring_without_a_message_is_over_once_somebody_has_looked(self, broker: Broker) -> None:
+        with broker.bus().subscribe(["t"]) as subscription:
+            subscription._listener.chime.ring()  # type: ignore[attr-defined]  # as when its connection has ended
+            assert subscription.get(0.0) is None
+            assert not select.select([subscription.fileno()], [], [], 0.0)[0]
+            broker.bus().publish("t", b"1")
+            assert select.select([subscription.fileno()], [], [], 30.0)[0]
+            assert subscription.get(0.0) == ("t", b"1")

@@ -7,6 +7,7 @@ listens to is gone anyway.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -96,6 +97,8 @@ class _Listener:
     def __init__(self, link: Link, name: str, slot: Slot, bind: Callable[[Channel, str], None]) -> None:
         self._link, self._name, self._slot, self._bind = link, name, slot, bind
         self.chime = Chime()
+        self._lock = threading.Lock()
+        """For the chime, which says whether something has come, and what has."""
         self._came: deque[Delivered] = deque()
         self._connection: Connection | None = None
         link.retried(self._open)
@@ -129,21 +132,19 @@ class _Listener:
         channel.call(frames.method(number, frames.BASIC_CONSUME, *args), frames.BASIC_CONSUME_OK)
 
     def _arrived(self, came: Delivered) -> None:
-        self._came.append(came)
-        self.chime.ring()
+        with self._lock:
+            self._came.append(came)
+            self.chime.ring()
 
     def get(self, timeout: float | None) -> Delivered | None:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            if self._came:
-                came = self._came.popleft()
-                if not self._came:
+            with self._lock:
+                came = self._came.popleft() if self._came else None
+                if not self._came and not self.chime.closed:
                     self.chime.clear()
-                    if self._came:
-                        self.chime.ring()
+            if came is not None or self.chime.closed:
                 return came
-            if self.chime.closed:
-                return None
             connection = self._connection
             if connection is None or not connection.usable:
                 self._open()

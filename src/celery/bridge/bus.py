@@ -5,6 +5,7 @@ Only where a transport fans out and keeps its bindings where every process finds
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -113,6 +114,8 @@ class _Listener:
     def __init__(self, way: Way, name: str, slot: Slot, bind: Callable[[Any, str], None]) -> None:
         self._name, self._slot, self._bind = name, slot, bind
         self.chime = Chime()
+        self._lock = threading.Lock()
+        """For the chime, which says whether something has come, and what has."""
         self._came: deque[Came] = deque()
         self._timeout = way.timeout + way.patience
         self._lane = Lane(
@@ -149,22 +152,21 @@ class _Listener:
 
     def _arrived(self, lane: Lane, source: str, came: Any) -> None:
         info = came.delivery_info
-        self._came.append((str(info.get("exchange") or ""), str(info.get("routing_key") or ""), read(came)))
-        self.chime.ring()
+        message = str(info.get("exchange") or ""), str(info.get("routing_key") or ""), read(came)
+        with self._lock:
+            self._came.append(message)
+            self.chime.ring()
 
     def get(self, timeout: float | None) -> Came | None:
         end = None if timeout is None else time.monotonic() + timeout
         first = True
         while True:
-            if self._came:
-                came = self._came.popleft()
-                if not self._came:
+            with self._lock:
+                came = self._came.popleft() if self._came else None
+                if not self._came and not self.chime.closed:
                     self.chime.clear()
-                    if self._came:
-                        self.chime.ring()
+            if came is not None or self.chime.closed:
                 return came
-            if self.chime.closed:
-                return None
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0 and not first:
                 return None
