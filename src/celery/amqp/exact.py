@@ -29,11 +29,17 @@ def settle_in(
     until = time.monotonic() + MOST
     for source, buffer in buffers.items():
         while (channel := channel_of()) is not None and channel.usable:
-            data = frames.queue_declare(channel.number, source, 1, {})
-            answer = channel.call(data, frames.QUEUE_DECLARE_OK)
-            answer.short()
-            if not answer.number(4) or len(buffer) >= limit or time.monotonic() > until:
+            if not _ready(channel, source) or len(buffer) >= limit or time.monotonic() > until:
                 break
             hear(0.01)
+    if (channel := channel_of()) is not None and channel.usable:
+        _ready(channel, source)  # queues of the kind quorum send after they have answered, but before the next answer
     while hear(QUIET) and time.monotonic() < until:
-        pass  # queues of the kind quorum send after they have answered
+        pass
+
+
+def _ready(channel: Channel, queue: str) -> int:
+    """How many messages it has that it has sent to nobody."""
+    answer = channel.call(frames.queue_declare(channel.number, queue, 1, {}), frames.QUEUE_DECLARE_OK)
+    answer.short()
+    return int(answer.number(4))
