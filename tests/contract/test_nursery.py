@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from celery.concurrency import nursery, prefork, template
 from celery.concurrency.base import PoolOptions
@@ -177,7 +178,7 @@ def test_a_template_stays_where_children_are_replaced_as_a_matter_of_course(
     assert ask(pool, "1 + 1") == 2
     assert pool.nursery.pid == template
     assert alive(template)
-    pool.stop(10)
+    pool.stop(30)
     assert not alive(template)
 
 
@@ -200,7 +201,8 @@ def test_a_replacement_whose_template_hangs_is_tried_again(make: Make, tmp_path:
     (tmp_path / "moody.py").write_text(
         f"import signal\nfrom pathlib import Path\nif Path({str(tmp_path / 'stuck')!r}).exists(): signal.pause()\n"
     )
-    pool = make(preload=("moody",), start_timeout=5.0)
+    pool = make(preload=("moody",), start_timeout=30.0)
+    pool.options = replace(pool.options, start_timeout=5.0)
     stuck = tmp_path / "stuck"
     stuck.touch()
     pool.nursery.end()
@@ -251,14 +253,14 @@ def test_a_pool_ends_while_its_children_are_born(
 
 
 def test_children_in_their_birth_go_with_a_killed_worker(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("import time\ntime.sleep(30)\n")
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
     script = tmp_path / "parent.py"
     script.write_text(
         "from celery.concurrency.base import PoolOptions\nfrom celery.concurrency.prefork import PreforkPool\n"
         "from celery.contrib.testing.contract import pools\n"
         "pool = PreforkPool(1, pools.boot)\npool.start()\n"
         "pool.nursery.modules = ('slow',)\npool.resize(3)\nprint(pool.nursery.pid, flush=True)\n"
-        "import time\ntime.sleep(30)\n"
+        "import time\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, cwd=tmp_path) as parent:
         assert parent.stdout is not None
@@ -266,7 +268,7 @@ def test_children_in_their_birth_go_with_a_killed_worker(tmp_path: Path) -> None
         assert alive(template)
         parent.kill()
         parent.wait()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 30
         while alive(template):
             assert time.monotonic() < until
             time.sleep(0.01)

@@ -71,7 +71,7 @@ def test_interpreters_are_watched_without_handles_of_processes(monkeypatch: pyte
             "x",
         ]
     finally:
-        assert pool.stop(10) == []
+        assert pool.stop(30) == []
 
 
 def test_spawned_children_run_jobs() -> None:
@@ -81,7 +81,7 @@ def test_spawned_children_run_jobs() -> None:
         (outcome,) = pools.run(pool, pools.jobs("pid"))
         assert int(outcome.detail) == pool.pids()[0] != os.getpid()
     finally:
-        assert pool.stop(10) == []
+        assert pool.stop(30) == []
 
 
 def test_an_unknown_start_method_says_what_there_is() -> None:
@@ -110,7 +110,7 @@ def test_jobs_are_taken_back_from_a_child_that_cannot_answer() -> None:
         ended = pools.collect(pool, lambda found: len(found) == 20 - len(back))
         assert {outcome.tag for outcome in ended} | set(back) == {job.tag for job in work}
     finally:
-        assert pool.stop(10) == []
+        assert pool.stop(30) == []
 
 
 # What depends on how the process began is tried in a process of its own.
@@ -152,7 +152,7 @@ def test_children_do_not_run_the_main_module_again(tmp_path: Path) -> None:
 pool = PreforkPool(2, pools.boot)
 pool.start()
 pools.run(pool, pools.jobs("echo x"))
-pool.stop(10)
+pool.stop(30)
 """
     assert run_script(tmp_path, body) == ["__main__"]
 
@@ -162,7 +162,7 @@ def test_a_boot_in_the_main_module_works_and_exit_handlers_run(tmp_path: Path) -
 pool = PreforkPool(1, boot)
 pool.start()
 pools.run(pool, pools.jobs("echo x"))
-pool.stop(10)
+pool.stop(30)
 """
     assert run_script(tmp_path, body) == ["__main__", "__mp_main__", "exit handler"]
 
@@ -207,7 +207,7 @@ pool = PreforkPool(3, booting.boot, PoolOptions(preload=("broken_or_missing", "p
 pool.start()
 pools.run(pool, pools.jobs(*["exit 1"] * 3))
 pools.run(pool, pools.jobs("echo x"))
-pool.stop(10)
+pool.stop(30)
 """
     # Once here and once in the template; not in the six children.
     assert run_script(tmp_path, body.replace("(preload", "(max_tasks=100, preload")) == ["__main__", *["imported"] * 2]
@@ -224,7 +224,7 @@ pool.start()
 note("started")
 pools.run(pool, pools.jobs(*["exit 1"] * 3))
 pools.run(pool, pools.jobs("echo x"))
-pool.stop(10)
+pool.stop(30)
 """
     assert run_script(tmp_path, body) == ["__main__", "imported", "started", "imported"]
 
@@ -262,6 +262,6 @@ wrap("process_destructor")
 pool = PreforkPool(1, pools.boot, PoolOptions(preload=("agent",)))
 pool.start()
 pools.run(pool, pools.jobs("echo x"))
-pool.stop(10)
+pool.stop(30)
 """
     assert run_script(tmp_path, body) == ["__main__", "process_initializer", "process_destructor"]

@@ -18,13 +18,14 @@ from celery.backends.redis import ANSWER_KEPT, RedisStore
 from celery.backends.store import TERMINAL, Store
 from celery.contrib.testing.contract import StoreContract
 from celery.exceptions import BackendError
+from celery.redis import link
 from celery.wire.message import Arrival, Record
 from celery.wire.serialization import dumps
 from rig.proxy import Proxy
 from rig.redis import RedisServer, free_port
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "golden" / "results"
-SOON = 10.0
+SOON = 30.0
 """Seconds within which what must happen has happened."""
 DAY = 86_400
 
@@ -213,7 +214,7 @@ def test_a_plain_result_is_one_key_and_one_message_on_the_channel_of_its_name(
     assert message["channel"] == b"celery-task-meta-a"
     assert message["data"] == client.get("celery-task-meta-a") == meta("SUCCESS", 3)
     assert client.keys("*") == [b"celery-task-meta-a"]
-    assert DAY - 5 < client.ttl("celery-task-meta-a") <= DAY
+    assert DAY - 60 < client.ttl("celery-task-meta-a") <= DAY
     listening.close()
 
 
@@ -278,7 +279,7 @@ def test_a_join_has_no_end_until_it_is_complete_and_then_a_day(store: RedisStore
     store.arrive([Arrival("g.", "x:0", b"a", 2), Arrival("g.", "+y", b"", 2, grows=True)])
     assert {client.pttl(f"g.{key}") for key in "jdt"} == {-1}
     store.arrive([Arrival("g.", "y:1", b"b", 2), Arrival("g.", "z:1", b"c", 2)])
-    assert all(DAY - 5 < client.ttl(f"g.{key}") <= DAY for key in "jdtc")
+    assert all(DAY - 60 < client.ttl(f"g.{key}") <= DAY for key in "jdtc")
     client.expire("g.j", 100)
     assert store.arrive([Arrival("g.", "z:1", b"b", 2)]) == [True]
     assert client.ttl("g.j") <= 100, "a repeated part does not prolong it"
@@ -301,7 +302,7 @@ def test_a_join_that_the_original_began_is_counted_on(store: RedisStore, client:
 
 def test_a_join_that_the_original_has_in_hand_is_left_to_it(store: RedisStore, client: redis.Redis) -> None:
     client.set("g.s", "1", ex=DAY)
-    client.set("g.c", "389dd904b69e44308343e56dfc45d554", px=200)
+    client.set("g.c", "389dd904b69e44308343e56dfc45d554", px=60_000)
     first, again = Arrival("g.", "a:0", b"0", 0), Arrival("g.", "a:0", b"0", 0)
     assert store.arrive([first]) == [False]
     assert not client.exists("g.j")
@@ -337,7 +338,8 @@ def test_what_is_answered_once_is_repeated_to_a_caller_whose_connection_broke(
 
 
 @pytest.mark.parametrize("ask", ["get", "put", "watch", "arrive", "delete"])
-def test_an_unreachable_server_is_one_error_in_time(ask: str) -> None:
+def test_an_unreachable_server_is_one_error_in_time(ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TIMEOUT", 60.0)
     store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", options={"timeout": 0.3})
     calls: dict[str, Callable[[], object]] = {
         "get": lambda: store.get(["k"]),
@@ -349,19 +351,20 @@ def test_an_unreachable_server_is_one_error_in_time(ask: str) -> None:
     began = time.monotonic()
     with pytest.raises(BackendError, match="cannot be reached") as caught:
         calls[ask]()
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < SOON
     assert caught.value.temporary
     store.close()
 
 
-def test_many_who_wait_for_an_unreachable_server_are_all_told_in_time() -> None:
+def test_many_who_wait_for_an_unreachable_server_are_all_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TIMEOUT", 60.0)
     store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", options={"timeout": 0.3})
     began = time.monotonic()
     with ThreadPoolExecutor(30) as pool:
         watches = [pool.submit(store.watch, [str(number)]) for number in range(30)]
         errors = [watch.exception(SOON) for watch in watches]
     assert all(isinstance(error, BackendError) for error in errors)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < SOON
     store.close()
 
 

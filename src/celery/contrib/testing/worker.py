@@ -67,8 +67,8 @@ def start_worker(
     loglevel: str | int = WORKER_LOGLEVEL,
     logfile: str | None = None,
     perform_ping_check: bool = True,
-    ping_task_timeout: float = 10.0,
-    shutdown_timeout: float = 10.0,
+    ping_task_timeout: float = 30.0,
+    shutdown_timeout: float = 30.0,
     **kwargs: Any,
 ) -> Iterator[TestWorkController]:
     """Run a worker for *app* in a thread while the block lasts.
@@ -112,7 +112,7 @@ def _start_worker_thread(
     logfile: str | None = None,
     WorkController: Any = TestWorkController,  # noqa: N803 - the public name
     perform_ping_check: bool = True,
-    shutdown_timeout: float = 10.0,
+    shutdown_timeout: float = 30.0,
     **kwargs: Any,
 ) -> Iterator[Any]:
     setup_app_for_worker(app, loglevel, logfile)

@@ -11,12 +11,15 @@ import pytest
 
 from celery.backends.store import Store
 from celery.brokers.base import Broker, Consumer
-from celery.contrib.testing.contract.effects import Advance, Connect, EffectsContract, bodies, message
+from celery.contrib.testing.contract.effects import Advance, Connect, EffectsContract, bodies, gather, message
 from celery.contrib.testing.contract.foresight import ForesightContract
 from celery.contrib.testing.contract.limits import LimitsContract
 from celery.exceptions import BrokerError
 from celery.utils.clock import FakeClock
 from celery.wire.message import Delivery, Exchange, Outgoing, Queue, Settlement
+
+SOON = 30.0
+"""Seconds within which what must happen has happened."""
 
 
 def readable(consumer: Consumer, timeout: float = 0.0) -> bool:
@@ -186,11 +189,11 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
 
     def test_claim_waits_for_a_message(self, broker: Broker, consumer: Consumer, connect: Connect) -> None:
         got: list[Delivery] = []
-        waiter = threading.Thread(target=lambda: got.extend(consumer.claim(10, timeout=30.0)))
+        waiter = threading.Thread(target=lambda: got.extend(consumer.claim(10, timeout=60.0)))
         waiter.start()
         other = connect()
         other.publish([message("a")])
-        waiter.join(10.0)
+        waiter.join(SOON)
         assert bodies(got) == ["a"]
         other.close()
 
@@ -201,19 +204,19 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
 
     def test_wake_ends_a_claim(self, consumer: Consumer) -> None:
         got: list[list[Delivery]] = []
-        waiter = threading.Thread(target=lambda: got.append(consumer.claim(10, timeout=30.0)))
+        waiter = threading.Thread(target=lambda: got.append(consumer.claim(10, timeout=60.0)))
         waiter.start()
         consumer.wake()
-        waiter.join(10.0)
+        waiter.join(SOON)
         assert got == [[]]
 
     def test_descriptor_is_readable_when_claim_may_find_something(self, broker: Broker, consumer: Consumer) -> None:
         consumer.claim(1)
         assert not readable(consumer)
         broker.publish([message("a"), message("b")])
-        assert readable(consumer, 10.0)
+        assert readable(consumer, SOON)
         consumer.claim(1)
-        assert readable(consumer, 10.0), "there may be more"
+        assert readable(consumer, SOON), "there may be more"
         consumer.claim(10)
         assert not readable(consumer)
 
@@ -224,7 +227,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         consumer.claim(10)
         assert not readable(consumer)
         other.release(deliveries)
-        assert readable(consumer, 10.0)
+        assert readable(consumer, SOON)
         other.close()
 
     # Lease, start, settle
@@ -277,7 +280,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         broker.publish([message("a"), message("b")])
         [first] = consumer.claim(1)
         consumer.settle([Settlement(first, "requeue")])
-        deliveries = consumer.claim(10)
+        deliveries = gather(consumer, 2)
         assert bodies(deliveries) == ["b", "a"]
         assert [delivery.deliveries for delivery in deliveries] == [0, 0]
 
@@ -286,7 +289,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
             pytest.skip("capability: messages that come back are in no order")
         broker.publish([message("a"), message("b"), message("c")])
         consumer.release(consumer.claim(2))
-        deliveries = consumer.claim(10)
+        deliveries = gather(consumer, 3)
         assert bodies(deliveries) == ["a", "b", "c"]
         assert not any(delivery.redelivered for delivery in deliveries)
 
@@ -295,7 +298,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         deliveries = consumer.claim(1)
         assert consumer.start(deliveries) == ["ok"]
         consumer.release(deliveries)
-        [again] = consumer.claim(1)
+        [again] = gather(consumer, 1)
         assert (again.deliveries, again.interrupted, again.redelivered) == (0, False, False)
 
     def test_release_of_what_was_let_go_of_loses_nothing(self, broker: Broker, consumer: Consumer) -> None:
@@ -305,7 +308,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         assert consumer.start(deliveries) == ["ok", "ok"]
         consumer.let_go(deliveries)
         consumer.release(deliveries)
-        again = consumer.claim(10)
+        again = gather(consumer, 2)
         assert sorted(bodies(again)) == ["a", "b"]
         assert not any(delivery.deliveries or delivery.interrupted for delivery in again)
         assert consumer.settle([Settlement(delivery) for delivery in again]) == [True, True]
@@ -315,7 +318,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         broker.publish([message("a")])
         [former] = consumer.claim(1)
         consumer.release([former])
-        [current] = consumer.claim(1)
+        [current] = gather(consumer, 1)
         assert current.fence != former.fence
         assert consumer.start([former]) == ["lost"]
         assert consumer.settle([Settlement(former)]) == [False]
@@ -401,7 +404,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         other.start(deliveries[:1])
         other.close()
         other.close()
-        back = consumer.claim(10)
+        back = gather(consumer, 2)
         if not broker.can.ordered:
             back.sort(key=lambda delivery: delivery.envelope)
         assert bodies(back) == ["a", "b"]
@@ -510,7 +513,7 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         tags = [entry.tag for entry in broker.entries("dead")]
         assert broker.replay([*tags, 123456789]) == 2
         assert broker.replay(tags) == 0
-        back = consumer.claim(10)
+        back = gather(consumer, 3)
         assert sorted(bodies(back)) == ["a", "b", "c"]
         assert [(d.deliveries, d.interrupted) for d in back] == [(0, False)] * 3
         assert broker.entries("dead") == []
@@ -575,6 +578,6 @@ class BrokerContract(EffectsContract, ForesightContract, LimitsContract):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60.0)
+            thread.join(90.0)
         assert not errors
         assert sorted(seen) == sorted(f"{party}-{number}" for party in range(parties) for number in range(count))

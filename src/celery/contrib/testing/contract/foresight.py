@@ -6,7 +6,7 @@ import pytest
 
 from celery.backends.store import Store
 from celery.brokers.base import Broker, Consumer
-from celery.contrib.testing.contract.effects import Advance, bodies, message
+from celery.contrib.testing.contract.effects import Advance, bodies, gather, message
 from celery.wire.message import Record, Settlement
 
 
@@ -61,7 +61,7 @@ class ForesightContract:
         assert consumer.settle([Settlement(first, "requeue")]) == [True]
         consumer.release([third])
         assert consumer.settle([Settlement(second, "requeue")]) == [True]
-        again = consumer.claim(3)
+        again = gather(consumer, 3)
         assert sorted(bodies(again)) == ["a", "b", "c"]
         assert [(d.deliveries, d.interrupted) for d in again] == [(0, False)] * 3
 
@@ -74,7 +74,7 @@ class ForesightContract:
         assert consumer.start([first, *third]) == ["ok", "ok"]
         assert consumer.start([second]) == ["ok"]
         assert consumer.settle([Settlement(d, "requeue") for d in (first, second, *third)]) == [True] * 3
-        assert [d.deliveries for d in consumer.claim(3)] == [1, 1, 1]
+        assert [d.deliveries for d in gather(consumer, 3)] == [1, 1, 1]
 
     def test_what_is_revoked_does_not_start(self, broker: Broker, consumer: Consumer) -> None:
         if not broker.can.revokes:

@@ -227,9 +227,9 @@ class LimitsContract:
         assert waits(consumer)
         assert waits(other)
         done(consumer, deliveries[0])
-        assert select.select([consumer.fileno()], [], [], 10.0)[0]
-        assert select.select([other.fileno()], [], [], 10.0)[0]
-        assert bodies(other.claim(1, timeout=10.0)) == ["b"]
+        assert select.select([consumer.fileno()], [], [], 30.0)[0]
+        assert select.select([other.fileno()], [], [], 30.0)[0]
+        assert bodies(other.claim(1, timeout=30.0)) == ["b"]
 
     def test_settling_and_starting_in_one_step(self, limited: Broker, consumer: Consumer) -> None:
         limited.publish([message("a"), message("b")])
@@ -360,8 +360,8 @@ class LimitsContract:
         assert other.claim(1, 0.0, {"mine": 1}) == []
         assert waits(other)
         consumer.park(deliveries, {deliveries[0].tag: [Permit("mine")]})
-        assert select.select([other.fileno()], [], [], 10.0)[0]
-        assert bodies(other.claim(1, 10.0, {"mine": 1})) == ["a"]
+        assert select.select([other.fileno()], [], [], 30.0)[0]
+        assert bodies(other.claim(1, 30.0, {"mine": 1})) == ["a"]
 
     # Looking at what is parked, and tidying it
 
@@ -528,8 +528,8 @@ class LimitsContract:
         assert later.paused() == ["q"], "it is recorded in the store"
         later.resume(["q"])
         later.resume(["q", "r"])
-        assert select.select([consumer.fileno()], [], [], 10.0)[0]
-        assert bodies(consumer.claim(10, timeout=10.0)) == ["a", "b"]
+        assert select.select([consumer.fileno()], [], [], 30.0)[0]
+        assert bodies(consumer.claim(10, timeout=30.0)) == ["a", "b"]
         assert pausing.paused() == []
         later.close()
 

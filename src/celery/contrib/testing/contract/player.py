@@ -84,12 +84,6 @@ class Player:
             time.sleep(0.002)
         return "held"
 
-    def play_nap(self, path: str) -> str:
-        """Say that it began, and end a while later."""
-        write_line(f"{path}.began", str(os.getpid()))
-        time.sleep(0.3)
-        return "rested"
-
     def play_mark(self, argument: str) -> str:
         """Append a text to a file before anything else, then sleep."""
         path, text, seconds = argument.split()

@@ -13,6 +13,9 @@ from celery.utils import uuid
 from celery.utils.clock import FakeClock
 from celery.wire.message import Arrival, Record
 
+SOON = 30.0
+"""Seconds within which what must happen has happened."""
+
 
 class StoreContract:
     """Override `connect` with a function that makes a store on one place, which is new in every test."""
@@ -57,13 +60,13 @@ class StoreContract:
     def test_keeps_notes(self, store: Store, pass_time: Callable[[float], object]) -> None:
         store.set_many({})
         store.set("b", b"before")
-        store.set_many({"a": b"1", "b": b"\x00\xff"}, ttl=3.0)
+        store.set_many({"a": b"1", "b": b"\x00\xff"}, ttl=30.0)
         many = {f"many-{number}": b"%d" % number for number in range(2500)}
         store.set_many(many)
         assert store.get(["b", "nothing", "a"]) == [b"\x00\xff", None, b"1"]
         assert store.get(list(many)) == list(many.values())
         if store.can.expire:
-            pass_time(4.0)
+            pass_time(40.0)
             assert store.get(["a", "b", "many-7"]) == [None, None, b"7"]
 
     @pytest.mark.parametrize(
@@ -111,11 +114,11 @@ class StoreContract:
         if not store.can.expire:
             pytest.skip("capability: this store keeps values until they are deleted")
         for _ in range(3):
-            store.put([Record("put", b"1", "STARTED", ttl=3.0)])
-            store.set("set", b"1", ttl=3.0)
-            pass_time(2.0)
+            store.put([Record("put", b"1", "STARTED", ttl=60.0)])
+            store.set("set", b"1", ttl=60.0)
+            pass_time(35.0)
             assert store.get(["put", "set"]) == [b"1", b"1"]
-        pass_time(2.0)
+        pass_time(35.0)
         assert store.get(["put", "set"]) == [None, None]
 
     def test_expire_deletes_what_is_over(self, store: Store, pass_time: Callable[[float], object]) -> None:
@@ -171,11 +174,11 @@ class StoreContract:
         assert store.put([Record("k", b"again", "STARTED")]) == [True]
 
     def test_add_only_if_absent(self, store: Store, pass_time: Callable[[float], object]) -> None:
-        assert store.add("k", b"1", ttl=1.0)
+        assert store.add("k", b"1", ttl=30.0)
         assert not store.add("k", b"2")
         assert store.get(["k"]) == [b"1"]
         if store.can.expire:
-            pass_time(2.0)
+            pass_time(40.0)
             assert store.add("k", b"3")
             assert store.get(["k"]) == [b"3"]
 
@@ -204,19 +207,19 @@ class StoreContract:
         with store.watch(["k"]) as watch:
             writer = connect()
             woken: list[bool] = []
-            waiter = threading.Thread(target=lambda: woken.append(watch.wait(30.0)))
+            waiter = threading.Thread(target=lambda: woken.append(watch.wait(60.0)))
             waiter.start()
             writer.put([Record("k", b"1")])
-            waiter.join(10.0)
+            waiter.join(SOON)
             assert woken == [True]
             writer.close()
 
     def test_watch_does_not_miss_a_write_before_the_wait(self, store: Store) -> None:
         with store.watch(["k"]) as watch:
             store.put([Record("k", b"1")])
-            assert watch.wait(10.0)
+            assert watch.wait(SOON)
             store.set("k", b"2")
-            assert watch.wait(10.0)
+            assert watch.wait(SOON)
 
     def test_watch_ends_with_its_timeout(self, store: Store) -> None:
         with store.watch(["k"]) as watch:
@@ -228,7 +231,7 @@ class StoreContract:
         ended = threading.Event()
 
         def wait() -> None:
-            while watch.wait(30.0):
+            while watch.wait(60.0):
                 pass
             ended.set()
 
@@ -236,22 +239,22 @@ class StoreContract:
         waiter.start()
         watch.close()
         watch.close()
-        assert ended.wait(10.0)
+        assert ended.wait(SOON)
         waiter.join()
 
     def test_ringing_a_watch_ends_its_wait(self, store: Store) -> None:
         watch = store.watch(["k"])
-        waiter = threading.Thread(target=watch.wait, args=(30.0,))
+        waiter = threading.Thread(target=watch.wait, args=(60.0,))
         waiter.start()
         watch.ring()
-        waiter.join(10.0)
+        waiter.join(SOON)
         assert not waiter.is_alive()
         watch.close()
 
     def test_a_watch_tells_what_was_written_if_it_can(self, store: Store) -> None:
         with store.watch(["a", "b"]) as watch:
             store.put([Record("a", b"1"), Record("c", b"1")])
-            assert watch.wait(10.0)
+            assert watch.wait(SOON)
             written = watch.written()
             assert written is None or written["a"] in {None, b"1"}
 
@@ -268,7 +271,7 @@ class StoreContract:
             with store.watch([key]) as later:
                 later.wait(0.0)
                 assert b"second" not in (later.written() or {}).values()
-            assert watch.wait(10.0)
+            assert watch.wait(SOON)
             written = watch.written()
             assert written is None or written[key] in {None, b"second"}
 
