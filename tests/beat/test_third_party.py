@@ -15,6 +15,7 @@ import pytest
 from rig.original import environment
 from rig.redis import RedisServer
 
+pytestmark = pytest.mark.timeout(300)
 SOURCE = Path(__file__).parents[2] / "src"
 PACKAGES = ("celery-redbeat==2.4.2", "django-celery-beat==2.9.0", "hiredis", "msgspec>=0.19", "click>=8.1.7")
 
@@ -27,14 +28,18 @@ if os.environ.get("WITH_DJANGO"):
     import django
     from django.conf import settings
     settings.configure(
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["WITH_DJANGO"]}},
+        # Two processes write: each takes the file when it begins to, and waits for the other.
+        DATABASES={"default": {
+            "ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["WITH_DJANGO"],
+            "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 60},
+        }},
         INSTALLED_APPS=["django_celery_beat"], USE_TZ=True, TIME_ZONE="UTC",
         DEFAULT_AUTO_FIELD="django.db.models.AutoField",
     )
     django.setup()
 
 app = Celery("third", broker=os.environ["PLACE"], backend=os.environ["PLACE"])
-app.conf.update(redbeat_redis_url=os.environ["PLACE"], beat_max_loop_interval=1, redbeat_lock_timeout=10)
+app.conf.update(redbeat_redis_url=os.environ["PLACE"], beat_max_loop_interval=1, redbeat_lock_timeout=60)
 app.conf.beat_schedule = {
     "often": {"task": "third.often", "schedule": 1.0, "args": (1,)},
     "daily": {"task": "third.daily", "schedule": crontab(minute=0, hour=4)},
@@ -76,7 +81,7 @@ class Third:
     def run(self, code: str) -> str:
         command = [self.python, "-c", code]
         done = subprocess.run(
-            command, env=self.env, cwd=self.folder, capture_output=True, text=True, check=False, timeout=60
+            command, env=self.env, cwd=self.folder, capture_output=True, text=True, check=False, timeout=120
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -89,7 +94,7 @@ class Third:
         try:
             yield process
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0, self.text
+            assert process.wait(60) == 0, self.text
         finally:
             process.kill()
             process.wait()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from celery import Celery
 from rig.original import VERSION, Party, ending, environment
 from rig.rabbitmq import RabbitMQ
 from rig.redis import RedisServer
@@ -30,6 +31,17 @@ class Mixed(NamedTuple):
 
     def lines(self) -> list[str]:
         return self.log.read_text().splitlines()
+
+    def wait_for_theirs(self) -> None:
+        """Until the original's workers answer: on Redis they subscribe after they have said that they are ready."""
+        app = Celery("asker", set_as_current=False)
+        app.conf.update(json.loads(self.theirs.env["MIXED_SETTINGS"]))
+        count = len(self.theirs.workers)
+        asked = {"pattern": "theirs*", "matcher": "glob", "timeout": 1.0, "limit": count}
+        try:
+            self.theirs.wait(lambda: len(app.control.ping(**asked)) >= count)
+        finally:
+            app.close()
 
     def wait_for_lines(self, count: int, seconds: float) -> None:
         """Fails with what the workers of both kinds have written."""

@@ -22,6 +22,7 @@ def test_workers_of_both_kinds_run_it_once(make_mixed: Callable[..., Mixed]) -> 
     for party in (mixed.ours, mixed.theirs):
         party.env["MIXED_BROADCAST"] = "news"
         party.worker(concurrency=1)
+    mixed.wait_for_theirs()
     mixed.ours.run(SEND.format("from-ours"))
     mixed.theirs.run(SEND.format("from-theirs"))
     deadline = time.monotonic() + 60.0

@@ -35,6 +35,7 @@ def fleet(mixed: Mixed) -> Mixed:
     """A worker of each kind."""
     for party in (mixed.ours, mixed.theirs):
         party.worker("-n", f"{party.name}@host", "--without-mingle", concurrency=1)
+    mixed.wait_for_theirs()
     return mixed
 
 
@@ -90,14 +91,15 @@ def test_command_lines_steer_workers_of_the_other_kind(fleet: Mixed, asker: str)
     }
     assert tell("add_consumer", "extra") == {"ok": "add consumer extra"}
     assert [queue["name"] for queue in ask("active_queues")] == ["celery", "extra"]
-    assert party.run("print(add.apply_async((1, 2), queue='extra').get(timeout=20))") == "3"
+    assert party.run("print(add.apply_async((1, 2), queue='extra').get(timeout=60))") == "3"
     assert tell("cancel_consumer", "extra") == {"ok": "no longer consuming from extra"}
     assert [queue["name"] for queue in ask("active_queues")] == ["celery"]
     assert tell("time_limit", "fleet_app.add", "30", "60") == {"ok": "time limits set successfully"}
     assert tell("revoke", "some-id") == {"ok": "tasks {'some-id'} flagged as revoked"}
     assert "some-id" in ask("revoked")
-    party.celery("control", "shutdown", "-d", node, "-t", "1", code=69 if asker == "ours" else 0)
-    assert other.workers[0].wait(20) == 0
+    seconds, code = ("1", 69) if asker == "ours" else ("20", 0)  # the original does not answer this
+    party.celery("control", "shutdown", "-d", node, "-t", seconds, code=code)
+    assert other.workers[0].wait(60) == 0
 
 
 @pytest.mark.parametrize("asker", ["ours", "theirs"])
@@ -109,6 +111,8 @@ def test_answers_survive_other_prefixes_and_serializers(
     mixed = make_mixed(broker_transport_options=options, **settings)
     party, node, other = roles(mixed, asker)
     other.worker("-n", node, "--without-mingle", concurrency=1)
+    if other is mixed.theirs:
+        mixed.wait_for_theirs()
     assert json.loads(party.run(f"import json; print(json.dumps(app.control.ping(['{node}'], timeout=10)))")) == [
         {node: {"ok": "pong"}}
     ]
@@ -122,7 +126,7 @@ def test_tasks_are_revoked_and_ended_by_the_other_kind(fleet: Mixed, asker: str)
     party, node, other = roles(fleet, asker)
     first = party.workers.pop()
     first.terminate()
-    first.wait(30)
+    first.wait(60)
     said = party.run(
         "import json, time\n"
         "running = mark_late.apply_async((1, 120))\n"
@@ -148,5 +152,5 @@ def test_tasks_are_revoked_and_ended_by_the_other_kind(fleet: Mixed, asker: str)
 
 @brokers
 def test_a_broadcast_task_reaches_workers_of_both_kinds(fleet: Mixed) -> None:
-    said = fleet.ours.run("print(sorted(app.broadcast(add, (1, 2), timeout=3).get(timeout=20)))")
+    said = fleet.ours.run("print(sorted(app.broadcast(add, (1, 2), timeout=20, limit=2).get(timeout=60)))")
     assert said == "[3, 3]"

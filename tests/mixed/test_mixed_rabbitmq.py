@@ -75,7 +75,7 @@ def test_both_kinds_share_a_queue(
     mixed.ours.run(send(task, 0, count))
     mixed.theirs.worker()
     mixed.ours.worker()
-    mixed.wait_for_lines(2 * count, 90)
+    mixed.wait_for_lines(2 * count, 200)
     for party in (mixed.ours, mixed.theirs):
         show(party, f"seen = [{task}.delay(n).get(timeout=60) for n in range(9000, 9010)]")
     ran = Counter(line for line in mixed.lines() if int(line.split()[1]) < 9000)

@@ -45,5 +45,5 @@ def test_every_body_is_sent_whatever_dies(fleet: Party, tmp_path: Path) -> None:
         fleet.worker()
         fleet.wait(lambda: ran() > CHORDS * PARTS // 2)
         fleet.kill(fleet.workers[1])
-        found = json.loads(client.communicate(timeout=150)[0].splitlines()[-1])
+        found = json.loads(client.communicate(timeout=200)[0].splitlines()[-1])
     assert found == [list(range(PARTS))] * CHORDS
