@@ -13,6 +13,7 @@ from celery.beat.pidbox import BeatPidbox
 from celery.beat.scheduler import DEFAULT_MAX_INTERVAL, Scheduler
 from celery.beat.shared import StoreScheduler
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.bell import Chime
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
@@ -31,6 +32,8 @@ FILE = "celery.beat:PersistentScheduler"
 NODENAME_DEFAULT = "celerybeat"
 JUMP = 2.0
 """Seconds by which the clock has to be put forward or back, beyond what passes, to be told and minded."""
+LONGEST = 86_400.0
+"""Seconds for which it sleeps at most, whatever the scheduler says: the system takes no wait of months."""
 
 
 class Service:
@@ -67,7 +70,8 @@ class Service:
         """Where it says how it is, over HTTP; nowhere by default."""
         self._scheduler: Scheduler | None = None
         self._times: tuple[float, float] | None = None
-        self._is_shutdown = threading.Event()
+        # No event: that one has a lock, which the thread that a signal interrupts may hold.
+        self._ending = Chime()
         self._is_stopped = threading.Event()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,10 +91,10 @@ class Service:
         try:
             for service in services:
                 service.start()
-            while not self._is_shutdown.is_set():
+            while not self._ending.closed:
                 self.turn()
         except (KeyboardInterrupt, SystemExit):
-            self._is_shutdown.set()
+            self._ending.close()
         finally:
             for service in reversed(services):
                 service.stop()
@@ -121,7 +125,7 @@ class Service:
         if interval and interval > 0.0:
             logger.debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
             self.awake_at += interval
-            self._is_shutdown.wait(interval)
+            self._ending.wait(min(interval, LONGEST))
 
     def sync(self) -> None:
         """Write the schedule and let go of it."""
@@ -133,7 +137,7 @@ class Service:
     def stop(self, wait: bool = False) -> None:
         """End the loop; with *wait*, return when it has ended."""
         logger.info("beat: Shutting down...")
-        self._is_shutdown.set()
+        self._ending.close()
         if wait:
             self._is_stopped.wait()
 
