@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,9 +74,18 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def test_whoever_waits_is_told(backend: Any) -> None:
-    threading.Timer(0.05, backend.store_result, ("a", 5, "SUCCESS")).start()
+    consumer = backend.result_consumer
+
+    def store() -> None:
+        while consumer.on_message is None:  # nobody waits yet
+            time.sleep(0.001)
+        backend.store_result("a", 5, "SUCCESS")
+
+    thread = threading.Thread(target=store, daemon=True)
+    thread.start()
     seen: list[Any] = []
-    assert backend.app.AsyncResult("a").get(timeout=10, on_message=seen.append) == 5
+    assert backend.app.AsyncResult("a").get(timeout=20, on_message=seen.append) == 5
+    thread.join()
     assert [meta["task_id"] for meta in seen] == ["a"]
     assert backend.result_consumer.wanted == set()
 
@@ -83,8 +93,29 @@ def test_whoever_waits_is_told(backend: Any) -> None:
 def test_a_result_that_came_too_early_is_kept(backend: Any) -> None:
     backend.store_result("early", 1, "SUCCESS")
     backend.store_result("late", 2, "SUCCESS")
-    assert backend.app.AsyncResult("late").get(timeout=10) == 2
-    assert backend.app.AsyncResult("early").get(timeout=10) == 1
+    assert backend.app.AsyncResult("late").get(timeout=20) == 2
+    assert backend.app.AsyncResult("early").get(timeout=20) == 1
+
+
+def test_a_result_that_is_taken_in_while_somebody_begins_to_wait(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread that waits, between the look at what is kept and the wait."""
+    take = backend._pending_messages.take
+    meta = {"task_id": "a", "status": "SUCCESS", "result": 1, "children": [], "traceback": None}
+    threads: list[threading.Thread] = []
+
+    def interrupted(task_id: str, default: Any) -> Any:
+        kept = take(task_id, default)
+        threads.append(threading.Thread(target=backend.result_consumer.on_state_change, args=(meta, None)))
+        threads[-1].start()
+        threads[-1].join(0.1)
+        return kept
+
+    monkeypatch.setattr(backend._pending_messages, "take", interrupted)
+    assert backend.app.AsyncResult("a").get(timeout=20) == 1
+    results = ResultSet([backend.app.AsyncResult("a")], app=backend.app)
+    assert [task_id for task_id, _ in backend.iter_native(results, timeout=20)] == ["a"]
+    for thread in threads:
+        thread.join()
 
 
 def test_what_does_not_come_times_out(backend: Any) -> None:
@@ -96,7 +127,7 @@ def test_a_set_is_gone_through_as_its_results_come(backend: Any) -> None:
     results = ResultSet([backend.app.AsyncResult(name) for name in "abc"], app=backend.app)
     for name in "cab":
         backend.store_result(name, name.upper(), "SUCCESS")
-    found = {task_id: meta["result"] for task_id, meta in backend.iter_native(results, timeout=10)}
+    found = {task_id: meta["result"] for task_id, meta in backend.iter_native(results, timeout=20)}
     assert found == {"a": "A", "b": "B", "c": "C"}
 
 
@@ -104,4 +135,4 @@ def test_a_consumer_that_fails_tells_those_who_wait(backend: Any) -> None:
     backend.line.put(None)
     beside = isinstance(backend.result_consumer.drainer, Threaded)
     with pytest.raises(RuntimeError if beside else ConnectionError, match="restart" if beside else "cut"):
-        backend.app.AsyncResult("a").get(timeout=10)
+        backend.app.AsyncResult("a").get(timeout=20)

@@ -180,3 +180,20 @@ def test_without_named_pipes_a_thread_looks(tmp_path: Path, monkeypatch: pytest.
     chime.close()
     assert not belfry.hears("m")
     belfry.close()
+
+
+def test_what_changes_before_the_thread_has_begun_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("bells").write_bytes(b"in the way")
+    threads: list[threading.Thread] = []
+
+    def hold(thread: threading.Thread) -> None:
+        threads.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", hold)
+    seen = [0]
+    chime = Belfry(tmp_path / "bells").listen("m", changed=lambda: seen[0])
+    monkeypatch.undo()
+    seen[0] = 1
+    threads[0].start()
+    assert chime.wait(10.0)
+    chime.close()

@@ -216,11 +216,12 @@ class BaseResultConsumer:
             self.on_message(meta)
         if meta["status"] not in states.READY_STATES:
             return
-        task_id = meta["task_id"]
-        result = self._pending_results.concrete.get(task_id) or self._pending_results.weak.get(task_id)
-        if result is None:
-            self._pending_messages.put(task_id, meta)
-            return
+        task_id, pending = meta["task_id"], self._pending_results
+        with pending.lock:
+            result = pending.concrete.get(task_id) or pending.weak.get(task_id)
+            if result is None:
+                self._pending_messages.put(task_id, meta)
+                return
         result._maybe_set_cache(meta)
         bucket = self.buckets.pop(result, None)
         if bucket is not None:
@@ -248,6 +249,8 @@ class Pending:
     def __init__(self) -> None:
         self.concrete: dict[str, Any] = {}
         self.weak: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self.lock = threading.Lock()
+        """Held by who looks for a result here and keeps it elsewhere if it is not: no other thread comes between."""
 
 
 class AsyncBackendMixin:
@@ -272,12 +275,15 @@ class AsyncBackendMixin:
         """*result* is waited for from now on; *weak*: as long as somebody keeps it."""
         if start_drainer:
             self.result_consumer.drainer.start()
-        kept = self._pending_messages.take(result.id, None)
+        known = self._pending_results
+        with known.lock:
+            kept = self._pending_messages.take(result.id, None)
+            new = result.id not in known.concrete and result.id not in known.weak
+            if new:
+                (known.weak if weak else known.concrete)[result.id] = result
         if kept is not None:
             result._maybe_set_cache(kept)
-        known = self._pending_results
-        if result.id not in known.concrete and result.id not in known.weak:
-            (known.weak if weak else known.concrete)[result.id] = result
+        if new:
             self.result_consumer.consume_from(result.id)
         return result
 
@@ -330,11 +336,10 @@ class AsyncBackendMixin:
         bucket: deque[Any] = deque()
         missing = list(dict.fromkeys(result.results))
         for node in missing:
+            self.result_consumer.buckets[node] = bucket  # before its result may come, by another thread
             self.add_pending_result(node)
-            if node._cache is not None:
+            if node._cache is not None and self.result_consumer.buckets.pop(node, None) is not None:
                 bucket.append(node)
-            else:
-                self.result_consumer.buckets[node] = bucket
         there = Ready(lambda: bool(bucket))
         for _ in range(len(missing)):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -314,10 +314,12 @@ class _PolledChime(Chime):
             path.mkdir()
         self._path = path
         self._stop = threading.Event()
-        threading.Thread(target=self._look, args=(changed,), name="celery-bell", daemon=True).start()
+        # What it is now: who listens hears of what changes from here on, whenever the thread begins.
+        args = changed, changed()
+        threading.Thread(target=self._look, args=args, name="celery-bell", daemon=True).start()
 
-    def _look(self, changed: Callable[[], object]) -> None:
-        last, pause = changed(), 0.02
+    def _look(self, changed: Callable[[], object], last: object) -> None:
+        pause = 0.02
         while not self._stop.wait(pause):
             now = changed()
             pause = 0.02 if now != last else min(pause * 1.2, 0.25)
