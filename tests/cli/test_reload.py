@@ -9,9 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from celery.bin import reload
 
 SOURCE = """
 import os
@@ -42,7 +45,10 @@ class Changing:
         return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def write(self, source: str) -> None:
-        (self.folder / "changing.py").write_text(source)
+        """In one step: two changes would be two new workers, if they came apart from each other."""
+        draft = self.folder / "draft"
+        draft.write_text(source)
+        draft.replace(self.folder / "changing.py")
 
     def wait(self, condition: Callable[[str], Any]) -> None:
         until = time.monotonic() + 60
@@ -101,3 +107,37 @@ def test_the_package_is_missing(celery: Any, tmp_path: Path) -> None:
     said = celery("-A", "single", "worker", "--reload", PYTHONPATH=str(tmp_path))
     assert said.code == 1
     assert said.err == "Error: --reload needs the package watchfiles: pip install 'celery[reload]'.\n"
+
+
+def test_the_source_is_watched_before_the_worker_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is saved while it starts is no change to a worker that has read it, and one to a worker that has not."""
+    happened = []
+
+    def watch(*paths: str, stop_event: Any, **options: Any) -> Iterator[Any]:
+        happened.append("watches")
+        while not stop_event.is_set():
+            pass
+        yield from ()
+
+    def begin(supervisor: reload.Supervisor) -> None:
+        happened.append("begins")
+        supervisor.ended.set()
+
+    monkeypatch.setitem(sys.modules, "watchfiles", SimpleNamespace(watch=watch, PythonFilter=object))
+    monkeypatch.setattr(reload.Supervisor, "begin", begin)
+    assert reload.watch_and_run([str(tmp_path)]) == 0
+    assert happened == ["watches", "begins"]
+
+
+def test_who_wants_an_end_while_the_worker_is_made_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = reload.Supervisor()
+    make = subprocess.Popen
+
+    def told_meanwhile(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        supervisor.tell(signal.SIGTERM)
+        return make([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    monkeypatch.setattr(subprocess, "Popen", told_meanwhile)
+    supervisor.begin()
+    assert supervisor.end() == 128 + signal.SIGTERM
+    assert supervisor.is_set()

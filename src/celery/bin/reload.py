@@ -59,10 +59,9 @@ def watch_and_run(paths: Iterable[str]) -> int:
             watch_filter=watchfiles.PythonFilter(),
             step=100,
             debounce=SETTLE_MS,
-            stop_event=supervisor.ended,
+            stop_event=supervisor,
             raise_interrupt=False,
         )
-        supervisor.begin()
         for change in changes:
             names = sorted({os.path.relpath(path) for _, path in change})
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -77,9 +76,19 @@ class Supervisor:
     def __init__(self) -> None:
         self.ended = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._asked = False
+        self._begun = False
+        self._asked = 0
+        """The signal by which somebody wants an end."""
         self._renewing = False
         self._lock = threading.RLock()
+
+    def is_set(self) -> bool:
+        """Whether watching is to end. Asked by who watches, whenever it has looked: so it does watch by then, and no
+        change is missed after the worker has read the source."""
+        if not self._begun:
+            self._begun = True
+            self.begin()
+        return self.ended.is_set()
 
     def begin(self) -> None:
         """Start the worker, and watch how it ends."""
@@ -90,6 +99,8 @@ class Supervisor:
             self._renewing = False
             self._process = subprocess.Popen(command(), env=env, cwd=started_in())  # noqa: S603 - this very program
             threading.Thread(target=self._wait_for, args=[self._process], name="celery-reload", daemon=True).start()
+            if self._asked:  # while it was made, and there was nobody to pass it on to
+                self._process.send_signal(self._asked)
 
     def _wait_for(self, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
@@ -117,7 +128,7 @@ class Supervisor:
 
     def tell(self, number: int) -> None:
         """Somebody wants an end: the worker is told the same."""
-        self._asked = True
+        self._asked = number
         process = self._process
         if process is None or process.poll() is not None:
             self.ended.set()
