@@ -268,17 +268,17 @@ def test_many_threads_do_not_fill_the_memory(app: Celery, monkeypatch: pytest.Mo
     replies: list[tuple[str, str]] = []
 
     def send() -> None:
-        hold.wait(10)
+        hold.wait(30)
         for _ in range(2):
             message = decode_envelope(collect(app, job).envelope)
             replies.append((message.properties["reply_to"], app.thread_oid))
-        hold.wait(10)
+        hold.wait(30)
 
     threads = [threading.Thread(target=send) for _ in range(5)]
     for thread in threads:
         thread.start()
-    hold.wait(10)
-    hold.wait(10)
+    hold.wait(30)
+    hold.wait(30)
     for thread in threads:
         thread.join()
     assert all(reply == own for reply, own in replies)

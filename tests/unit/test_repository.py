@@ -93,8 +93,10 @@ import os, subprocess, threading, pytest
 def test_skips(): pytest.skip("no server here")
 def test_cannot(): pytest.skip("capability: delay")
 def test_passes(): pass
-def test_leaves_a_process(): globals()["child"] = subprocess.Popen(["sleep", "4"])
-def test_leaves_a_thread(): threading.Thread(target=threading.Event().wait, args=(2,), name="forgotten").start()
+left, child = threading.Event(), []
+def test_leaves_a_process(): child.append(subprocess.Popen(["sleep", "60"]))
+def test_leaves_a_thread(): threading.Thread(target=left.wait, args=(60,), name="forgotten").start()
+def test_ends_them(): left.set(); child[0].kill(); child[0].wait()
 """
 
 
@@ -112,7 +114,7 @@ def test_a_skip_under_ci_and_whatever_is_left_running_are_failures(tmp_path: Pat
         check=False,
     ).stdout
     assert "ERROR test_gates.py::test_leaves_a_process" in done, done
-    assert "(sleep 4 )" in done or "(sleep 4)" in done
+    assert "(sleep 60 )" in done or "(sleep 60)" in done
     assert "ERROR test_gates.py::test_leaves_a_thread" in done
     assert "'forgotten'" in done
     assert "PASSED test_gates.py::test_passes" in done

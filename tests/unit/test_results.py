@@ -87,13 +87,13 @@ def test_get_is_woken_by_the_store_long_before_it_would_look_again(app: Celery) 
     reached = threading.Event()
 
     def write() -> None:
-        assert reached.wait(10)
+        assert reached.wait(30)
         app.backend.mark_as_done(result.id, 7)
 
     writer = threading.Thread(target=write)
     writer.start()
     reached.set()
-    assert result.get(timeout=4, interval=1000) == 7
+    assert result.get(timeout=60, interval=1000) == 7
     writer.join()
 
 
@@ -231,7 +231,7 @@ def test_aget_waits_without_blocking_the_loop(app: Celery) -> None:
     results = [app.AsyncResult(uuid()) for _ in range(50)]
 
     async def main() -> list[Any]:
-        waiting = [asyncio.ensure_future(result.aget(timeout=10)) for result in results]
+        waiting = [asyncio.ensure_future(result.aget(timeout=30)) for result in results]
         await asyncio.sleep(0)
         for number, result in enumerate(results):
             await asyncio.to_thread(app.backend.mark_as_done, result.id, number)
@@ -243,10 +243,10 @@ def test_aget_waits_without_blocking_the_loop(app: Celery) -> None:
 def test_aget_raises_failures_and_times_out(app: Celery) -> None:
     async def main() -> None:
         with pytest.raises(ZeroDivisionError):
-            await fail(app, ZeroDivisionError()).aget(timeout=10)
+            await fail(app, ZeroDivisionError()).aget(timeout=30)
         with pytest.raises(TimeoutError):
             await app.AsyncResult("never").aget(timeout=0.01)
-        assert await succeed(app, 3).aget(timeout=10) == 3
+        assert await succeed(app, 3).aget(timeout=30) == 3
 
     asyncio.run(main())
 
@@ -334,7 +334,7 @@ def test_members_of_a_set(app: Celery) -> None:
 
 def test_aget_of_a_set(app: Celery) -> None:
     results = ResultSet([succeed(app, number) for number in range(3)], app=app)
-    assert asyncio.run(results.aget(timeout=10)) == [0, 1, 2]
+    assert asyncio.run(results.aget(timeout=30)) == [0, 1, 2]
 
 
 def test_then_of_a_set(app: Celery) -> None:

@@ -113,10 +113,10 @@ def test_a_worker_runs_what_is_signed_and_nothing_else(tmp_path: Path) -> None:
         return x + y
 
     with start_worker(app, pool="solo", perform_ping_check=False):
-        assert add.delay(1, 2).get(timeout=10) == 3
+        assert add.delay(1, 2).get(timeout=30) == 3
         open_one: Any = add.apply_async((1, 2), serializer="json")
         with pytest.raises(Exception, match="Refusing"):
-            open_one.get(timeout=10)
+            open_one.get(timeout=30)
     app.close()
 
 

@@ -32,6 +32,6 @@ print((lambda: "called")())
 @pytest.mark.parametrize("watch", ["sys.setprofile(lambda *_: None)", "sys.settrace(lambda *_: None)"])
 def test_a_process_can_be_profiled_and_traced_after_a_limit_has_struck(watch: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(watch=watch)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", PROGRAM.format(watch=watch)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.stdout.split(), done.stderr) == (["SUCCESS", "called"], "")

@@ -556,7 +556,7 @@ def test_a_soft_time_limit_strikes_inside_a_waiting_coroutine(app: Celery, where
         raise SoftTimeLimitExceeded(1)
 
     def strike_from_outside() -> None:
-        assert waiting.wait(10)
+        assert waiting.wait(30)
         signal.pthread_kill(here, signal.SIGUSR2)
 
     async def wait_for_ever() -> str:
@@ -579,8 +579,8 @@ def test_a_soft_time_limit_strikes_inside_a_waiting_coroutine(app: Celery, where
     try:
         outcome = run(app, app.task(wait_for_ever, name="wait"))
     finally:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # first: who is let go now sends one that is too late
         waiting.set()
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         outside.join()
         signal.signal(signal.SIGUSR2, before)
 

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import threading
+import time
 import typing
 from pathlib import Path
 from typing import Any
@@ -317,10 +318,13 @@ def test_debugging_words() -> None:
 def test_a_timer_calls_in_the_order_of_time() -> None:
     timer = timer2.Timer()
     seen: list[str] = []
-    done = threading.Event()
-    timer.call_after(0.05, lambda: (seen.append("late"), done.set()))
-    timer.call_after(0.01, seen.append, ("early",))
-    timer.call_after(0.02, seen.append, ("never",)).cancel()
+    held, done = threading.Event(), threading.Event()
+    timer.call_after(0, held.wait)
+    now = time.monotonic()
+    timer.call_at(now + 0.05, lambda: (seen.append("late"), done.set()))
+    timer.call_at(now + 0.01, seen.append, ("early",))
+    timer.call_at(now + 0.02, seen.append, ("never",)).cancel()
+    held.set()
     assert done.wait(10)
     assert seen == ["early", "late"]
     timer.stop()

@@ -72,7 +72,9 @@ def asked(url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ours.worker("-n", NODE, concurrency=1)
         found = {case.name: ask(app, case) for case in IDLE}
         running = make_busy(load(settings), folder)
-        ours.wait(lambda: app.control.inspect([NODE], timeout=2).reserved()[NODE])
+        asker = app.control.inspect([NODE], timeout=30)
+        for kind in (asker.active, asker.reserved, asker.scheduled):
+            ours.wait(lambda kind=kind: kind()[NODE])
         found |= {case.name: ask(app, case) for case in BUSY}
         running()
         found |= {case.name: ask(app, case) for case in LAST}
@@ -80,7 +82,7 @@ def asked(url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def ask(app: Celery, case: Case) -> Any:
-    answers = app.control.broadcast(case.command, case.arguments, destination=[NODE], reply=True, timeout=5)
+    answers = app.control.broadcast(case.command, case.arguments, destination=[NODE], reply=True, timeout=30)
     return [answer[NODE] for answer in answers]
 
 

@@ -128,7 +128,7 @@ def test_arguments_and_results_go_through_it() -> None:
     app = Celery("own", broker="memory://own-json", backend="memory://own-json")
     task = app.task(name="union")(lambda one, other: one | other)
     with start_worker(app, perform_ping_check=False):
-        assert task.delay({1}, {2}).get(timeout=10) == {1, 2}
+        assert task.delay({1}, {2}).get(timeout=30) == {1, 2}
 
 
 def test_it_is_kombus_own_until_then() -> None:
