@@ -339,9 +339,10 @@ class StoreScheduler(Scheduler):
         """Take the lease, or keep it; the seconds until it is to be asked for again."""
         if self._token and self._until_renewal() > 0:
             return self._until_renewal()
+        asked = self.clock.monotonic()
         lead = self.book.lead(self.who, self.lease)
         had, self._token = self._token, lead.token
-        self._mind_the_clock(lead, leads=bool(had and lead.token))
+        self._mind_the_clock(lead, asked, leads=bool(had and lead.token))
         if lead.leader != self.leader:
             self.leader = lead.leader
             self.logger.info("beat: %s", "leading" if lead.token else f"standing by: {lead.leader} leads")
@@ -363,13 +364,17 @@ class StoreScheduler(Scheduler):
         return self._lead.now + self.clock.monotonic() - self._seen
 
     _seen = 0.0
+    _took = 0.0
 
-    def _mind_the_clock(self, lead: Lead, *, leads: bool) -> None:
+    def _mind_the_clock(self, lead: Lead, asked: float, *, leads: bool) -> None:
         expected, known = self._now(), self._lead is not None
         self._lead, self._seen = lead, self.clock.monotonic()
         self._asked = self._seen
         jumped = lead.now - expected
-        if not known or not leads or abs(jumped) < JUMP or self._plan is None:
+        # The store may have answered long before we heard it, now or the last time: that is no jump.
+        slack = self._took if jumped > 0 else self._seen - asked
+        self._took = self._seen - asked
+        if not known or not leads or abs(jumped) - slack < JUMP or self._plan is None:
             return
         self.logger.warning(
             "beat: The clock of the store was put %s by %s. Intervals go on as if nothing had happened; what has run by"
