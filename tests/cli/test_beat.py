@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def test_workers_whose_beats_share_a_schedule_send_each_tick_once(worker: Any, c
         "-B", "-c", "1", "--scheduler", "store", "-n", "w1@%h", "--health", f"unix:{here}/health", **options
     ) as first:
         more(2)
-        assert celery("health", "--socket", f"{here}/health", "--check", "ready").code == 0
+        assert celery("health", "--socket", f"{here}/health", "--check", "ready", "-t", "30").code == 0
         with worker("-B", "-c", "1", "--scheduler", "store", "-n", "w2@%h", **options) as second:
             second.expect("beat: Starting...")
             more(3)
@@ -132,7 +132,8 @@ def test_in_the_background(celery: Any, here: Path) -> None:
         assert (said.code, said.out) == (0, f"Stopped beat: process {pid}.\n")
     finally:
         if is_running(pid):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was on its way out
+                os.kill(pid, signal.SIGKILL)
     assert not pidfile.exists()
     said = celery("-A", "timed", "beat", "--stop", "--pidfile", str(pidfile))
     assert (said.code, said.err) == (1, f"Error: No beat runs by {pidfile}.\n")
@@ -195,12 +196,12 @@ def test_it_says_how_it_is(celery: Any, here: Path) -> None:
     """Over HTTP, and by remote control."""
     with beat(here, "--health", f"unix:{here}/health", "--enable-remote-control", "-n", "b@here", "-S", "store") as it:
         it.expect("Sending due task often")
-        metrics = celery("health", "--socket", f"{here}/health", "--check", "metrics").out
+        metrics = celery("health", "--socket", f"{here}/health", "--check", "metrics", "-t", "30").out
         assert "celery_beat_leader 1" in metrics
         assert "celery_beat_entries 2" in metrics
         assert 'celery_beat_next_run_timestamp_seconds{entry="seldom"}' in metrics
-        assert celery("health", "--socket", f"{here}/health", "--check", "live").code == 0
-        said = celery("-A", "timed", "inspect", "ping", "-d", "b@here", "-t", "5")
+        assert celery("health", "--socket", f"{here}/health", "--check", "live", "-t", "30").code == 0
+        said = celery("-A", "timed", "inspect", "ping", "-d", "b@here", "-t", "30")
         assert (said.code, "pong" in said.out) == (0, True), said.text
 
 

@@ -95,4 +95,4 @@ def test_it_runs_as_written(redis_server: RedisServer, tmp_path: Path) -> None:
     finally:
         for beat in beats:
             beat.process.terminate()
-        assert [beat.process.wait(30) for beat in beats] == [0] * len(beats)
+        assert [beat.process.wait(60) for beat in beats] == [0] * len(beats)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+NODE = ("-d", "w1@example", "-t", "30")
+"""Whom commands ask who wait for an answer: it is there as soon as that one has given it."""
 
 
 def test_call_and_result(celery: Any, worker: Any) -> None:
@@ -141,24 +143,27 @@ def test_report_describes_the_installation(celery: Any) -> None:
 
 def test_asking_workers(celery: Any, worker: Any) -> None:
     with worker("-c", "1", "-n", "w1@example") as running:
-        said = celery("-A", "single", "status")
+        said = celery("-A", "single", "status", *NODE)
         assert said.code == 0, said.err
         assert "w1@example: OK" in said.out
         assert "1 node online." in said.out
-        assert json.loads(celery("-A", "single", "inspect", "ping", "-j").out) == {"w1@example": {"ok": "pong"}}
-        assert "* single.add" in celery("-A", "single", "inspect", "registered").out
+        assert json.loads(celery("-A", "single", "inspect", "ping", "-j", *NODE).out) == {"w1@example": {"ok": "pong"}}
+        assert "* single.add" in celery("-A", "single", "inspect", "registered", *NODE).out
 
         nap = celery("-A", "single", "call", "single.nap", "-a", "[600]").out.strip()
         celery("-A", "single", "call", "single.add", "--countdown", "3600")
-        running.expect(nap)
-        active = json.loads(celery("-A", "single", "inspect", "active", "-j").out)["w1@example"]
-        assert [(task["id"], task["name"]) for task in active] == [(nap, "single.nap")]
-        assert "w1@example" in celery("-A", "single", "inspect", "scheduled", "-j").out
-        assert "w1@example" in celery("-A", "single", "inspect", "reserved", "-j").out
-        stats = json.loads(celery("-A", "single", "inspect", "stats", "-j").out)["w1@example"]
+
+        def active() -> list[tuple[str, str]]:
+            said = json.loads(celery("-A", "single", "inspect", "active", "-j", *NODE).out)["w1@example"]
+            return [(task["id"], task["name"]) for task in said]
+
+        running.wait_for(lambda: active() == [(nap, "single.nap")])
+        assert "w1@example" in celery("-A", "single", "inspect", "scheduled", "-j", *NODE).out
+        assert "w1@example" in celery("-A", "single", "inspect", "reserved", "-j", *NODE).out
+        stats = json.loads(celery("-A", "single", "inspect", "stats", "-j", *NODE).out)["w1@example"]
         assert stats["pid"] == running.process.pid
-        assert celery("-A", "single", "control", "terminate", "KILL", nap).code == 0
-        assert celery("-A", "single", "control", "shutdown").code in {0, 69}
+        assert celery("-A", "single", "control", "terminate", "KILL", nap, *NODE).code == 0
+        assert celery("-A", "single", "control", "shutdown", *NODE).code in {0, 69}
         assert running.process.wait(timeout=60) == 0
 
 
@@ -171,7 +176,7 @@ def test_nobody_answers(celery: Any) -> None:
 
 def test_a_destination_that_is_not_there(celery: Any, worker: Any) -> None:
     with worker("-c", "1", "-P", "solo", "-n", "w1@example"):
-        assert celery("-A", "single", "inspect", "ping", "-d", "w1@example").code == 0
+        assert celery("-A", "single", "inspect", "ping", *NODE).code == 0
         assert celery("-A", "single", "inspect", "ping", "-d", "w2@example", "-t", "0.3").code == 69
 
 
@@ -283,9 +288,9 @@ def test_a_remote_command_with_too_few_arguments(celery: Any, words: list[str]) 
 
 
 def test_what_every_node_refuses_has_failed(celery: Any, worker: Any) -> None:
-    with worker("-c", "1", "-P", "solo"):
-        said = celery("-A", "single", "control", "time_limit", "nobody.knows", "1")
-        unknown = celery("-A", "single", "control", "terminate", "FOO", "some-id")
+    with worker("-c", "1", "-P", "solo", "-n", "w1@example"):
+        said = celery("-A", "single", "control", "time_limit", "nobody.knows", "1", *NODE)
+        unknown = celery("-A", "single", "control", "terminate", "FOO", "some-id", *NODE)
     assert said.code == 1
     assert "ERROR" in said.out
     assert unknown.code == 1

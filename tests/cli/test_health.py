@@ -15,6 +15,8 @@ import pytest
 from celery.bin.health import ask
 from rig.redis import RedisServer
 
+PATIENT = ("-t", "30")
+
 
 def wait(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 60
@@ -34,12 +36,12 @@ def test_a_busy_worker_lives_and_its_figures_can_be_read(celery: Any, worker: An
         url = url_of(running)
         for _ in range(4):
             celery("-A", "watched", "call", "watched.spin", "-a", "[2]")
-        wait(lambda: 'celery_worker_tasks_active{hostname="celery@' in ask(url, "/metrics", 5)[1])
+        wait(lambda: 'celery_worker_tasks_active{hostname="celery@' in ask(url, "/metrics", 20)[1])
         for path in ("/livez", "/readyz", "/startupz"):
-            assert ask(url, path, 5)[0] == 200
+            assert ask(url, path, 20)[0] == 200
         labels = r'{name="watched.spin",hostname="celery@[^"]*",queue_name="celery"}'
-        wait(lambda: re.search(rf"celery_task_succeeded_total{labels} 4", ask(url, "/metrics", 5)[1]))
-        figures = ask(url, "/metrics", 5)[1]
+        wait(lambda: re.search(rf"celery_task_succeeded_total{labels} 4", ask(url, "/metrics", 20)[1]))
+        figures = ask(url, "/metrics", 20)[1]
         assert re.search(rf"celery_task_runtime_count{labels} 4", figures)
         assert re.search(r'celery_active_process_count{queue_name="celery"} 2', figures)
 
@@ -50,20 +52,21 @@ def test_asking_takes_no_time_and_no_application(celery: Any, worker: Any) -> No
     assert "Start workers with --health" in said.err
     with worker("-P", "solo", "--health", ":0", "-n", "w1@here", app="single") as running:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        said = celery("-A", "broken", "health")  # an application that cannot be imported
+        said = celery("-A", "broken", "health", *PATIENT)  # an application that cannot be imported
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert (said.code, said.out) == (0, "w1@here: OK\n")
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
-        loaded = celery("health", PYTHONPROFILEIMPORTTIME="1").err
+        loaded = celery("health", *PATIENT, PYTHONPROFILEIMPORTTIME="1").err
         modules = {line.rpartition("|")[2].strip() for line in loaded.splitlines()}
         assert not modules & {"celery.app", "celery.app.base", "kombu", "asyncio", "email", "http.client", "ssl"}
         url = url_of(running)
-        assert celery("-q", "health", "--url", url, "--check", "live").text == ""
-        assert json.loads(celery("health", "-n", "w1@here", "-j").out) == {
+        assert celery("-q", "health", "--url", url, "--check", "live", *PATIENT).text == ""
+        assert json.loads(celery("health", "-n", "w1@here", "-j", *PATIENT).out) == {
             "node": "w1@here", "check": "ready", "ok": True, "reasons": []
         }  # fmt: skip
-        assert "celery_worker_up" in celery("health", "--pid", str(running.process.pid), "--check", "metrics").out
-        assert celery("health", CELERY_HEALTH_URL=url).code == 0
+        figures = celery("health", "--pid", str(running.process.pid), "--check", "metrics", *PATIENT).out
+        assert "celery_worker_up" in figures
+        assert celery("health", *PATIENT, CELERY_HEALTH_URL=url).code == 0
         assert celery("health", "--pid", "1").code == 1
     said = celery("health", "--url", url)
     assert said.code == 1
@@ -73,36 +76,39 @@ def test_asking_takes_no_time_and_no_application(celery: Any, worker: Any) -> No
 
 def test_a_loop_that_stands_still_is_not_live(celery: Any, worker: Any, tmp_path: Path) -> None:
     path, socket = tmp_path / "go", tmp_path / "h.sock"
-    with worker("-P", "threads", "--health", f"unix:{socket}", app="watched") as running:
-        running.expect("ready.")
-        assert celery("health", "--socket", str(socket), "--check", "live").code == 0
+    live = ("health", "--socket", str(socket), "--check", "live", *PATIENT)
+    with worker(
+        "-P", "threads", "--health", f"unix:{socket}", app="watched", WATCHED_PATIENCE="1.5"
+    ) as running:  # fmt: skip
+        running.wait_for(lambda: celery(*live).code == 0)
         celery("-A", "watched", "call", "watched.hold_up", "-a", json.dumps([str(path)]))
         url = f"unix:{socket}"
-        status, body = wait(lambda: (said := ask(url, "/livez", 5))[0] != 200 and said)
+        status, body = wait(lambda: (said := ask(url, "/livez", 20))[0] == 503 and said)
         assert (status, json.loads(body)["status"]) == (503, "failing")
-        assert "the loop has not turned for" in celery("health", "--socket", str(socket), "--check", "live").out
+        assert "the loop has not turned for" in celery(*live).out
         path.touch()
-        wait(lambda: ask(url, "/livez", 5)[0] == ask(url, "/readyz", 5)[0] == 200)
+        wait(lambda: ask(url, "/livez", 20)[0] == ask(url, "/readyz", 20)[0] == 200)
 
 
 def test_without_its_broker_a_worker_lives_and_is_not_ready(
     worker: Any, server: Callable[[str], Path], tmp_path: Path
 ) -> None:
     redis = RedisServer(server("redis"), tmp_path / "server")
+    env = {"WATCHED_BROKER": redis.url(), "WATCHED_PATIENCE": "3"}
     try:
-        with worker("-c", "1", "--health", "127.0.0.1:0", app="watched", WATCHED_BROKER=redis.url()) as running:
+        with worker("-c", "1", "--health", "127.0.0.1:0", app="watched", **env) as running:
             url = url_of(running)
-            wait(lambda: ask(url, "/readyz", 5)[0] == 200)
+            wait(lambda: ask(url, "/readyz", 20)[0] == 200)
             redis.kill()
-            wait(lambda: ask(url, "/readyz", 5)[0] == 503)
+            wait(lambda: ask(url, "/readyz", 20)[0] == 503)
             until = time.monotonic() + 4  # more than its patience
             while time.monotonic() < until:
-                assert ask(url, "/livez", 5)[0] == 200
+                assert ask(url, "/livez", 20)[0] == 200
                 time.sleep(0.2)
-            assert ask(url, "/metrics", 5)[0] == 200
+            assert ask(url, "/metrics", 20)[0] == 200
             redis.start()
-            wait(lambda: ask(url, "/readyz", 5)[0] == 200)
-            assert ask(url, "/livez", 5)[0] == 200
+            wait(lambda: ask(url, "/readyz", 20)[0] == 200)
+            assert ask(url, "/livez", 20)[0] == 200
     finally:
         redis.stop()
 
@@ -111,7 +117,7 @@ def test_a_worker_that_waits_for_its_broker_has_not_started(worker: Any, tmp_pat
     options = ("-P", "solo", "--health", f"unix:{tmp_path}/h.sock")
     with worker(*options, app="watched", ready=False, WATCHED_BROKER="redis://127.0.0.1:1") as waiting:
         waiting.expect("Trying again in")
-        codes = [ask(f"unix:{tmp_path}/h.sock", path, 5)[0] for path in ("/livez", "/readyz", "/startupz")]
+        codes = [ask(f"unix:{tmp_path}/h.sock", path, 20)[0] for path in ("/livez", "/readyz", "/startupz")]
         assert codes == [200, 503, 503]
 
 

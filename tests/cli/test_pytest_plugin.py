@@ -39,11 +39,11 @@ def test_create_task(celery_app, celery_worker):
     def add(x, y):
         return x + y
     celery_worker.reload()
-    assert add.delay(4, 4).get(timeout=10) == 8
-    assert mul.apply_async((4, 4), queue="other").get(timeout=10) == 16
+    assert add.delay(4, 4).get(timeout=30) == 8
+    assert mul.apply_async((4, 4), queue="other").get(timeout=30) == 16
 
 def test_session(celery_session_app, celery_session_worker):
-    assert mul.delay(2, 3).get(timeout=10) == 6
+    assert mul.delay(2, 3).get(timeout=30) == 6
 
 def test_current(depends_on_current_app, celery_app):
     assert current_app._get_current_object() is celery_app

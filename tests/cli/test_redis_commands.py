@@ -17,6 +17,8 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SECRET = "hush-hush"
 NODE = "w1@example"
 SOLO = ("-c", "1", "-P", "solo", "-n", NODE)
+ASKED = ("-d", NODE, "-t", "30")
+PING = ("inspect", "ping", "-d", NODE, "-t", "5")
 
 
 @pytest.fixture
@@ -60,13 +62,13 @@ def test_from_call_to_result_without_a_password_anywhere(on: Any, worker: Any, l
         called = ask("call", "single.add", "-a", "[2, 3]").strip()
         assert UUID.fullmatch(called)
         assert ask("result", called) == "5\n"
-        assert f"{NODE}: OK" in ask("status")
-        assert json.loads(ask("inspect", "ping", "-j", "-d", NODE)) == {NODE: {"ok": "pong"}}
-        stats = json.loads(ask("inspect", "stats", "-j", "-d", NODE))[NODE]
+        assert f"{NODE}: OK" in ask("status", *ASKED)
+        assert json.loads(ask(*PING, "-j")) == {NODE: {"ok": "pong"}}
+        stats = json.loads(ask("inspect", "stats", "-j", *ASKED))[NODE]
         assert stats["broker"]["hostname"] == "127.0.0.1"
         assert (stats["broker"]["virtual_host"], stats["broker"]["port"]) == ("0", locked.port)
-        ask("inspect", "conf", "-j", "-d", NODE)
-        ask("inspect", "report", "-j", "-d", NODE)
+        ask("inspect", "conf", "-j", *ASKED)
+        ask("inspect", "report", "-j", *ASKED)
         report = ask("report")
         assert re.search(r"redis:\d\S* hiredis:\d", report)
         assert re.search(r"server   -> Redis \d+\.\d+\.\d+ standalone primary noeviction", report)
@@ -74,11 +76,12 @@ def test_from_call_to_result_without_a_password_anywhere(on: Any, worker: Any, l
         running.expect("dead set")
         ask("dead", "list")
         locked.restart()
+        running.wait_for(lambda: on(url, *both, *PING).code == 0)  # it hears commands again
         assert ask("result", ask("call", "single.add", "-a", "[1, 1]").strip()) == "2\n"
-        ask("control", "-d", NODE, "add_consumer", "extra")
-        assert "extra" in ask("inspect", "-d", NODE, "active_queues")
-        on(url, "control", "-t", "0.2", "shutdown")
-        assert running.process.wait(timeout=30) == 0
+        ask("control", *ASKED, "add_consumer", "extra")
+        assert "extra" in ask("inspect", *ASKED, "active_queues")
+        on(url, "control", *ASKED, "shutdown")
+        assert running.process.wait(timeout=60) == 0
         said.append(running.text())
     assert "redis://:**@127.0.0.1" in said[-1]
     assert [text for text in said if SECRET in text] == []
@@ -96,8 +99,12 @@ def test_queues_dead_and_purge(on: Any, worker: Any, redis_url: str) -> None:
     with worker(*SOLO, CELERY_BROKER_URL=redis_url) as running:
         running.expect(unknown)
         running.expect("dead set")
-        queues = json.loads(on(redis_url, "queues", "-j").out)["celery"]
-        assert (queues["delayed"], queues["dead"], queues["consumers"]) == (1, 1, 1)
+
+        def counts() -> tuple[int, int, int]:
+            queues = json.loads(on(redis_url, "queues", "-j").out)["celery"]
+            return queues["delayed"], queues["dead"], queues["consumers"]
+
+        running.wait_for(lambda: counts() == (1, 1, 1))
         running.stop()
     [entry] = json.loads(on(redis_url, "dead", "list", "-j").out)
     assert (entry["id"], entry["task"], entry["queue"]) == (unknown, "single.unheard_of", "celery")
@@ -210,8 +217,9 @@ def test_a_worker_waits_for_its_server(worker: Any, server: Callable[[str], Path
             starting.expect("Cannot connect: Redis at redis://127.0.0.1")
             starting.expect("Trying again in 2 s (1/100).")
             later = RedisServer(server("redis"), tmp_path / "later", port=port)
+            tries = starting.text().count("Cannot connect")
             starting.expect("ready.")
-            assert starting.text().count("Cannot connect") == 1
+            assert starting.text().count("Cannot connect") <= tries + 1, "one may have been under way"
             assert starting.stop() == 0
     finally:
         if later is not None:

@@ -35,7 +35,7 @@ def test_commands_of_an_application_are_checked(celery: Any) -> None:
 
 def test_commands_of_an_application_are_carried_out(celery: Any, worker: Any) -> None:
     def ask(*words: str) -> Any:
-        said = celery("-A", "commands", *words, "--json", "-d", NODE, "-t", "10")
+        said = celery("-A", "commands", *words, "--json", "-d", NODE, "-t", "30")
         assert said.code == 0, said.err
         return json.loads(said.out)
 
@@ -46,15 +46,18 @@ def test_commands_of_an_application_are_carried_out(celery: Any, worker: Any) ->
         assert ask("inspect", "tints", "red", "green", "blue") == {NODE: ["red", "green", "blue"]}
         assert ask("inspect", "secret") == {NODE: {"hidden": True}}
         assert ask("inspect", "dump_active") == {NODE: []}
-        shown = celery("-A", "commands", "control", "increase_prefetch_count", "-d", NODE)
+        shown = celery("-A", "commands", "control", "increase_prefetch_count", "-d", NODE, "-t", "30")
         assert shown.out == f"->  {NODE}: OK\n        prefetch count incremented\n"
 
 
 @pytest.mark.parametrize("pool", ["gevent", "asyncio"])
 def test_workers_of_one_thread_answer_while_a_task_sleeps(celery: Any, worker: Any, pool: str) -> None:
     with worker("-c", "2", "-n", NODE, "-P", pool) as running:
-        nap = celery("-A", "single", "call", "single.nap", "-a", "[60]").out.strip()
-        running.expect(nap)
-        [task] = json.loads(celery("-A", "single", "inspect", "active", "--json", "-d", NODE, "-t", "20").out)[NODE]
-        assert task["id"] == nap
+        nap = celery("-A", "single", "call", "single.nap", "-a", "[600]").out.strip()
+
+        def active() -> list[str]:
+            said = celery("-A", "single", "inspect", "active", "--json", "-d", NODE, "-t", "30").out
+            return [task["id"] for task in json.loads(said)[NODE]]
+
+        running.wait_for(lambda: active() == [nap])
         running.process.kill()

@@ -89,8 +89,8 @@ def test_workers_are_drawn(celery: Any, worker: Any) -> None:
     assert nobody.code == 1
     assert "No worker answers" in nobody.err
     assert "What is 'colour'?" in celery("-A", "single", "graph", "workers", "colour:red").err
-    with worker("-P", "solo", "-n", "w1@here"):
-        assert '"w1@here 1" -> "w1@here"' in celery("-A", "single", "graph", "workers").out
+    with worker("-P", "solo", "-n", "w1@here") as running:  # it is given a second to answer
+        running.wait_for(lambda: '"w1@here 1" -> "w1@here"' in celery("-A", "single", "graph", "workers").out)
 
 
 def test_services_are_drawn(celery: Any) -> None:

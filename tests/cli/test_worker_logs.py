@@ -19,7 +19,7 @@ def test_receivers_hear_of_it_in_the_worker_and_in_its_processes(celery: Any, wo
         main, child = tmp_path / "w1.log", tmp_path / "w1-1.log"
         running.wait_for(lambda: main.exists() and " ready." in main.read_text())
         done = celery("-A", "heard", "call", "heard.speak", HEARD=str(heard)).out.strip()
-        running.wait_for(lambda: "printing" in child.read_text())
+        running.wait_for(lambda: child.exists() and "printing" in child.read_text())
         notes = [json.loads(line) for line in heard.read_text().splitlines()]
         assert f"heard.speak[{done}]: speaking" in child.read_text()  # the task logger's own format
         assert f"Task heard.speak[{done}] received" in main.read_text()

@@ -9,5 +9,7 @@ class Camera(Polaroid):
     clear_after = True
 
     def on_shutter(self, state: Any) -> None:
+        for name in list(state.workers):
+            print(name, flush=True)
         for _, task in state.tasks_by_time():
             print(task.name, task.state, flush=True)

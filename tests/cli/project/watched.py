@@ -9,9 +9,8 @@ from pathlib import Path
 from celery import Celery, signals
 
 app = Celery("watched", broker=os.environ.get("WATCHED_BROKER"))
-app.conf.worker_health_patience = 1.5
+app.conf.worker_health_patience = float(os.environ.get("WATCHED_PATIENCE", "30"))
 app.conf.broker_publish_timeout = 0.5
-app.conf.broker_transport_options = {"lease": 3.0}
 
 
 @app.task
