@@ -77,7 +77,7 @@ def worker(log: Path) -> Iterator[None]:
         if process.poll() is None:  # interrupted, or something is wrong: a cold shutdown
             process.send_signal(signal.SIGQUIT)
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
