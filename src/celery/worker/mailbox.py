@@ -25,6 +25,8 @@ else:
 logger = get_logger(__name__)
 
 RETRY_EVERY = 1.0
+PATIENCE = 30.0
+"""Seconds that a worker which starts waits for a broker that does not say whether requests are heard."""
 SHOWN = 200
 """Characters that a line of the log shows of what a request brought."""
 
@@ -52,7 +54,7 @@ class Mailbox:
     def start(self) -> None:
         """Returns when requests are heard (or the broker could not be reached: it keeps trying)."""
         self._thread.start()
-        self._listening.wait(5.0)
+        self._listening.wait(PATIENCE)
 
     def stop(self) -> None:
         """Listen no more. A command that is being carried out is waited for, for a second."""

@@ -39,7 +39,7 @@ def restart_pool(
             logger.debug("importing module %s", name)
             app.loader.import_from_cwd(name)
     app.finalize()
-    consumer.ask(consumer.pool.restart, timeout=5.0)
+    consumer.ask(consumer.pool.restart, timeout=30.0)
 
 
 def _forget_tasks_of(worker: WorkController, module: str) -> None:
