@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -936,6 +937,26 @@ def test_what_arrives_by_itself(ends: tuple[Wire, socket.socket]) -> None:
     theirs.close()
     with pytest.raises(ConnectionResetError, match="the server closed the connection"):
         wire.arrived()
+
+
+def test_an_answer_that_came_while_this_process_stood_still_is_read(
+    ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a process that is stopped between its request and the answer, for longer than it would wait
+    wire, theirs = ends
+    now = [0.0]
+    monkeypatch.setattr(wire_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def stand_still() -> None:
+        theirs.sendall(b"+OK\r\n")
+        now[0] += 100.0
+
+    monkeypatch.setattr(wire, "look", stand_still)
+
+    # THEN it has its answer, and no server is said to be silent
+    assert wire.exchange(b"x", 1, GRACE, GRACE) == [b"OK"]
+    with pytest.raises(TimeoutError):
+        wire.wait(GRACE, GRACE)
 
 
 def test_the_last_words_of_a_server_say_why(ends: tuple[Wire, socket.socket]) -> None:

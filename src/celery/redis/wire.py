@@ -154,9 +154,12 @@ class Wire:
             self.spins, self._misses, self._rest = 0, MISSES - 1, REST
 
     def wait(self, deadline: float, patience: float) -> None:
-        """Sleep until there is something to read that `arrived` has not read. Raises TimeoutError."""
-        left = min(deadline - time.monotonic(), patience)
-        if left <= 0 or not self._poll.poll(left * 1000.0):
+        """Sleep until there is something to read that `arrived` has not read. Raises TimeoutError.
+
+        What came while this process itself stood still, past the deadline, is there all the same.
+        """
+        left = max(0.0, min(deadline - time.monotonic(), patience))
+        if not self._poll.poll(left * 1000.0):
             raise TimeoutError("the server does not answer")
 
     def arrived(self) -> list[Any]:
@@ -206,8 +209,8 @@ class Wire:
         both = poll()
         both.register(self.descriptor, POLLIN | POLLOUT)
         while rest:
-            left = min(deadline - time.monotonic(), patience)
-            events = both.poll(left * 1000.0) if left > 0 else []
+            left = max(0.0, min(deadline - time.monotonic(), patience))
+            events = both.poll(left * 1000.0)
             if not events:
                 raise TimeoutError("the server does not read")
             with suppress(BlockingIOError):
@@ -236,11 +239,14 @@ class StreamWire(Wire):
         if POLLS:
             super().wait(deadline, patience)
             return
-        left = min(deadline - time.monotonic(), patience)
-        if left <= 0 or not select.select([self.descriptor], [], [], left)[0]:
+        left = max(0.0, min(deadline - time.monotonic(), patience))
+        if not select.select([self.descriptor], [], [], left)[0]:
             raise TimeoutError("the server does not answer")
 
     def _receive(self, size: int, deadline: float, patience: float) -> None:
+        with suppress(BlockingIOError):
+            self._feed(size)
+            return
         self._set_timeout(deadline, patience)
         data = self.socket.recv(size)
         if not data:
