@@ -112,11 +112,11 @@ def test_who_may_not_delay_is_told_what_to_grant_and_loses_nothing(
 ) -> None:
     app, log = make_app(allow(OWN, OWN, OWN), redis_url, task_default_queue_type=kind), tmp_path / "log"
     with pytest.raises(OperationalError, match=r"each of the three patterns is to match celery_delayed_\.\* too"):
-        jobs.add.apply_async((1, 2), countdown=1)
+        jobs.add.apply_async((1, 2), countdown=60)
     work = {"pool": "threads", "concurrency": 2, "perform_ping_check": False, "shutdown_timeout": 60.0}
     with start_worker(app, **work):
         assert jobs.add.delay(1, 2).get(timeout=30) == 3
-        retried = jobs.flaky.delay(str(log), 1, 1)
+        retried = jobs.flaky.delay(str(log), 1, 3)
         app.broker.publish([early_bird("theirs", seconds=3)])
         wait_until(lambda: app.broker.stats(["celery"])[0].dead == 2)
         entries = app.broker.entries("dead", ["celery"])
