@@ -8,7 +8,9 @@ import select
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +19,11 @@ from celery.amqp.address import trouble
 from celery.amqp.bus import _Listener
 from celery.amqp.channel import Channel
 from celery.amqp.consumer import RabbitConsumer
+from celery.amqp.exact import settle_in
 from celery.brokers.base import Consumer
 from celery.brokers.rabbitmq import RabbitBroker
 from celery.exceptions import BrokerError
+from celery.utils.clock import FakeClock
 from celery.wire.message import Delivery, Exchange, Outgoing, Queue, Settlement
 from rig.rabbitmq import RabbitMQ
 
@@ -119,6 +123,21 @@ def test_messages_of_the_machinery_come_first(broker: RabbitBroker, connect: Con
     consumer = exact.consumer(["q"], name="exact")
     assert bodies(consumer.claim(2)) == [b"inner", b"a"]
     consumer.close()
+
+
+def test_exact_claims_wait_for_a_server_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ready = FakeClock(), [3, 2, 1, 0]
+
+    class Slow:
+        usable, number = True, 1
+
+        def call(self, data: bytes, *expected: int) -> Any:
+            clock.advance(0.4)
+            return SimpleNamespace(short=str, number=lambda size: ready.pop(0))
+
+    monkeypatch.setattr("celery.amqp.exact.time", SimpleNamespace(monotonic=clock.monotonic))
+    settle_in(Slow, {"q": deque()}, lambda seconds: False, 5)  # type: ignore[arg-type]  # a part of a channel
+    assert ready == []
 
 
 def test_priorities_of_a_queue_that_has_them(broker: RabbitBroker, connect: Connect) -> None:
