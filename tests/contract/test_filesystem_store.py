@@ -125,7 +125,7 @@ def test_processes_write_one_at_a_time(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(number)], stdout=subprocess.PIPE, text=True)
         for number in range(4)
     ]
-    said = [process.communicate(timeout=60)[0].split() for process in running]
+    said = [process.communicate(timeout=110)[0].split() for process in running]
     assert sum(int(won) for won, _ in said) == 100
     assert sum(int(done) for _, done in said) == 1
     store = FilesystemStore(f"file://{tmp_path}")

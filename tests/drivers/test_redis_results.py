@@ -376,6 +376,7 @@ def test_coroutines_that_join_and_leave_miss_nothing(app: Celery, client: redis.
     async def main() -> list[Any]:
         return await asyncio.gather(*[one(f"c{number}") for number in range(10)])
 
+    app.backend.store_result("first", None, states.SUCCESS)  # makes the script known, should no test have done so yet
     client.config_resetstat()
     assert asyncio.run(main()) == [list(range(30))] * 10
     assert calls(client)["evalsha"] == 300
