@@ -99,13 +99,16 @@ class Fleet:
         assert not trouble, trouble
         return str(printed)
 
-    def publish(self, count: int, *, seconds: float = 0.0, early: bool = True) -> list[str]:
-        """Send *count* late-ack tasks with a callback each, and as many early ones; the ids, late and early in turn."""
+    def publish(self, count: int, *, seconds: float = 0.0, early: bool = True, first: int = 0) -> list[str]:
+        """Send *count* late-ack tasks with a callback each, and as many early ones; the ids, late and early in turn.
+
+        Their numbers begin with *first*.
+        """
         early_line = f"        ids.append(early.delay(n, {seconds}).id)\n" if early else ""
         printed = self.client(
             "ids = []\n"
             "with app.bulk():\n"
-            f"    for n in range({count}):\n"
+            f"    for n in range({first}, {first + count}):\n"
             f"        ids.append(late.apply_async((n, {seconds}), link=committed.si(n)).id)\n"
             f"{early_line}"
             "print(*ids)\n"
@@ -177,6 +180,27 @@ class Fleet:
             if time.monotonic() > deadline:
                 pytest.fail(f"not within {seconds} s; the workers say:\n{self.said[-4000:]}")
             time.sleep(0.02)
+
+    def wait_for_more(self, ran: int, more: int, of: int, seconds: float = 60) -> None:
+        """Until *more* have begun than had *ran*, or all there are: *of*."""
+        self.wait(lambda: self.begun() >= min(ran + more, of), seconds)
+
+    def kill_pairs(self, count: int, rounds: int, *, seconds: float = 0.0) -> list[str]:
+        """Publish so many tasks of both kinds, and kill two workers that are at it, in so many rounds; the ids.
+
+        Some are left to do, or the test proves nothing: as many again are sent where this process was too slow.
+        """
+        ids = self.publish(count, seconds=seconds)
+        while True:
+            begun = self.begun()
+            for round in range(1, rounds + 1):
+                pair = [self.start(), self.start()]
+                self.wait(lambda goal=begun + round * count // 4: self.begun() >= goal, 120)  # type: ignore[misc]
+                for worker in pair:
+                    slaughter(worker)
+            if self.begun() < len(ids):
+                return ids
+            ids += self.publish(count, seconds=seconds, first=len(ids) // 2)
 
     def states(self, ids: Sequence[str] | Path | str) -> dict[str, str]:
         """State of every task id (in a file, if it is a path), with the exception's name for failures."""

@@ -192,7 +192,7 @@ def test_children_go_when_their_worker_is_killed(tmp_path: Path, method: str) ->
         killed = time.monotonic()
         # Then its children are gone within seconds
         while any(alive(pid) for pid in children):
-            assert time.monotonic() - killed < 5
+            assert time.monotonic() - killed < 20
             time.sleep(0.01)
 
 

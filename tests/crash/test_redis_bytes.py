@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ from rig.proxy import Proxy, Way
 from rig.redis import RedisServer
 
 pytestmark = pytest.mark.crash
-PATIENCE = 2.0
-"""Seconds that a request may take whose first attempt is held up: half of them, the second has the rest."""
+PATIENT = {"timeout": 20.0, "socket_timeout": 1.0}
+"""Of a broker whose first attempt is held up: given up after a second, and those that follow have the rest."""
 strides = pytest.mark.parametrize(
     "stride",
     [pytest.param(11, id="short"), pytest.param(1, id="full", marks=[pytest.mark.chaos, pytest.mark.timeout(600)])],
@@ -169,14 +170,17 @@ def test_a_worker_that_dies_while_it_reads_what_it_claimed_loses_nothing(
         proxy.cut_after("down", cut, then=proxy.refuse)
         with pytest.raises(BrokerError):
             claim_for_ever(doomed)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while direct.stats(["q"])[0].ready < 2:
             sweeper.sweep()
             assert time.monotonic() < deadline
         [first, second] = direct.entries("ready", ["q"])
         assert (first.task_id, first.deliveries, second.task_id, second.deliveries) == ("0", 0, "1", 0)
         proxy.heal()
-        doomed.close()
+        with suppress(
+            BrokerError
+        ):  # it is taken for dead; whether it can still say so within its timeout does not matter
+            doomed.close()
     assert drain(direct) == [0, 1]
 
 
@@ -235,7 +239,7 @@ def test_a_settlement_is_carried_out_once(
         settle()
     ended = sent - 1
     told = []
-    while (said := heard.get_message(timeout=0.2)) is not None:
+    while (said := heard.get_message(timeout=0.2 if len(told) >= ended else 20)) is not None:
         told.append(int(said["channel"].split(b"-")[1]))
     assert told == list(range(ended))
     assert listener.llen("follow-ups") == ended
@@ -316,7 +320,7 @@ def evals(server: RedisServer) -> int:
 @pytest.fixture
 def late_claim(connect: Connect, direct: Broker, proxy: Proxy) -> Iterator[Consumer]:
     """A consumer whose first claim of two, in vain, is still on its way a second time."""
-    consumer = connect(proxy, timeout=PATIENCE).consumer(["q"], name="late")
+    consumer = connect(proxy, **PATIENT).consumer(["q"], name="late")
     consumer.claim(1)
     proxy.strand()
     assert consumer.claim(2) == []
@@ -357,7 +361,7 @@ def test_a_claim_that_comes_late_to_one_that_has_not_asked_again_is_answered_the
 def test_a_settlement_that_comes_late_changes_nothing(
     connect: Connect, direct: Broker, redis_server: RedisServer, proxy: Proxy
 ) -> None:
-    consumer = connect(proxy, timeout=PATIENCE).consumer(["q"], name="late")
+    consumer = connect(proxy, **PATIENT).consumer(["q"], name="late")
     direct.publish(messages(0, 3))
     held = consumer.claim(3)
     consumer.start(held)
@@ -376,7 +380,7 @@ def test_a_settlement_that_comes_late_changes_nothing(
 def test_a_publish_that_comes_late_is_there_once(
     connect: Connect, direct: Broker, redis_server: RedisServer, proxy: Proxy
 ) -> None:
-    broker = connect(proxy, timeout=PATIENCE)
+    broker = connect(proxy, **PATIENT)
     broker.publish(messages(0, 1))
     proxy.strand()
     broker.publish(messages(1, 1))
@@ -390,7 +394,7 @@ def test_a_publish_that_comes_late_is_there_once(
 def test_a_farewell_that_comes_late_hurts_nobody(
     connect: Connect, direct: Broker, redis_server: RedisServer, proxy: Proxy
 ) -> None:
-    broker = connect(proxy, timeout=PATIENCE)
+    broker = connect(proxy, **PATIENT)
     direct.publish(messages(0, 2))
     consumer = broker.consumer(["q"], name="leaving")
     assert len(consumer.claim(2)) == 2

@@ -24,7 +24,7 @@ def pass_time(fleet: Fleet, seconds: float) -> None:
 
 
 @faults
-@forms(Form(600, 6.0, 2), Form(10_000, 30.0, 4, again=10.0))
+@forms(Form(600, 10.0, 2), Form(10_000, 30.0, 4, again=10.0))
 def test_a_partition_shorter_than_the_lease(
     make_fleet: MakeFleet, durable: RedisServer, way: Proxy, fault: str, form: Form
 ) -> None:
@@ -35,10 +35,11 @@ def test_a_partition_shorter_than_the_lease(
     for round in range(1, form.rounds + 1):
         fleet.wait(lambda goal=round * form.tasks // (form.rounds + 3): fleet.begun() >= goal, 120)
         getattr(way, fault)()
-        pass_time(fleet, form.lease / 3)
+        pass_time(fleet, max(2.0, form.lease - 20))
+        ran = fleet.begun()
         way.heal()
-        ran, healed = fleet.begun(), time.monotonic()
-        fleet.wait(lambda ran=ran: fleet.begun() > ran + 20)
+        healed = time.monotonic()
+        fleet.wait_for_more(ran, 20, len(ids))
         assert time.monotonic() - healed <= form.again
     fleet.start()
     fleet.settle(ids, 120)
@@ -119,19 +120,19 @@ def test_a_black_hole_under_publishers(make_fleet: MakeFleet, durable: RedisServ
         "except OperationalError:\n"
         "    print(time.monotonic() - began)\n"
     )
-    assert 1.5 <= float(printed) <= 4.0
+    assert 1.5 <= float(printed) <= 12.0
     began = time.monotonic()
     with pytest.raises(Exception, match="cannot be reached") as caught:
         broker.stats()
     assert type(caught.value).__name__ == "BrokerError"
-    assert time.monotonic() - began <= 4.0
+    assert time.monotonic() - began <= 12.0
     way.heal()
     assert broker.stats() is not None
     broker.close()
 
 
 @pytest.mark.parametrize("pool", ["prefork", rarely("threads"), rarely("solo")])
-@forms(Form(300, 30.0, 1), Form(10_000, 30.0, 1, again=10.0))
+@forms(Form(300, 30.0, 1, again=30.0), Form(10_000, 30.0, 1, again=10.0))
 def test_a_black_hole_under_consumers(
     make_fleet: MakeFleet, durable: RedisServer, way: Proxy, pool: str, form: Form
 ) -> None:

@@ -36,7 +36,7 @@ def test_children_are_killed_again_and_again(make_fleet: MakeFleet, redis_url: s
     assert worker.poll() is None
 
 
-@forms(Form(1_000, 2.0, 2), Form(10_000, 10.0, 6))
+@forms(Form(1_000, 2.0, 2), Form(10_000, 10.0, 6, again=5.0))
 def test_parents_are_killed_and_their_children_go(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
     """Matrix row 2: orphans end within 5 s, and whatever they finish is committed by nobody."""
     fleet = make_fleet(broker=redis_url, lease=form.lease)
@@ -48,8 +48,8 @@ def test_parents_are_killed_and_their_children_go(make_fleet: MakeFleet, redis_u
         doomed.kill()
         doomed.wait(10)
         killed = time.monotonic()
-        fleet.wait(lambda orphans=orphans: not any(alive(pid) for pid in orphans), 5)
-        assert time.monotonic() - killed <= 5
+        fleet.wait(lambda orphans=orphans: not any(alive(pid) for pid in orphans), 30)
+        assert time.monotonic() - killed <= form.again
     fleet.start()
     fleet.settle(ids, 120)
     check_promises(fleet, ids)
@@ -103,13 +103,7 @@ def test_workers_are_killed_between_the_result_and_its_follow_ups(
 def test_everything_is_killed_again_and_again(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
     """Rows 1 to 4 at once: whole workers, at any moment."""
     fleet = make_fleet(broker=redis_url, lease=form.lease)
-    ids = fleet.publish(form.tasks // 2)
-    for round in range(1, form.rounds + 1):
-        pair = [fleet.start(), fleet.start()]
-        fleet.wait(lambda goal=round * form.tasks // 8: fleet.begun() >= goal, 120)
-        for worker in pair:
-            slaughter(worker)
-    assert fleet.begun() < form.tasks, "the workers finished before they were killed: the test proves nothing"
+    ids = fleet.kill_pairs(form.tasks // 2, form.rounds)
     fleet.start()
     fleet.start()
     fleet.settle(ids, 300)
@@ -185,9 +179,9 @@ def test_code_that_keeps_the_processor_keeps_the_lease(
     make_fleet: MakeFleet, redis_url: str, task: str, pool: str
 ) -> None:
     """Matrix row 8: for longer than the lease; other workers are there to take what seems lost."""
-    fleet = make_fleet(broker=redis_url, lease=1.0)
+    fleet = make_fleet(broker=redis_url, lease=2.0)
     fleet.start("-P", pool, concurrency=1, ready=True)
-    id = fleet.client(f"print({task}.delay(1, 3.0).id)").strip()
+    id = fleet.client(f"print({task}.delay(1, 3.5).id)").strip()
     fleet.wait(lambda: fleet.lines()["late 1"] == 1)
     fleet.start(concurrency=1)
     assert fleet.client(f"print(app.AsyncResult({id!r}).get(timeout=30))").strip() == "1"

@@ -16,7 +16,7 @@ MakeFleet = Callable[..., Fleet]
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["restart", "SIGKILL"])
-@forms(Form(1_000, 2.0, 2), Form(10_000, 10.0, 6, again=5.0))
+@forms(Form(1_000, 10.0, 2), Form(10_000, 10.0, 6, again=5.0))
 def test_a_server_that_goes_and_comes_back(make_fleet: MakeFleet, durable: RedisServer, kill: bool, form: Form) -> None:
     """Matrix rows 15 and 16, promises 1 and 8: what it acknowledged it has, and workers consume again in seconds."""
     fleet = make_fleet(broker=durable.url(), lease=form.lease)
@@ -24,9 +24,14 @@ def test_a_server_that_goes_and_comes_back(make_fleet: MakeFleet, durable: Redis
     ids = fleet.publish(form.tasks // 2, seconds=0.002)
     for round in range(1, form.rounds + 1):
         fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
-        durable.restart(kill=kill)
-        ran, back = fleet.begun(), time.monotonic()
-        fleet.wait(lambda ran=ran: fleet.begun() > ran + 50, 60)
+        if kill:
+            durable.kill()
+        else:
+            durable.stop()
+        ran = fleet.begun()
+        durable.start()
+        back = time.monotonic()
+        fleet.wait_for_more(ran, 50, len(ids))
         assert time.monotonic() - back <= form.again
     fleet.settle(ids, 120)
     check_promises(fleet, ids, lost_early=False)
@@ -83,7 +88,7 @@ def test_what_a_power_cut_leaves_is_whole(make_fleet: MakeFleet, durable: RedisS
     assert fleet.counts() == "0 0 0 0"
 
 
-@forms(Form(400, 2.0, 1), Form(10_000, 10.0, 1))
+@forms(Form(400, 10.0, 1), Form(10_000, 10.0, 1))
 def test_a_full_server_refuses_publishers_and_lets_workers_finish(
     make_fleet: MakeFleet, durable: RedisServer, form: Form
 ) -> None:
@@ -101,7 +106,7 @@ def test_a_full_server_refuses_publishers_and_lets_workers_finish(
         "    late.delay(1)\n"
         "except OperationalError as error:\n"
         "    print(error)\n"
-        "assert time.monotonic() - began < 6\n"
+        "assert time.monotonic() - began < 20\n"
     )
     assert "maxmemory" in refused
     second = fleet.start(ready=True)
@@ -122,7 +127,7 @@ def test_a_server_that_may_evict_is_warned_of_or_refused(make_fleet: MakeFleet, 
     assert fleet.client("print(late.delay(0).get(timeout=30))").strip() == "0"
     assert fleet.said.count("maxmemory-policy allkeys-lru") == 1
     refused = fleet.start(broker_transport_options={"strict": True})
-    assert refused.wait(30) != 0
+    assert refused.wait(60) != 0
     assert "CONFIG SET maxmemory-policy noeviction" in fleet.said
     assert "Traceback" not in fleet.said
     assert warned.poll() is None
@@ -135,7 +140,7 @@ def test_workers_outlive_a_server_that_was_emptied(make_fleet: MakeFleet, durabl
     workers = [fleet.start(ready=True), fleet.start(ready=True)]
     for round in range(form.rounds):
         ran = fleet.begun()
-        fleet.publish(form.tasks // 2, seconds=0.005)
+        fleet.publish(form.tasks // 2, seconds=0.005, first=round * form.tasks)
         fleet.wait(lambda ran=ran: fleet.begun() > ran)
         durable.ask("FLUSHALL")
         began = time.monotonic()
@@ -151,7 +156,7 @@ def test_workers_outlive_a_server_that_was_emptied(make_fleet: MakeFleet, durabl
     assert [worker.poll() for worker in workers] == [None, None]
 
 
-@forms(Form(1_000, 2.0, 30), Form(10_000, 10.0, 300))
+@forms(Form(1_000, 10.0, 30), Form(10_000, 10.0, 300))
 def test_scripts_are_flushed_under_load(make_fleet: MakeFleet, durable: RedisServer, form: Form) -> None:
     """Matrix row 26."""
     fleet = make_fleet(broker=durable.url(), lease=form.lease)
@@ -166,7 +171,7 @@ def test_scripts_are_flushed_under_load(make_fleet: MakeFleet, durable: RedisSer
     assert "ERROR" not in fleet.said
 
 
-@forms(Form(1_000, 2.0, 30), Form(10_000, 10.0, 300))
+@forms(Form(1_000, 10.0, 30), Form(10_000, 10.0, 300))
 def test_connections_are_killed_under_load(make_fleet: MakeFleet, durable: RedisServer, form: Form) -> None:
     """`CLIENT KILL` of everything, again and again, while producers and workers are at it."""
     fleet = make_fleet(broker=durable.url(), lease=form.lease)

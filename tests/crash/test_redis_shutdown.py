@@ -16,7 +16,7 @@ pytestmark = pytest.mark.crash
 MakeFleet = Callable[..., Fleet]
 
 
-@forms(Form(1_000, 2.0, 4), Form(10_000, 10.0, 12))
+@forms(Form(1_000, 10.0, 4), Form(10_000, 10.0, 12))
 def test_workers_are_replaced_under_load(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
     """Matrix row 10: every task runs once, none fails, none is left; as many workers come as go."""
     fleet = make_fleet(broker=redis_url, lease=form.lease)
@@ -26,14 +26,14 @@ def test_workers_are_replaced_under_load(make_fleet: MakeFleet, redis_url: str, 
         fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
         current.terminate()
         heir = fleet.start(ready=True)
-        assert current.wait(30) == 0
+        assert current.wait(60) == 0
         current = heir
     fleet.settle(ids, 120)
     check_promises(fleet, ids, lost_early=False)
     assert fleet.executions() == len(ids)
 
 
-@forms(Form(50, 2.0, 1), Form(10_000, 10.0, 1))
+@forms(Form(50, 10.0, 1), Form(10_000, 10.0, 1))
 def test_a_grace_that_is_too_short_gives_back_what_runs(make_fleet: MakeFleet, redis_url: str, form: Form) -> None:
     """Matrix row 11: what has not begun goes back at once and uncounted, what runs when the grace is over as well."""
     fleet = make_fleet(broker=redis_url, lease=form.lease, worker_soft_shutdown_timeout=1.0)
@@ -44,7 +44,7 @@ def test_a_grace_that_is_too_short_gives_back_what_runs(make_fleet: MakeFleet, r
     more = fleet.client("print(*(late.delay(n, 30.0).id for n in range(10)))").split()
     fleet.wait(lambda: fleet.executions() == ran + 2)
     worker.send_signal(signal.SIGQUIT)
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
     assert fleet.counts() == "10 0 0 0"
     deliveries = fleet.client("print(*sorted(entry.deliveries for entry in app.broker.entries('ready')))").split()
     assert deliveries[:8] == ["0"] * 8
@@ -65,7 +65,7 @@ def test_workers_that_are_hurried_lose_nothing(
         asked = time.monotonic()
         for name in signals:
             os.kill(worker.pid, getattr(signal, name))
-        assert worker.wait(20) == 0
+        assert worker.wait(60) == 0
         assert time.monotonic() - asked <= form.again
     fleet.start()
     fleet.settle(ids, 120)

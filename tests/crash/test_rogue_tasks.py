@@ -36,27 +36,27 @@ def tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.parametrize("how", ["return", "exit", "raise"])
 def test_a_task_that_forks_is_answered_once(tasks: Any, how: str) -> None:
-    assert tasks.fork.delay(how).get(timeout=15) == "parent"
-    assert tasks.add.delay(1, 2).get(timeout=15) == 3
+    assert tasks.fork.delay(how).get(timeout=60) == "parent"
+    assert tasks.add.delay(1, 2).get(timeout=60) == 3
 
 
 def test_a_process_it_leaves_behind_hides_no_death(tasks: Any) -> None:
     with pytest.raises(WorkerLostError):
-        tasks.leave_process_and_die.delay().get(timeout=15)
-    assert tasks.add.delay(1, 2).get(timeout=15) == 3
+        tasks.leave_process_and_die.delay().get(timeout=60)
+    assert tasks.add.delay(1, 2).get(timeout=60) == 3
 
 
 @pytest.mark.parametrize("what", ["SystemExit", "KeyboardInterrupt", "closed descriptors"])
 def test_what_ends_the_process_fails_the_task_alone(tasks: Any, what: str) -> None:
     with pytest.raises(WorkerLostError):
-        tasks.break_process.delay(what).get(timeout=15)
-    assert tasks.add.delay(1, 2).get(timeout=15) == 3
+        tasks.break_process.delay(what).get(timeout=60)
+    assert tasks.add.delay(1, 2).get(timeout=60) == 3
 
 
 def test_handlers_that_it_leaves_behind_disarm_no_limit(tasks: Any) -> None:
-    tasks.take_signals.delay().get(timeout=15)
+    tasks.take_signals.delay().get(timeout=60)
     with pytest.raises(SoftTimeLimitExceeded):
-        tasks.spin.apply_async((5.0,), soft_time_limit=0.1).get(timeout=15)
+        tasks.spin.apply_async((5.0,), soft_time_limit=0.1).get(timeout=60)
 
 
 def test_a_soft_limit_that_strikes_beside_the_task_is_a_failure_like_any_other(tasks: Any) -> None:
@@ -75,7 +75,7 @@ def test_a_task_that_kills_its_worker_takes_no_other_to_the_dead_set(tmp_path: P
         ids = fleet.client("print(kill_worker.delay(0).id, *(late.delay(n, 0.2).id for n in range(1, 9)))").split()
         for _ in range(3):
             doomed = fleet.start()
-            assert doomed.wait(30) == -signal.SIGKILL
+            assert doomed.wait(60) == -signal.SIGKILL
             fleet.massacre()
         survivor = fleet.start()
         fleet.wait(fleet.idle)

@@ -29,6 +29,7 @@ for portion in range({portions}):
     while app.broker.stats(["celery"])[0].ready > 3000:
         time.sleep(0.02)
     revoked = [tick_early.apply_async(countdown=3) for n in range(10)]
+    app.control.revoke([result.id for result in revoked])
     with app.bulk():
         for n in range(350):
             tick_early.delay()
@@ -43,7 +44,6 @@ for portion in range({portions}):
             tick_early.apply_async(expires=-1)
         for n in range(10):
             tick_and_exceed.delay()
-    app.control.revoke([result.id for result in revoked])
 """
 
 

@@ -68,7 +68,7 @@ class Ladder:
         assert self.process is not None
         self.process.send_signal(getattr(signal, name))
 
-    def exit(self, seconds: float = 15.0) -> int:
+    def exit(self, seconds: float = 30.0) -> int:
         assert self.process is not None
         return self.process.wait(seconds)
 
@@ -78,7 +78,7 @@ class Ladder:
     def end(self, name: str) -> None:
         (self.folder / f"{name}.end").touch()
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 20) -> None:
+    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -114,7 +114,7 @@ def test_cold_requeues_late_ack_tasks(ladder: Ladder) -> None:
     ladder.send("late", "a", "b")
     ladder.wait_for("a")
     ladder.signal("SIGQUIT")
-    assert ladder.exit(5) == 0
+    assert ladder.exit() == 0
     assert "worker: Cold shutdown (MainProcess)" in ladder.said
     assert ladder.stats() == "2 0 0"
     assert ladder.state("a").startswith("PENDING")
@@ -125,7 +125,7 @@ def test_cold_fails_early_ack_tasks(ladder: Ladder) -> None:
     ladder.send("early", "a", "b")
     ladder.wait_for("a")
     ladder.signal("SIGQUIT")
-    assert ladder.exit(5) == 0
+    assert ladder.exit() == 0
     assert ladder.state("a") == "FAILURE WorkerLostError"
     assert ladder.stats() == "1 0 0"
 
@@ -138,7 +138,7 @@ def test_the_second_signal_is_cold(ladder: Ladder, first: str) -> None:
     ladder.signal(first)
     ladder.wait(lambda: "Warm shutdown" in ladder.said)
     ladder.signal(first)
-    assert ladder.exit(5) == (1 if first == "SIGINT" else 0)
+    assert ladder.exit() == (1 if first == "SIGINT" else 0)
     assert ladder.stats() == "1 0 0"
 
 
@@ -147,7 +147,7 @@ def test_a_remapped_term_is_cold(ladder: Ladder) -> None:
     ladder.send("late", "a")
     ladder.wait_for("a")
     ladder.signal("SIGTERM")
-    assert ladder.exit(5) == 0
+    assert ladder.exit() == 0
     assert ladder.stats() == "1 0 0"
 
 
@@ -167,7 +167,7 @@ def test_a_soft_shutdown_ends(ladder: Ladder) -> None:
     ladder.send("late", "a")
     ladder.wait_for("a")
     ladder.signal("SIGQUIT")
-    assert ladder.exit(10) == 0
+    assert ladder.exit() == 0
     assert "Cold shutdown" in ladder.said
     assert ladder.stats() == "1 0 0"
 
@@ -178,21 +178,21 @@ def test_cold_ends_pools_that_share_the_process(ladder: Ladder, pool: str) -> No
     ladder.send("late", "a")
     ladder.wait_for("a")
     ladder.signal("SIGQUIT")
-    assert ladder.exit(5) == 0
+    assert ladder.exit() == 0
     assert ladder.stats() == "1 0 0"
 
 
 def test_an_idle_worker_needs_no_soft_shutdown(ladder: Ladder) -> None:
     ladder.start(LADDER_SOFT="20")
     ladder.signal("SIGQUIT")
-    assert ladder.exit(5) == 0
+    assert ladder.exit() == 0
     assert "Soft shutdown" not in ladder.said
 
 
 def test_an_idle_worker_goes_through_a_soft_shutdown_if_it_is_to(ladder: Ladder) -> None:
     ladder.start(LADDER_SOFT="20", LADDER_SOFT_IDLE="1")
     ladder.signal("SIGQUIT")
-    assert ladder.exit(5) == 0
+    assert ladder.exit() == 0
     assert "shutting down: SIGQUIT Soft 0" in ladder.said
 
 
@@ -205,7 +205,7 @@ def test_the_last_rung_ends_a_worker_that_cannot_climb_down(ladder: Ladder) -> N
     ladder.signal("SIGTERM")  # asks for no more than that
     assert process.poll() is None
     ladder.signal("SIGINT")
-    assert ladder.exit(5) == 1
+    assert ladder.exit() == 1
     assert "Hard shutdown" in ladder.said
 
 
@@ -225,8 +225,7 @@ def test_stacks_are_logged_on_request(ladder: Ladder) -> None:
     ladder.start("-f", str(ladder.folder / "the.log"), ready=False)
     ladder.wait(lambda: log.exists() and " ready." in log.read_text())
     ladder.signal("SIGUSR1")
-    ladder.wait(lambda: "MainThread" in log.read_text())
-    assert "celery-leases" in log.read_text()
+    ladder.wait(lambda: all(name in log.read_text() for name in ("MainThread", "celery-leases")))
     ladder.signal("SIGTERM")
     assert ladder.exit() == 0
 
@@ -258,7 +257,7 @@ def test_a_worker_that_is_stopped_while_it_restarts_ends(ladder: Ladder) -> None
     ladder.signal("SIGHUP")
     ladder.wait(lambda: "Restarting celery worker" in ladder.said)
     ladder.signal("SIGTERM")
-    assert ladder.exit(5) == 0
+    assert ladder.exit() == 0
     assert ladder.stats() == "1 0 0"
 
 
