@@ -133,11 +133,27 @@ def test_exact_claims_wait_for_a_server_that_is_slow(monkeypatch: pytest.MonkeyP
 
         def call(self, data: bytes, *expected: int) -> Any:
             clock.advance(0.4)
-            return SimpleNamespace(short=str, number=lambda size: ready.pop(0))
+            return SimpleNamespace(short=str, number=lambda size: ready.pop(0) if ready else 0)
 
     monkeypatch.setattr("celery.amqp.exact.time", SimpleNamespace(monotonic=clock.monotonic))
     settle_in(Slow, {"q": deque()}, lambda seconds: False, 5)  # type: ignore[arg-type]  # a part of a channel
     assert ready == []
+
+
+def test_exact_claims_of_a_process_that_is_slow_give_nothing_back(
+    broker: RabbitBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = connect(exact_claims=True).consumer(["q"], name="exact")
+
+    def slowly(*args: Any) -> None:
+        settle_in(*args)
+        consumer._intake._claimed_at -= 60
+        consumer._intake._slim()
+
+    monkeypatch.setattr("celery.amqp.intake.settle_in", slowly)
+    broker.publish([Outgoing(b"a", "q"), Outgoing(b"b", "q")])
+    assert bodies(consumer.claim(2)) == [b"a", b"b"]
+    consumer.close()
 
 
 def test_priorities_of_a_queue_that_has_them(broker: RabbitBroker, connect: Connect) -> None:

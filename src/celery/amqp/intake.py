@@ -93,6 +93,8 @@ class Intake:
         self._lock = lock
         self._held, self._known, self._lost, self._leave, self._keeps = held, known, lost, leave, keeps
         self._exact, self._fleeting = exact, fleeting
+        self._settling = False
+        """Somebody is just about to claim what comes, however long that takes."""
         self._numbers = itertools.count(1)
         self._connection: Connection | None = None
         self._queues = len(queues)
@@ -123,7 +125,11 @@ class Intake:
         for source in self._presence.of(idle, self._claimed_at) if idle else ():
             self._consume(channel, source)
         if self._exact:
-            settle_in(lambda: self.channel, self._buffers, self.hear, limit)
+            self._settling = True
+            try:
+                settle_in(lambda: self.channel, self._buffers, self.hear, limit)
+            finally:
+                self._claimed_at, self._settling = time.monotonic(), False
 
     def _connect(self) -> Channel:
         """A new connection and channel; all that came over the former ones is lost by now."""
@@ -305,5 +311,9 @@ class Intake:
 
     def _slim(self) -> None:
         """Rest when nobody has claimed anything for a while."""
-        if not self._fleeting and time.monotonic() - self._claimed_at >= IDLE and any(self._buffers.values()):
+        if (
+            not (self._fleeting or self._settling)
+            and time.monotonic() - self._claimed_at >= IDLE
+            and any(self._buffers.values())
+        ):
             self.rest(wholly=False)
