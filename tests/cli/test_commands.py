@@ -141,6 +141,7 @@ def test_report_describes_the_installation(celery: Any) -> None:
     assert "kombu" in said.out
 
 
+@pytest.mark.timeout(300)  # many programs, one after the other
 def test_asking_workers(celery: Any, worker: Any) -> None:
     with worker("-c", "1", "-n", "w1@example") as running:
         said = celery("-A", "single", "status", *NODE)

@@ -17,6 +17,8 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SECRET = "hush-hush"
 NODE = "w1@example"
 SOLO = ("-c", "1", "-P", "solo", "-n", NODE)
+CLOSED = 1
+"""A port on which nobody listens; one that is free may soon be another test's."""
 ASKED = ("-d", NODE, "-t", "30")
 PING = ("inspect", "ping", "-d", NODE, "-t", "5")
 
@@ -46,6 +48,7 @@ def on(celery: Any) -> Callable[..., Any]:
 # -- what there is -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # many programs, one after the other
 def test_from_call_to_result_without_a_password_anywhere(on: Any, worker: Any, locked: RedisServer) -> None:
     url, results = with_password(locked), with_password(locked, 1)
     said = []
@@ -87,6 +90,7 @@ def test_from_call_to_result_without_a_password_anywhere(on: Any, worker: Any, l
     assert [text for text in said if SECRET in text] == []
 
 
+@pytest.mark.timeout(300)  # many programs, one after the other
 def test_queues_dead_and_purge(on: Any, worker: Any, redis_url: str) -> None:
     assert "no queue" in on(redis_url, "queues").out
     for more in ([], ["--countdown", "3600"], ["--queue", "urgent"]):
@@ -202,7 +206,7 @@ def test_a_server_that_may_evict(celery: Any, worker: Any, server: Callable[[str
 
 @pytest.mark.parametrize("command", [["queues"], ["call", "single.add"], ["inspect", "ping"]])
 def test_nobody_is_there(celery: Any, command: list[str]) -> None:
-    url, settings = f"redis://user:{SECRET}@127.0.0.1:{free_port()}/0", json.dumps({"broker_publish_timeout": 0.5})
+    url, settings = f"redis://user:{SECRET}@127.0.0.1:{CLOSED}/0", json.dumps({"broker_publish_timeout": 0.5})
     said = celery("-A", "settled", "-b", url, *command, APP_SETTINGS=settings)
     refused(said, "cannot be reached: Connection refused", "start the server there", code=69)
     assert SECRET not in said.text
@@ -228,7 +232,7 @@ def test_a_worker_waits_for_its_server(worker: Any, server: Callable[[str], Path
 
 @pytest.mark.parametrize("setting", ["broker_connection_retry", "broker_connection_retry_on_startup"])
 def test_a_worker_that_is_not_to_wait(celery: Any, setting: str) -> None:
-    url = f"redis://127.0.0.1:{free_port()}/0"
+    url = f"redis://127.0.0.1:{CLOSED}/0"
     settings = json.dumps({setting: False, "broker_publish_timeout": 0.5})
     said = celery("-A", "settled", "-b", url, "-q", "worker", *SOLO, APP_SETTINGS=settings)
     refused(said, "cannot be reached: Connection refused", code=69)
@@ -236,7 +240,7 @@ def test_a_worker_that_is_not_to_wait(celery: Any, setting: str) -> None:
 
 def test_a_worker_that_waits_so_often(celery: Any) -> None:
     settings = {"broker_connection_max_retries": 1, "broker_publish_timeout": 0.5}
-    url = f"redis://127.0.0.1:{free_port()}/0"
+    url = f"redis://127.0.0.1:{CLOSED}/0"
     said = celery("-A", "settled", "-b", url, "-q", "worker", *SOLO, APP_SETTINGS=json.dumps(settings))
     assert said.code == 69
     waiting, error = said.err.splitlines()

@@ -296,6 +296,7 @@ def test_the_report_names_the_kind_of_driver(celery: Any) -> None:
 # --- queues and messages by hand --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # many programs, one after the other
 def test_messages_by_hand(celery: Any) -> None:
     def amqp(*words: str, **options: Any) -> Any:
         return celery("-A", "single", "amqp", *words, **options)
