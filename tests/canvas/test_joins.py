@@ -96,6 +96,18 @@ def test_expired_part_fails_the_body(stage: Stage) -> None:
     assert str(stage.error(result)) == f"Dependency {result.parent.results[1].id} raised TaskRevokedError('expired')"
 
 
+def test_part_that_expires_before_anybody_takes_it_fails_the_body(stage: Stage) -> None:
+    """No server drops it without a word, which would leave the body waiting for ever."""
+    part = stage.add.s(2).set(queue="late", expires=0.2)
+    result = chord([stage.add.s(1), part])(stage.total.s())
+    alone = part.apply_async()
+    time.sleep(0.5)  # it has expired, and a server that looks for such messages has looked
+    stage.app.control.add_consumer("late", reply=True, limit=1, timeout=SOON)
+    assert str(stage.error(result)) == f"Dependency {result.parent.results[1].id} raised TaskRevokedError('expired')"
+    assert isinstance(stage.error(alone), TaskRevokedError)
+    stage.app.control.cancel_consumer("late", reply=True, limit=1, timeout=SOON)
+
+
 def test_unknown_task_fails_the_body(stage: Stage) -> None:
     result = chord([stage.add.s(1), stage.app.signature("no.such.task")])(stage.total.s())
     assert "no.such.task" in str(stage.error(result))

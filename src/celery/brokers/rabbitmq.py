@@ -46,10 +46,11 @@ from celery.backends.store import Store
 from celery.brokers.answers import OnReply
 from celery.brokers.base import Bus, Capabilities, Entry, Kind, QueueStats
 from celery.brokers.revocations import RevokesAside
-from celery.exceptions import BrokerError
+from celery.exceptions import BrokerError, DecodeError
 from celery.utils.clock import SYSTEM, Clock
 from celery.utils.log import get_logger
 from celery.wire.message import Exchange, Outgoing, Queue
+from celery.wire.protocol import peek
 
 logger = get_logger(__name__)
 
@@ -216,6 +217,8 @@ class RabbitBroker(RevokesAside):
         if properties.priority is None:
             properties.priority = message.priority
         exchange, key = message.exchange, message.routing_key
+        if properties.expiration is not None and _says_when_it_expires(message.envelope):
+            properties.expiration = None  # the server drops what has expired; whoever claims it ends the task
         if message.reply:
             return Letter(exchange, key, encode_properties(properties), body, NOT_MANDATORY)
         if message.inner and not exchange:
@@ -227,7 +230,7 @@ class RabbitBroker(RevokesAside):
         if message.due is not None:
             left = message.due - self.clock.time()
             if left > 0:
-                properties.expiration = None  # it would end the wait; whoever claims the message looks at `expires`
+                properties.expiration = None  # it would end the wait
                 exchange, key = self._delay_to(exchange, key, left)
         return Letter(exchange, key, encode_properties(properties), body)
 
@@ -469,6 +472,14 @@ class RabbitBroker(RevokesAside):
     def _is_quorum(self) -> bool:
         """Whether the application has queues of that kind: then those of ours are to be as safe."""
         return any((queue.arguments or {}).get(KIND) == "quorum" for queue in self.plan())
+
+
+def _says_when_it_expires(envelope: bytes) -> bool:
+    """Whether it tells whoever claims it, and not the server alone."""
+    try:
+        return peek(envelope).expires is not None
+    except DecodeError:
+        return False
 
 
 def _limit_of(queue: Queue) -> Any:
