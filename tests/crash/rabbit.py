@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis
@@ -56,6 +58,12 @@ class Commits:
 
         But for a failure of a task that was taken for lost: what it comes to in the end is stronger.
         """
+        mark = uuid4().hex
+        self._client.publish(META + mark.encode(), b"")
+        deadline = time.monotonic() + 30
+        while mark not in self.values:  # what was stored before is heard before
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         for id in ids:
             values = self.values[id]
             weak = {value for value in values if b"WorkerLostError" in value}

@@ -47,7 +47,7 @@ def make(make_fleet: MakeFleet, rabbitmq_url: str, redis_url: str) -> MakeFleet:
 
 @ways(("down",))
 @kinds("classic")
-@forms(Form(200, 6.0, 1), Form(10_000, 30.0, 4, again=10.0))
+@forms(Form(200, 10.0, 1), Form(10_000, 30.0, 4, again=10.0))
 def test_a_partition_shorter_than_the_heartbeat(
     make: MakeFleet,
     commits: Commits,
@@ -65,9 +65,10 @@ def test_a_partition_shorter_than_the_heartbeat(
         fleet.wait(lambda goal=round * form.tasks // (form.rounds + 3): fleet.begun() >= goal, 120)
         way.hold(*ways)
         pass_time(fleet, 2.0)
+        ran = fleet.begun()
         way.heal()
-        ran, healed = fleet.begun(), time.monotonic()
-        fleet.wait(lambda ran=ran: fleet.begun() > ran + 20)
+        healed = time.monotonic()
+        fleet.wait_for_more(ran, 20, len(ids))
         assert time.monotonic() - healed <= form.again
     fleet.start()
     fleet.settle(ids, 120)
@@ -123,12 +124,12 @@ def test_a_black_hole_under_publishers(make: MakeFleet, way: Proxy, rabbitmq_url
         "except OperationalError:\n"
         "    print(time.monotonic() - began)\n"
     )
-    assert 1.0 <= float(printed) <= 8.0
+    assert 1.0 <= float(printed) <= 12.0
     began = time.monotonic()
     with pytest.raises(Exception, match="RabbitMQ at") as caught:
         broker.stats(["celery"])
     assert type(caught.value).__name__ == "BrokerError"
-    assert time.monotonic() - began <= 8.0
+    assert time.monotonic() - began <= 12.0
     way.heal()
     assert broker.stats(["celery"])[0].ready >= 1
     broker.close()
@@ -185,7 +186,7 @@ def test_connections_are_reset_under_load(
 
 
 @kinds("classic")
-@forms(Form(60, 5.0, 1), Form(10_000, 30.0, 1), minutes=20)
+@forms(Form(60, 10.0, 1), Form(10_000, 30.0, 1), minutes=20)
 def test_a_slow_network(
     make: MakeFleet, commits: Commits, way: Proxy, rabbitmq_url: str, kind: str, form: Form
 ) -> None:

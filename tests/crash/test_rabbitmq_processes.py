@@ -93,13 +93,7 @@ def test_workers_are_killed_between_the_result_and_its_follow_ups(
 def test_everything_is_killed_again_and_again(make: MakeFleet, commits: Commits, kind: str, form: Form) -> None:
     """Rows 1 to 4 at once: whole workers, at any moment."""
     fleet = make(kind, form.lease)
-    ids = fleet.publish(form.tasks // 2, seconds=0.001)
-    for round in range(1, form.rounds + 1):
-        pair = [fleet.start(), fleet.start()]
-        fleet.wait(lambda goal=round * form.tasks // 8: fleet.begun() >= goal, 120)
-        for worker in pair:
-            slaughter(worker)
-    assert fleet.begun() < form.tasks, "the workers finished before they were killed: the test proves nothing"
+    ids = fleet.kill_pairs(form.tasks // 2, form.rounds, seconds=0.001)
     fleet.start()
     fleet.start()
     fleet.settle(ids, 300)
@@ -128,7 +122,7 @@ def test_a_worker_that_stood_still_is_refused_when_it_comes_back(
 
 
 @kinds("quorum")
-@forms(Form(300, 2.0, 2), Form(10_000, 10.0, 12))
+@forms(Form(300, 10.0, 2), Form(10_000, 10.0, 12))
 def test_workers_are_replaced_under_load(make: MakeFleet, commits: Commits, kind: str, form: Form) -> None:
     """Matrix row 10: every task runs once, none fails, none is left; as many workers come as go."""
     fleet = make(kind, form.lease)
@@ -157,7 +151,7 @@ def test_a_grace_that_is_too_short_gives_back_what_runs(
     ids = fleet.publish(form.tasks // 2)
     worker.send_signal(signal.SIGQUIT)
     assert worker.wait(60) == 0
-    assert fleet.counts() == f"{len(ids) + 2} 0 0 0"
+    fleet.wait(lambda: fleet.counts() == f"{len(ids) + 2} 0 0 0")
     assert fleet.begun() == 2
     assert fleet.states(more) == dict.fromkeys(more, "PENDING")
     fleet.start("-P", "threads", concurrency=8, ready=True, worker_soft_shutdown_timeout=0.0)
@@ -219,10 +213,10 @@ def test_without_results_what_had_not_begun_is_not_lost(
         doomed = fleet.start(ready=True, concurrency=slots)
         fleet.wait(lambda goal=round * form.tasks // (form.rounds + 1): fleet.begun() >= goal, 120)
         doomed.send_signal(fault)
-        doomed.wait(30)
+        doomed.wait(60)
     lost = form.rounds * slots if fault == signal.SIGKILL else 0
     heir = fleet.start(ready=True)
-    fleet.wait(lambda: fleet.begun() >= form.tasks - lost, 60)
+    fleet.wait(lambda: fleet.begun() >= form.tasks - lost, 120)
     heir.terminate()
     assert heir.wait(60) == 0
     if fault == signal.SIGTERM:

@@ -55,9 +55,14 @@ def test_a_node_that_goes_and_comes_back(
     producer = Producer(fleet, form.tasks // 10)
     for round in range(1, form.rounds + 1):
         fleet.wait(lambda goal=round * form.tasks // (form.rounds + 2): fleet.begun() >= goal, 120)
-        mortal.restart(kill=kill)
-        ran, back = fleet.begun(), time.monotonic()
-        fleet.wait(lambda ran=ran: fleet.begun() > ran + 20)
+        if kill:
+            mortal.kill()
+        else:
+            mortal.end()
+        ran = fleet.begun()
+        mortal.start()
+        back = time.monotonic()
+        fleet.wait_for_more(ran, 20, len(ids) + form.tasks // 10)
         print(f"consuming again after {time.monotonic() - back:.1f} s")
         assert time.monotonic() - back <= form.again
     more = producer.confirmed()
@@ -157,9 +162,10 @@ def test_a_node_of_a_cluster_is_killed(
         producer = Producer(fleet, form.tasks // 4 // form.rounds, 0.02, first=9_000_000 + round * form.tasks)
         victim.kill()
         ran, sent, killed = fleet.begun(), producer.count(), time.monotonic()
-        fleet.wait(lambda ran=ran: fleet.begun() > ran + 20)
+        fleet.wait_for_more(ran, 20, len(ids) + (round + 1) * (form.tasks // 4 // form.rounds))
         again = time.monotonic() - killed
-        fleet.wait(lambda producer=producer, sent=sent: producer.count() > sent + 5)
+        goal = min(sent + 6, form.tasks // 4 // form.rounds)
+        fleet.wait(lambda producer=producer, goal=goal: producer.count() >= goal)  # type: ignore[misc]
         print(f"consuming again after {again:.1f} s, sending again after {time.monotonic() - killed:.1f} s")
         assert again <= form.again
         victim.start()
