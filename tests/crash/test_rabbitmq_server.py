@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from celery.backends.store import in_order
+from celery.brokers.rabbitmq import RabbitBroker
+from celery.contrib.testing.contract.stores import part
 from celery.drivers import broker_class
+from celery.exceptions import BrokerError
 from celery.wire.message import Queue
 from crash.fleet import Fleet, slaughter
 from crash.forms import Form, forms, rarely
@@ -176,6 +180,25 @@ def test_a_node_of_a_cluster_is_killed(
     assert [worker.poll() for worker in workers] == [None, None]
     check_kept(fleet, ids, commits)
     commits.check(more)
+
+
+def test_a_join_whose_node_is_away_is_neither_done_nor_incomplete(cluster: Cluster, cluster_url: str) -> None:
+    """Its parts are in a queue of the kind classic, which is away with its node. Who sees to it waits."""
+    vhost, group = cluster_url.rpartition("/")[2], "g."
+    here, there = cluster.nodes[0], cluster.nodes[2]
+    with closing(RabbitBroker(there.url(vhost))) as broker:
+        assert broker.joins().arrive([part(0, 2), part(1, 2)]) == [False, True]
+    there.restart()  # not before it is down has a node all its queues on disk
+    there.end()
+    with closing(RabbitBroker(here.url(vhost), options={"timeout": 2.0})) as broker:
+        with pytest.raises(BrokerError, match="is down or inaccessible") as caught:
+            broker.joins().hold(group)
+        assert caught.value.temporary
+        there.start()
+        held = broker.joins().hold(group)
+        assert held is not None
+        assert in_order(held.parts) == [b"0", b"1"]
+        held.close()
 
 
 @kinds("classic")

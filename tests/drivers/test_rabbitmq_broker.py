@@ -205,6 +205,18 @@ def test_a_queue_that_was_deleted_is_made_again(broker: RabbitBroker, rabbitmq_s
     assert broker.stats(["gone"])[0].ready == 1
 
 
+def test_what_a_full_queue_refuses_is_told_also_where_another_was_deleted(
+    connect: Connect, rabbitmq_server: RabbitMQ
+) -> None:
+    broker = connect(timeout=3.0)
+    broker.declare([Queue("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})])
+    broker.publish([Outgoing(b"a", "gone"), Outgoing(b"a", "full")])
+    rabbitmq_server.control("delete_queue", "-p", broker.url.rpartition("/")[2], "gone")
+    with pytest.raises(BrokerError, match="refused 1 of 2 messages"):
+        broker.publish([Outgoing(b"b", "gone"), Outgoing(b"b", "full")])
+    assert [stats.ready for stats in broker.stats(["gone", "full"])] == [1, 1]
+
+
 def test_an_exchange_without_a_queue(broker: RabbitBroker) -> None:
     broker.declare([Queue("q", Exchange("ex", "direct"), "k")])
     with pytest.raises(BrokerError, match=r"No queue takes.*'ex'.*'other'"):

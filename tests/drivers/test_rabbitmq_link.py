@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from celery.amqp.address import Address
 from celery.amqp.channel import Channel, Refused
 from celery.amqp.frames import Delivered, Properties
 from celery.amqp.link import Link
-from celery.amqp.publisher import Letter
+from celery.amqp.publisher import Letter, Publisher
 from celery.amqp.tables import decode_table, encode_table
 from celery.exceptions import BrokerError, EncodeError, ImproperlyConfigured
 from celery.utils.clock import FakeClock
@@ -234,6 +235,37 @@ def test_what_no_queue_takes_is_told(make_link: MakeLink) -> None:
     declare(link, "q")
     assert link.publish([letter(), letter(key="nowhere")]).returned == {("", "nowhere"): "NO_ROUTE"}
     assert link.publish([letter()]).returned == {}
+
+
+def test_what_others_sent_to_where_there_was_no_queue_is_not_told_as_theirs(
+    make_link: MakeLink, rabbitmq_server: RabbitMQ, rabbitmq_vhost: str
+) -> None:
+    """It was taken, once there was a queue, and would be there twice if it was sent again."""
+    proxy = Proxy(rabbitmq_server.port)
+    try:
+        link = make_link(f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}")
+        publisher = Publisher(link.connection())
+        channel = publisher._channel  # the server does in turn what comes over one channel
+        early = [letter(message_id=f"early-{number}") for number in range(3)]
+        steps: list[Callable[[], Any]] = [
+            lambda: publisher.publish([letter(key="elsewhere"), *early], 60.0),
+            lambda: channel.call(frames.queue_declare(channel.number, "q", 2, {}), frames.QUEUE_DECLARE_OK),
+            lambda: publisher.publish([letter(message_id="late")], 60.0),
+        ]
+        proxy.hold("down")
+        with ThreadPoolExecutor(len(steps)) as threads:
+            ends = []
+            for step in steps:
+                sent = proxy.count["up"]
+                ends.append(threads.submit(step))
+                wait_until(lambda sent=sent: proxy.count["up"] > sent)  # type: ignore[misc]
+            proxy.heal()
+            first, _, second = [end.result(60) for end in ends]
+        assert first.returned == {("", "elsewhere"): "NO_ROUTE", ("", "q"): "NO_ROUTE"}
+        assert [letter.properties for letter in first.back[1:]] == [letter.properties for letter in early]
+        assert (second.returned, second.back) == ({}, [])
+    finally:
+        proxy.close()
 
 
 def test_what_a_full_queue_refuses_is_told(make_link: MakeLink, monkeypatch: pytest.MonkeyPatch) -> None:

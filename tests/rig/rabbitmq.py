@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -57,6 +57,9 @@ class RabbitMQ:
         self.folder = folder
         self.node = f"{name}@localhost"
         self.port = port or free_port()
+        self._numbers = itertools.count(1)
+        self._vhosts: list[str] = []
+        """Those that nobody has been given yet."""
         self.tls_port = free_port() if tls is not None else 0
         if tls is not None:
             settings = (
@@ -149,12 +152,13 @@ class RabbitMQ:
         said = self.control("list_queues", "-p", vhost, "--no-table-headers", *columns)
         return [line.split("\t") for line in said.splitlines()]
 
-    def new_vhosts(self) -> Iterator[str]:
-        """Names of vhosts that are empty and nobody else's."""
-        for start in itertools.count(1, VHOSTS):
-            names = [f"v{number}" for number in range(start, start + VHOSTS)]
+    def new_vhost(self) -> str:
+        """The name of one that is empty and nobody else's."""
+        if not self._vhosts:
+            names = [f"v{next(self._numbers)}" for _ in range(VHOSTS)]
             self.add_vhosts(names)
-            yield from names
+            self._vhosts += names
+        return self._vhosts.pop()
 
     def add_vhosts(self, names: Sequence[str]) -> None:
         """Vhosts in which guest may do everything."""

@@ -41,8 +41,8 @@ class Channel:
         self.number = number
         self.ended: BrokerError | None = None
         self.on_message: Callable[[Delivered], None] | None = None
-        self.on_return: Callable[[str, str, str], None] | None = None
-        """With exchange, routing key and the server's reason."""
+        self.on_return: Callable[[str, str, bytes, str], None] | None = None
+        """With exchange, routing key, properties as they were sent, and the server's reason."""
         self.on_confirm: Callable[[int, bool, bool], None] | None = None
         """With tag, whether all before it are meant too, and whether the server has it."""
         self.on_cancel: Callable[[str], None] | None = None
@@ -159,7 +159,7 @@ class Channel:
             args.number(2)
             reason, exchange, key = args.short(), args.short(), args.short()
             if self.on_return is not None:
-                self.on_return(exchange, key, reason)
+                self.on_return(exchange, key, self._properties[12:], reason)
         else:
             tag, again, exchange, key = args.number(8), bool(args.number(1)), args.short(), args.short()
             properties = self._read(self._properties)

@@ -32,8 +32,9 @@ def settle_in(
             if not _ready(channel, source) or len(buffer) >= limit or time.monotonic() > until:
                 break
             hear(0.01)
-    if (channel := channel_of()) is not None and channel.usable:
-        _ready(channel, source)  # queues of the kind quorum send after they have answered, but before the next answer
+    for source in buffers:
+        if (channel := channel_of()) is not None and channel.usable:
+            _ready(channel, source)  # one of the kind quorum sends after it has answered, but before the next answer
     while hear(QUIET) and time.monotonic() < until:
         pass
 

@@ -40,6 +40,8 @@ PATIENCE = 2.0
 PASSIVE, DURABLE = 1, 2
 EXCLUSIVE = 4
 PERSISTENT = 2
+AWAY = "inaccessible"
+"""In what the server says of a queue of the kind classic, by the same number, while its node is down."""
 
 
 class RabbitJoins(Joins):
@@ -249,13 +251,17 @@ def _have(channel: Channel, name: str, kept: int, kind: Mapping[str, Any]) -> No
 
 
 def _count(channel: Channel, name: str) -> tuple[int, int] | None:
-    """Messages that are ready, and consumers; None, and the channel is closed, where there is no such queue."""
+    """Messages that are ready, and consumers; None, and the channel is closed, where there is no such queue.
+
+    Raises a temporary error where it is away, and so not known to be complete, or finished, or neither.
+    """
     try:
         answer = channel.call(frames.queue_declare(channel.number, name, PASSIVE, {}), frames.QUEUE_DECLARE_OK)
     except Refused as error:
-        if error.code != NOT_FOUND:
-            raise
-        return None
+        if error.code == NOT_FOUND and AWAY not in str(error):
+            return None
+        error.temporary = error.temporary or error.code == NOT_FOUND
+        raise
     answer.short()
     return int(answer.number(4)), int(answer.number(4))
 

@@ -93,6 +93,7 @@ class Link:
             self._leave_channel()
             again = self._publish(letters)
             again.returned.update(waiter.returned)
+            again.back += waiter.back
             waiter = again
         return waiter
 

@@ -40,12 +40,14 @@ class NotOurs(BrokerError):
 
 
 class Waiter(Guest):
-    """One batch. `returned`: the (exchange, key) for which there was no queue; `refused`: how many were nacked."""
+    """One batch. `returned`: the (exchange, key) for which there was no queue, and `back`: what was sent there;
+    `refused`: how many were nacked."""
 
-    __slots__ = ("error", "left", "most", "nacked", "pieces", "returned", "routes")
+    __slots__ = ("_away", "back", "error", "left", "letters", "most", "nacked", "pieces", "returned", "routes")
 
-    def __init__(self, routes: set[tuple[str, str]]) -> None:
-        self.routes = routes
+    def __init__(self, letters: Sequence[Letter]) -> None:
+        self.letters = letters
+        self.routes = {(letter.exchange, letter.routing_key) for letter in letters}
         self.left = self.most = 0
         """How many are on their way, and may be when it goes on."""
         self.nacked: list[int] = []
@@ -53,6 +55,9 @@ class Waiter(Guest):
         self.pieces: list[tuple[int, int]] = []
         """The number of the first letter of each piece, and its place in the batch."""
         self.returned: dict[tuple[str, str], str] = {}
+        self.back: list[Letter] = []
+        self._away: dict[tuple[str, str, bytes], list[Letter]] | None = None
+        """What has not come back, once something has."""
         self.error: BrokerError | None = None
 
     def is_served(self) -> bool:
@@ -68,6 +73,31 @@ class Waiter(Guest):
         found = NotOurs(str(error))
         found.temporary = True
         return found
+
+    def take_back(self, exchange: str, key: str, properties: bytes, reason: str) -> bool:
+        """One that the server says came back; False if it is none of this batch."""
+        if (exchange, key) not in self.routes:
+            return False
+        if self._away is None:
+            self._away = {}
+            for letter in self.letters:
+                self._away.setdefault((letter.exchange, letter.routing_key, letter.properties), []).append(letter)
+        alike = self._away.get((exchange, key, properties))
+        if not alike:
+            return False
+        self.returned[exchange, key] = reason
+        self.back.append(alike.pop(0))
+        return True
+
+    def take_all_back(self, exchange: str, key: str, reason: str) -> None:
+        """One came back which may be any of those that were sent there."""
+        if (exchange, key) in self.routes:
+            self.returned[exchange, key] = reason
+            self._away = {}
+            others = [letter for letter in self.back if (letter.exchange, letter.routing_key) != (exchange, key)]
+            self.back = others + [
+                letter for letter in self.letters if (letter.exchange, letter.routing_key) == (exchange, key)
+            ]
 
     @property
     def refused(self) -> int:
@@ -112,7 +142,7 @@ class Publisher:
         """Returns when the broker has said yes or no to each. Raises `BrokerError` after *patience* seconds without
         a confirm, or when the connection or the channel ended: then some may be there. `NotOurs` says that the channel
         did so for others."""
-        waiter = Waiter({(letter.exchange, letter.routing_key) for letter in letters})
+        waiter = Waiter(letters)
         number, room = self._channel.number, self.connection.frame_max
         with self._lock:
             self._waiters.add(waiter)
@@ -193,11 +223,12 @@ class Publisher:
             if multiple:
                 self._low = tag + 1
 
-    def _returned(self, exchange: str, key: str, reason: str) -> None:
+    def _returned(self, exchange: str, key: str, properties: bytes, reason: str) -> None:
+        # What others have sent there, or this batch a moment later, may have been taken: it is not to be sent again.
         with self._lock:
-            for waiter in self._waiters:
-                if (exchange, key) in waiter.routes:
-                    waiter.returned[exchange, key] = reason
+            if not any(waiter.take_back(exchange, key, properties, reason) for waiter in self._waiters):
+                for waiter in self._waiters:  # the server gives back the properties as they are, by all we know
+                    waiter.take_all_back(exchange, key, reason)
 
     def _ended(self, error: BrokerError) -> None:
         with self._lock:

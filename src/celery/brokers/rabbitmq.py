@@ -237,36 +237,32 @@ class RabbitBroker(RevokesAside):
     def _send(self, letters: Sequence[Letter]) -> None:
         """Raises `BrokerError` unless the broker has taken every one of them."""
         waiter = self.link.publish(letters)
-        if waiter.returned:
-            letters = self._rerouted(letters, waiter.returned)
-            if not letters:
-                return
-            waiter = self.link.publish(letters)
+        refused = waiter.refused
+        if waiter.back and (again := self._rerouted(waiter.back)):
+            waiter = self.link.publish(again)
+            refused += waiter.refused
             if unheard := [pair for pair in waiter.returned if not self._may_be_unheard(pair[0])]:
                 exchange, key = unheard[0]
                 raise BrokerError(f"No queue takes what is sent to the exchange {exchange!r} as {key!r}: bind one.")
-        if waiter.refused:
+        if refused:
             error = BrokerError(
-                f"RabbitMQ refused {waiter.refused} of {len(letters)} messages: a queue is full or has no leader."
+                f"RabbitMQ refused {refused} of {len(letters)} messages: a queue is full or has no leader."
             )
             error.temporary = True
             raise error
 
-    def _rerouted(self, letters: Sequence[Letter], returned: Mapping[tuple[str, str], str]) -> list[Letter]:
+    def _rerouted(self, letters: Sequence[Letter]) -> list[Letter]:
         """Those that came back, now that their queues are made; raises for those that no queue can be made for.
 
         Those for listeners that are not there are none of them.
         """
-        again: set[tuple[str, str]] = set()
-        for exchange, key in returned:
-            if exchange and self._may_be_unheard(exchange):
-                continue
+        again = [letter for letter in letters if not (letter.exchange and self._may_be_unheard(letter.exchange))]
+        for exchange, key in {(letter.exchange, letter.routing_key) for letter in again}:
             if exchange:
                 raise BrokerError(f"No queue takes what is sent to the exchange {exchange!r} as {key!r}: bind one.")
             self._queues.discard(key)
             self._ensure([key])
-            again.add((exchange, key))
-        return [letter for letter in letters if (letter.exchange, letter.routing_key) in again]
+        return again
 
     def _delay_to(self, exchange: str, key: str, seconds: float) -> tuple[str, str]:
         """Where a message is sent that is to come to *exchange* under *key* in so many seconds."""
