@@ -76,18 +76,6 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_what_says_itself_when_it_expires_is_dropped_by_no_server(tmp_path: Path) -> None:
-    app = Celery(broker="filesystem://", set_as_current=False)
-    app.conf.broker_transport_options = settings(tmp_path)
-    (tmp_path / "data").mkdir()
-    app.send_task("some.task", expires=60, ignore_result=True)
-    app.close()
-    [written] = (tmp_path / "data").iterdir()
-    message = json.loads(written.read_bytes())
-    assert message["headers"]["expires"]
-    assert "expiration" not in message["properties"]
-
-
 # Names
 
 

@@ -55,6 +55,7 @@ EXCEPTIONS = {
     "celery.canvas.chord.run: countdown is *": "seconds between two looks at parts, which are counted here",
     "celery.local.recreate_module: compat_modules is *": "none, as there",
     "celery.worker.control.Panel: *": "commands are registered at the class, and none is ever made",
+    "celery.contrib.testing.worker.start_worker: *_timeout is *": "at most, also where many tests run side by side",
     # the inside of other machinery
     "celery.apps.worker.Worker.*": LOOP,
     "celery.worker.worker.WorkController.*: is not there": LOOP,

@@ -8,6 +8,7 @@ from typing import Any
 from celery.amqp import frames
 from celery.amqp.consumer import RabbitConsumer
 from celery.brokers.rabbitmq import RabbitBroker
+from celery.exceptions import BrokerError
 from celery.worker.consumer import Consumer
 
 
@@ -38,9 +39,12 @@ def _has_all(consumer: RabbitConsumer) -> bool:
     channel = intake.channel
     if channel is None or not channel.usable:
         return consumer._closed
-    for source in intake._sources:
-        answer = channel.call(frames.queue_declare(channel.number, source, 1, {}), frames.QUEUE_DECLARE_OK)
-        answer.short()
-        if answer.number(4):
-            return False
+    try:
+        for source in intake._sources:
+            answer = channel.call(frames.queue_declare(channel.number, source, 1, {}), frames.QUEUE_DECLARE_OK)
+            answer.short()
+            if answer.number(4):
+                return False
+    except BrokerError:  # it is being closed, or connects again: who looks once more will know
+        return False
     return True

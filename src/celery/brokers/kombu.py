@@ -180,8 +180,6 @@ class KombuBroker(RevokesAside):
         made = take_apart(message.envelope, message.task_id)
         if message.priority is not None:
             made.properties.setdefault("priority", message.priority)
-        if made.headers.get("expires") is not None:  # whoever claims it ends the task; a server drops it without a word
-            made.properties.pop("expiration", None)
         if message.due is not None and message.due > self.clock.time():
             made.headers = {**made.headers, DUE: int(message.due * 1000)}
             made.properties.pop("expiration", None)  # whoever claims the message looks at `expires`
