@@ -121,10 +121,10 @@ def test_small_words() -> None:
 SLEEPER = """
 import pathlib, signal, sys
 # in place of celery
-signal.signal(signal.SIGTERM, lambda *args: sys.exit())
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until it is waited for
 pathlib.Path(sys.argv[1]).write_text(f"{__import__('os').getpid()}\\n")
 print(1, flush=True)
-signal.pause()
+signal.sigwait({signal.SIGTERM})
 """
 
 
