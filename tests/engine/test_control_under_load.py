@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,36 +84,46 @@ def test_while_a_task_holds_every_slot(app: Celery, start: Any, pool: str) -> No
         held.apply_async(queue="more").get(timeout=ENOUGH)
 
 
+@contextmanager
+def waiting(worker: Any, log: Path) -> Iterator[None]:
+    """Once a task has written to *log*, the loop of *worker* waits until the block ends, and not for less."""
+    waits, may_go_on, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        waits.set()
+        assert may_go_on.wait(3 * ENOUGH)
+        goes_on.set()
+
+    deadline = time.monotonic() + ENOUGH
+    while not (log.exists() and log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    worker.consumer.call_soon(wait)
+    assert waits.wait(ENOUGH)
+    try:
+        yield
+        assert not goes_on.is_set()
+    finally:
+        may_go_on.set()
+
+
 @pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_while_the_loop_waits_for_the_broker(
     app: Celery, start: Any, jobs: ModuleType, tmp_path: Path, pool: str
 ) -> None:
     log, gate = tmp_path / "log", tmp_path / "gate"
-    waits, may_go_on = threading.Event(), threading.Event()
     app.conf.imports = ("engine.jobs",)
-
-    def wait() -> None:
-        waits.set()
-        assert may_go_on.wait(60)
-
     with start(hostname=NODE, concurrency=1) as worker:
         result = jobs.early_at_gate.delay(str(log), "began", str(gate))
-        deadline = time.monotonic() + ENOUGH
-        while not (log.exists() and log.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        worker.consumer.call_soon(wait)
-        assert waits.wait(ENOUGH)
         try:
-            [active] = ask(app, "active")
-            assert active["id"] == result.id
-            # The pool itself has said it: whoever cannot ask it knows of no other process.
-            assert (active["worker_pid"] == os.getpid()) is (pool == "threads")
-            assert ask(app, "reserved") == []
-            assert not may_go_on.is_set()
+            with waiting(worker, log):
+                [active] = ask(app, "active")
+                assert active["id"] == result.id
+                # The pool itself has said it: whoever cannot ask it knows of no other process.
+                assert (active["worker_pid"] == os.getpid()) is (pool == "threads")
+                assert ask(app, "reserved") == []
         finally:
-            may_go_on.set()
             gate.touch()
         result.get(timeout=ENOUGH)
 
@@ -123,25 +135,10 @@ def test_what_is_terminated_while_the_loop_waits_for_the_broker(
 ) -> None:
     """The loop ends it when it turns; the answer does not say that there was nothing to end."""
     log = tmp_path / "log"
-    waits, may_go_on = threading.Event(), threading.Event()
     app.conf.imports = ("engine.jobs",)
-
-    def wait() -> None:
-        waits.set()
-        assert may_go_on.wait(60)
-
     with start(hostname=NODE, concurrency=1) as worker:
         result = jobs.mark.delay(str(log), "began", 600)
-        deadline = time.monotonic() + ENOUGH
-        while not (log.exists() and log.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        worker.consumer.call_soon(wait)
-        assert waits.wait(ENOUGH)
-        try:
+        with waiting(worker, log):
             assert ask(app, "revoke", task_id=[result.id], terminate=True) == {"ok": f"terminate: {result.id}"}
-            assert not may_go_on.is_set()
-        finally:
-            may_go_on.set()
         with pytest.raises(TaskRevokedError):
             result.get(timeout=ENOUGH)
