@@ -539,11 +539,15 @@ class PoolContract:
     def test_a_soft_limit_that_is_not_reached_strikes_nothing(self, make: Callable[..., Pool]) -> None:
         self.need("soft_limits")
         pool = make(2)
-        began_at = time.monotonic()
-        found = by_tag(run(pool, [Job(tag, b"echo x", soft=0.3) for tag in range(1, 2001)]))
-        # A machine may stand still in a job; but each of those that this makes too long has taken its time.
-        struck = sum(outcome.detail != "x" for outcome in found.values())
-        assert struck * 0.3 <= 2 * (time.monotonic() - began_at)
+        for _ in range(5):
+            began_at = time.monotonic()
+            found = by_tag(run(pool, [Job(tag, b"echo x", soft=0.3) for tag in range(1, 2001)]))
+            # A machine may stand still in a job; but each of those that this makes too long has taken its time.
+            struck = sum(outcome.detail != "x" for outcome in found.values())
+            assert struck * 0.3 <= 2 * (time.monotonic() - began_at)
+            if not struck:
+                break
+        assert not struck, "in no round was each in time"
         assert run(pool, [Job(1, b"doze 0.5")])[0].detail == "0.5"
 
     def test_a_soft_limit_about_to_strike_costs_no_other_job(self, make: Callable[..., Pool]) -> None:
